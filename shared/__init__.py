@@ -1,0 +1,1 @@
+"""Test utilities and tools that every project shares. No deliverable imports this package."""

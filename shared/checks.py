@@ -1,0 +1,227 @@
+"""Assertions that name the bug: every message here is written for the person whose answer is wrong."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Mistakes = Mapping[str, Any]
+"""Diagnosis -> the value that this mistake would give, or a callable without arguments that computes it."""
+
+SHOWN_MISMATCHES = 4
+
+
+def to_numpy(value: Any) -> NDArray[Any]:
+    """Return `value` (array, scalar or torch tensor, on any device) as a NumPy array."""
+    if hasattr(value, "detach"):  # a torch tensor, recognised without importing torch
+        value = value.detach().cpu()
+        value = value.float() if "bfloat16" in str(value.dtype) else value  # NumPy has no bfloat16
+        value = value.numpy()
+    return np.asarray(value)
+
+
+def tolerance(dtype: DTypeLike, n: int = 1) -> float:
+    """Relative tolerance 8·eps·sqrt(n) for a result of `dtype` whose entries each sum `n` rounded terms."""
+    dtype = np.dtype(dtype)
+    return 8 * float(np.finfo(dtype).eps) * max(n, 1) ** 0.5 if dtype.kind in "fc" else 0.0
+
+
+def assert_close(
+    actual: Any,
+    expected: Any,
+    *,
+    dtype: DTypeLike | None = None,
+    n: int = 1,
+    rtol: float | None = None,
+    atol: float | None = None,
+    what: str = "result",
+    mistakes: Mistakes | None = None,
+    hint: str | None = None,
+    vacuous_ok: str | None = None,
+) -> None:
+    """Assert that `actual` has the shape, dtype and values of the oracle `expected`.
+
+    Parameters
+    ----------
+    actual, expected : array, scalar or torch tensor
+        `expected` comes from an oracle, usually in float64. It may not be vacuous: empty, constant, or so small
+        that the tolerance covers it, because then a wrong answer could pass.
+    dtype : dtype, optional
+        What `actual` must have; the default is the dtype of `expected`.
+    n : int
+        Reduction length behind each entry; the default `rtol` is ``8·eps(dtype)·sqrt(n)``.
+    rtol, atol : float, optional
+        ``|actual - expected| <= atol + rtol·|expected|``; the default `atol` is ``rtol·max|expected|``. Pass
+        ``atol=0.0`` to demand relative accuracy of every entry.
+    what : str
+        Name of the compared value in messages.
+    mistakes : mapping, optional
+        Diagnosis to the value that mistake gives. If `actual` equals one of them, the message opens with it.
+    hint : str, optional
+        Shown when nothing in `mistakes` matches.
+    vacuous_ok : str, optional
+        The reason why a vacuous `expected` proves something here.
+
+    Raises
+    ------
+    AssertionError
+        With a message that opens with the likely mistake.
+    """
+    __tracebackhide__ = True
+    oracle = to_numpy(expected)
+    wanted_dtype = np.dtype(dtype) if dtype is not None else oracle.dtype
+    rtol = tolerance(wanted_dtype, n) if rtol is None else rtol
+    finite = np.abs(oracle[np.isfinite(oracle)])
+    largest = float(finite.max()) if finite.size else 0.0
+    atol = rtol * largest if atol is None else atol
+    if vacuous_ok is None:
+        _refuse_vacuous(oracle, largest, rtol, atol, what)
+
+    if actual is None:
+        raise AssertionError(f"{what} is None: is a `return` missing?")
+    got = to_numpy(actual)
+    problem = _problem(got, oracle, wanted_dtype, rtol, atol)
+    if problem is None:
+        return
+    for diagnosis, value in (mistakes or {}).items():
+        mistaken = to_numpy(value() if callable(value) else value)
+        if got.shape == mistaken.shape and _mismatches(got, mistaken, max(rtol, 1e-6), atol) is None:
+            raise AssertionError(f"{diagnosis}\n{what}: {problem}")
+    raise AssertionError(f"{hint}\n{what}: {problem}" if hint else f"{what}: {problem}")
+
+
+def _refuse_vacuous(oracle: NDArray[Any], largest: float, rtol: float, atol: float, what: str) -> None:
+    __tracebackhide__ = True
+    reason = None
+    if oracle.size == 0:
+        reason = "is empty"
+    elif oracle.dtype.kind in "fciu":
+        if largest == 0:
+            reason = "has no finite value other than zero"
+        elif largest <= 100 * atol and atol > rtol * largest:
+            reason = f"is at most {largest:.3g}, which the tolerance {atol:.3g} nearly covers"
+        elif oracle.size > 1 and np.all(oracle == oracle.flat[0]):
+            reason = f"is {oracle.flat[0]} everywhere"
+    if reason:
+        raise AssertionError(
+            f"defect in the test, not in the answer: the expected {what} {reason}, so a wrong answer could pass. "
+            "Use other inputs, or say in vacuous_ok why it proves something."
+        )
+
+
+def _problem(
+    got: NDArray[Any], oracle: NDArray[Any], dtype: np.dtype[Any], rtol: float, atol: float
+) -> str | None:
+    """Say what is wrong with `got`, most basic thing first, or None."""
+    if got.shape != oracle.shape:
+        return f"wrong shape {got.shape}, expected {oracle.shape}"
+    if got.dtype != dtype:
+        return f"wrong dtype {got.dtype}, expected {dtype}"
+    return _mismatches(got, oracle, rtol, atol)
+
+
+def _mismatches(got: NDArray[Any], oracle: NDArray[Any], rtol: float, atol: float) -> str | None:
+    """List the first entries outside the tolerance; NaN equals NaN and inf equals the same inf only."""
+    wide = np.complex128 if "c" in (got.dtype.kind, oracle.dtype.kind) else np.float64
+    exact = got.dtype.kind not in "fc" and oracle.dtype.kind not in "fc"
+    a, e = (got, oracle) if exact else (got.astype(wide), oracle.astype(wide))
+    if exact:
+        bad = a != e
+    else:
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(a - e)
+            bad = ~(
+                (error <= atol + rtol * np.abs(e)) & np.isfinite(e) | (a == e) | (np.isnan(a) & np.isnan(e))
+            )
+    if not bad.any():
+        return None
+    lines = [f"{int(bad.sum())} of {bad.size} values differ (rtol {rtol:.2g}, atol {atol:.2g})"]
+    nans = int((np.isnan(a) & ~np.isnan(e)).sum()) if not exact else 0
+    if nans:
+        lines[0] += f", {nans} of them NaN where a number is expected"
+    for index in np.argwhere(bad)[:SHOWN_MISMATCHES]:
+        position = tuple(int(i) for i in index)
+        where = f"[{', '.join(map(str, position))}]" if position else "value"
+        lines.append(f"  {where}: got {a[position]:.10g}, expected {e[position]:.10g}")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def unchanged(*arrays: Any) -> Iterator[None]:
+    """Assert that the block leaves `arrays` bitwise as they were."""
+    __tracebackhide__ = True
+    before = [to_numpy(array).copy() for array in arrays]
+    yield
+    for number, (array, saved) in enumerate(zip(arrays, before, strict=True), start=1):
+        if to_numpy(array).tobytes() != saved.tobytes():
+            which = f"input {number} of {len(before)}" if len(before) > 1 else "the input"
+            raise AssertionError(f"{which} was modified: work on a copy, the caller still needs the array")
+
+
+@contextlib.contextmanager
+def expect_error(
+    error: type[Exception] | tuple[type[Exception], ...], *mentions: str, otherwise: str
+) -> Iterator[None]:
+    """Assert that the block raises `error` and that its message contains each of `mentions`.
+
+    `otherwise` is the diagnosis for an answer that accepts the bad input or fails with another error.
+    """
+    __tracebackhide__ = True
+    names = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
+    try:
+        yield
+    except NotImplementedError:  # a blank: not an answer yet, so not diagnosed
+        raise
+    except error as raised:
+        missing = [text for text in mentions if text not in str(raised)]
+        if missing:
+            raise AssertionError(
+                f"the {type(raised).__name__} should name {' and '.join(map(repr, missing))}, "
+                f"so that the caller finds the bad value; it says: {raised}"
+            ) from raised
+    except Exception as raised:
+        raise AssertionError(
+            f"{otherwise}\nexpected {names}, got {type(raised).__name__}: {raised}"
+        ) from raised
+    else:
+        raise AssertionError(f"{otherwise}\nexpected {names}, but nothing was raised")
+
+
+def assert_imports_only(module: ModuleType | str | Path, allowed: set[str]) -> None:
+    """Assert that a deliverable imports nothing but the standard library and `allowed` packages.
+
+    Catches answers that call the library instead of implementing it: an import anywhere in the file, ``importlib``,
+    ``__import__``, or reaching into ``sys.modules``.
+    """
+    __tracebackhide__ = True
+    path = Path(module.__file__ or "") if isinstance(module, ModuleType) else Path(module)
+    fine = (set(sys.stdlib_module_names) - {"importlib", "runpy"}) | allowed
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found = {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found = {(node.module or "").split(".")[0]}
+        elif isinstance(node, ast.Name) and node.id in {"__import__", "exec", "eval"}:
+            found = {node.id}
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.modules":
+            found = {"sys.modules"}
+        else:
+            continue
+        if found - fine:
+            raise AssertionError(
+                f"calls the library instead: {path.name} line {node.lineno} uses {', '.join(sorted(found - fine))}; "
+                f"only {', '.join(sorted(allowed))} and the standard library are allowed"
+            )
+
+
+def lazily(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    """Delay ``function(*args, **kwargs)`` so that a mistake is only computed once something has failed."""
+    return lambda: function(*args, **kwargs)

@@ -1,0 +1,83 @@
+"""What the repository knows about its projects: everything comes from projects/*/pyproject.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = {"conftest", "demo", "benchmark"}  # modules of a project that are not part of the deliverable
+
+
+@dataclass(frozen=True)
+class Project:
+    """One folder under projects/."""
+
+    folder: Path
+    description: str
+    order: int
+    gpu: bool  # its tests need a CUDA device to be complete
+    tags: tuple[str, ...]
+    topics: dict[str, str]  # line of the study list -> the test, demo or file that shows it
+    dependencies: tuple[str, ...]  # what the deliverable imports
+    dev: tuple[str, ...]  # what its tests, demo and benchmark import as well
+
+    @property
+    def name(self) -> str:
+        """Folder, module and nox session share this name."""
+        return self.folder.name
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the deliverable's modules, the main one first."""
+        others = sorted({path.stem for path in self.folder.glob("*.py")} - TOOLS - {self.name})
+        return (self.name, *others)
+
+    @property
+    def hints(self) -> dict[str, dict[str, str]]:
+        """Hints by unit (public function), in reading order; the keys are the units the board shows."""
+        return read_toml(self.folder / "tests" / "hints.toml")
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the public functions a learner writes, in reading order."""
+        return tuple(self.hints)
+
+    @property
+    def wrong(self) -> tuple[Path, ...]:
+        """Return the known wrong solutions."""
+        return tuple(sorted((self.folder / "tests" / "wrong").glob("*.py")))
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """Committed benchmark results, one file per device."""
+        return tuple(path for path in sorted(self.folder.glob("results/*.json")) if path.stem != "demo")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; a missing file reads as empty."""
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def load_project(folder: Path) -> Project:
+    """Read one project's pyproject.toml."""
+    data = read_toml(folder / "pyproject.toml")
+    own = data["tool"]["groundwork"]
+    return Project(
+        folder=folder,
+        description=data["project"]["description"],
+        order=own["order"],
+        gpu=own["gpu"],
+        tags=tuple(own["tags"]),
+        topics=dict(own["topics"]),
+        dependencies=tuple(data["project"]["dependencies"]),
+        dev=tuple(data["dependency-groups"]["dev"]),
+    )
+
+
+def load_projects(root: Path = ROOT) -> list[Project]:
+    """Read every project, in reading order."""
+    found = [load_project(path.parent) for path in root.glob("projects/*/pyproject.toml")]
+    return sorted(found, key=lambda project: project.order)

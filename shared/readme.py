@@ -1,0 +1,147 @@
+"""Fill the generated blocks of the READMEs, so that no measured number is typed by hand.
+
+A block is ``<!-- generated:KIND -->`` … ``<!-- /generated -->``. Kinds in a project's README: ``benchmark`` or
+``benchmark:GROUP``, ``numbers``, ``demo:TABLE``, ``figure:KEY``, ``drills``; in the root README: ``projects``,
+``topics``. ``python -m shared.readme`` fills all of them; ``--check`` only says which are out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.drills import load_drills
+from shared.projects import ROOT, Project, load_project, load_projects
+
+BLOCK = re.compile(r"(<!-- generated:(?P<kind>[^>]+?) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+
+
+def fill_readme(path: Path, *, write: bool = True) -> bool:
+    """Regenerate every block of one README; return whether it was up to date."""
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    after = BLOCK.sub(lambda match: f"{match[1]}{_block(path.parent, match['kind'])}\n{match[3]}", before)
+    if write and after != before:
+        path.write_text(after, encoding="utf-8")
+    return after == before
+
+
+def _block(folder: Path, kind: str) -> str:
+    name, _, key = kind.partition(":")
+    if folder == ROOT:
+        return {"projects": _projects, "topics": _topics}[name](load_projects())
+    if name == "benchmark":
+        return benchmark_tables((json.loads(p.read_text("utf-8")) for p in load_project(folder).results), key)
+    if name == "drills":
+        return "\n".join(
+            f"- **{drill.question}** {drill.answer} (`{drill.evidence}`)" for drill in load_drills(folder)
+        )
+    demo = read_demo(folder)
+    if name == "numbers":
+        return _table(
+            ["measured by `python demo.py`", ""], [[n["label"], n["text"]] for n in demo["numbers"].values()]
+        )
+    if name == "figure":
+        figure = demo["figures"][key]
+        return f"![{figure['alt']}](results/{key}.svg)\n\n*{figure['caption']}*"
+    if name == "demo":
+        table = demo["tables"][key]
+        caption = f"\n\n*{table['caption']}*" if table["caption"] else ""
+        return _table(table["columns"], table["rows"]) + caption
+    raise ValueError(f"{folder / 'README.md'}: unknown block generated:{kind}")
+
+
+def read_demo(folder: Path, where: str = "results") -> dict[str, Any]:
+    """Return what a project's demo measured: committed (``results``) or just now (``build``)."""
+    path = folder / where / "demo.json"
+    empty: dict[str, Any] = {"numbers": {}, "tables": {}, "figures": {}}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+def benchmark_tables(results: Iterable[dict[str, Any]], only_group: str = "") -> str:
+    """Return Markdown tables for benchmark results: per device, one table per group of rows."""
+    parts = []
+    for result in results:
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in result["rows"]:
+            groups.setdefault(row["group"], []).append(row)
+        for group, rows in groups.items():
+            if only_group in ("", group):
+                parts.append(f"**{group}**\n\n" + (_plain(rows) if "columns" in rows[0] else _timings(rows)))
+        where = result["provenance"]
+        versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+        threads = f"{where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+        parts.append(
+            f"*{where['device']}, {threads}, Python {where['python']}, {versions}; {where['date']}, commit {where['commit']}.*"
+        )
+    return "\n\n".join(parts)
+
+
+def _timings(rows: list[dict[str, Any]]) -> str:
+    """Return the table of one group: our time, and how many times as long each peer takes."""
+    peers = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
+    header = ["case", "ours, ms", *(f"{peer} / ours" for peer in peers), "noise"]
+    lines = []
+    for row in rows:
+        cells = []
+        for peer in peers:
+            ratio, target = row["ratios"].get(peer), row["targets"].get(peer)
+            text = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else ""
+            if ratio and target is not None:
+                text += f", {'≥' if ratio['median'] >= target else '**below**'} {target:g}"
+            cells.append(text)
+        case = f"{row['case']} ({row['note']})" if row["note"] else row["case"]
+        lines.append([case, f"{row['milliseconds']['ours']:.3g}", *cells, f"±{row['noise']:.0%}"])
+    return _table(header, lines)
+
+
+def _plain(rows: list[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row["columns"]))
+    return _table(
+        ["case", *columns], [[row["case"], *(row["columns"].get(c, "") for c in columns)] for row in rows]
+    )
+
+
+def _projects(projects: list[Project]) -> str:
+    rows = [
+        [
+            str(p.order),
+            f"[{p.name}](projects/{p.name}/README.md)",
+            p.description,
+            f"{len(p.units)}",
+            f"{len(p.wrong)}",
+        ]
+        for p in projects
+    ]
+    return _table(["", "project", "deliverable", "functions to write", "known wrong answers"], rows)
+
+
+def _topics(projects: list[Project]) -> str:
+    rows = [
+        [topic, f"[{project.name}](projects/{project.name}/README.md)", f"`{shown_by}`"]
+        for project in projects
+        for topic, shown_by in project.topics.items()
+    ]
+    return _table(["topic", "project", "shown by"], rows)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Fill or check the READMEs; return the number that are out of date when checking."""
+    stale = []
+    for path in [ROOT / "README.md", *(project.folder / "README.md" for project in load_projects())]:
+        if not fill_readme(path, write="--check" not in arguments):
+            stale.append(path)
+            print(f"{path.relative_to(ROOT)}: {'out of date' if '--check' in arguments else 'filled'}")
+    return len(stale) if "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
