@@ -103,7 +103,7 @@ class _JudgeItem(pytest.Item):
         return super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        return self.path, None, self.nodeid
+        return self.path, None, self.name
 
 
 class _WrongSolutionFails(_JudgeItem):

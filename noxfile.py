@@ -1,0 +1,142 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.5.1"]
+# ///
+"""One session per project, found in projects/*/pyproject.toml, and the tools that look across them.
+
+`nox` tests everything that this machine can run, `nox -l` lists the sessions in reading order.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+from shared.device import cuda_device_count  # noqa: E402
+from shared.projects import Project, load_projects, read_toml  # noqa: E402
+
+PROJECTS = {project.name: project for project in load_projects(ROOT)}
+SHARED_DEV = read_toml(ROOT / "shared" / "pyproject.toml")["dependency-groups"]["dev"]
+EVERYTHING = sorted({*SHARED_DEV, *(package for project in PROJECTS.values() for package in project.dev)})
+CONSTRAINTS = ROOT / "ci" / "constraints.txt"
+TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+CHECKS = ["shared", "lint", "types", "layout"]
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = [*PROJECTS, *CHECKS]
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    """Install packages at the versions of ci/constraints.txt; torch without CUDA where there is no CUDA device."""
+    arguments, environment = [*packages, "--constraint", str(CONSTRAINTS)], {}
+    wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
+    if wheels:  # a local torch wheel is meant: name no other index
+        environment["UV_FIND_LINKS"] = ",".join(wheels.replace(",", " ").split())
+    elif "torch" in packages and session.venv_backend == "uv":
+        environment["UV_TORCH_BACKEND"] = "auto"
+    elif "torch" in packages and sys.platform == "linux" and cuda_device_count() == 0:
+        arguments += ["--extra-index-url", TORCH_CPU_WHEELS]
+    session.install(*arguments, env=environment)
+
+
+def add_session(project: Project) -> None:
+    """Define the session that installs and tests one project."""
+
+    def test(session: nox.Session) -> None:
+        install(session, *project.dev)
+        session.chdir(project.folder)
+        session.run("python", "-m", "pytest", *session.posargs)
+
+    test.__doc__ = project.description
+    tags = ["cpu", *project.tags, *(["gpu"] if project.gpu else [])]
+    nox.session(test, name=project.name, tags=tags)
+
+
+for _project in PROJECTS.values():
+    add_session(_project)
+
+
+@nox.session(tags=["cpu", "gpu"])
+def shared(session: nox.Session) -> None:
+    """Test the shared tools."""
+    install(session, *SHARED_DEV)
+    session.chdir("shared")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session(tags=["checks"])
+def lint(session: nox.Session) -> None:
+    """Check style and format (ruff)."""
+    install(session, "ruff")
+    for command in (["check"], ["format", "--diff"]):
+        session.run("ruff", *command, "projects", "shared")
+        session.run("ruff", *command, "--config", "ci/ruff.toml", "noxfile.py", "ci")
+
+
+@nox.session(tags=["checks"])
+def types(session: nox.Session) -> None:
+    """Check types (mypy --strict), project by project."""
+    install(session, "mypy", *EVERYTHING)
+    session.run("mypy", "--strict", "--config-file", "shared/pyproject.toml", "shared")
+    for project in PROJECTS.values():
+        session.chdir(project.folder)
+        session.run("mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), ".")
+
+
+@nox.session(tags=["checks"])
+def layout(session: nox.Session) -> None:
+    """Check that every project is complete and that no README is out of date."""
+    install(session, "rich")
+    session.run("python", "ci/check_layout.py")
+
+
+@nox.session(default=False)
+def tour(session: nox.Session) -> None:
+    """Run the demos on real input and write build/tour/index.html: nox -s tour [-- --project NAME]."""
+    install(session, *EVERYTHING)
+    session.run("python", "-m", "shared.tour", *session.posargs)
+
+
+@nox.session(default=False)
+def practice(session: nox.Session) -> None:
+    """Write a deliverable yourself: nox -s practice [-- PROJECT [--watch --hint --reset --solution]]."""
+    named = [PROJECTS[name] for name in session.posargs if name in PROJECTS]
+    install(session, "rich", "watchfiles", *(package for project in named for package in project.dev))
+    session.run("python", "-m", "shared.practice", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure beside the peers and rewrite results/ and the README tables: nox -s bench -- PROJECT [--quick]."""
+    named = [name for name in session.posargs if name in PROJECTS] or list(PROJECTS)
+    options = [argument for argument in session.posargs if argument not in PROJECTS]
+    install(session, *SHARED_DEV, *(package for name in named for package in PROJECTS[name].dev))
+    for name in named:
+        with session.chdir(PROJECTS[name].folder):
+            session.run("python", "benchmark.py", *options)
+            session.run("python", "demo.py", *([] if "--quick" in options else ["--save"]))
+    session.run("python", "-m", "shared.readme")
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Regenerate ci/constraints.txt, the versions that every session installs."""
+    session.install("uv")
+    source = Path(session.create_tmp()) / "requirements.in"
+    source.write_text("\n".join([*EVERYTHING, "mypy", "ruff", "torch==2.13.0"]) + "\n")
+    compiled = session.run(
+        *("uv", "pip", "compile", str(source), "--universal", "--python-version", "3.11", "--upgrade"),
+        *("--no-header", "--no-annotate", "--quiet"),
+        silent=True,
+        env={"UV_FIND_LINKS": os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")},
+    )
+    pins = str(compiled).replace("torch==2.13.0+cpu", "torch==2.13.0")
+    CONSTRAINTS.write_text(f"# Every version that the sessions install. Regenerate with: nox -s lock\n{pins}")

@@ -1,0 +1,295 @@
+"""Write a deliverable yourself and be told precisely what is wrong: ``nox -s practice -- activations``.
+
+Learner files live in practice/<project>/ at the root, ignored by git. The first call writes the blank file; every call
+grades it with the project's own tests and shows the first failure. Without a project: the board.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.text import Text
+
+from shared.blank import blank_source
+from shared.grading import Grade, first_problem, marks
+from shared.projects import ROOT, Project, load_projects
+
+LEVELS = ("nudge", "idea", "formula")
+GRADING_LIMIT_S = 900
+STYLES = {"passing": "green", "failing": "red", "blank": "dim"}
+UNICODE = {"passing": "✓", "failing": "✗", "blank": "·"}
+ASCII = {"passing": "+", "failing": "x", "blank": "."}
+
+
+class Practice:
+    """The learner's folder: her files, and what is remembered about them in .progress.json."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self.folder = folder
+        self.console = console
+        self._state = folder / ".progress.json"
+        self.progress = self._load()
+
+    def _load(self) -> dict[str, Any]:
+        """Read the progress; set a corrupt file aside, say so, and start afresh."""
+        try:
+            progress = json.loads(self._state.read_text(encoding="utf-8"))
+            if isinstance(progress, dict) and all(isinstance(entry, dict) for entry in progress.values()):
+                return progress
+        except FileNotFoundError:
+            return {}
+        except ValueError:  # not JSON, or not UTF-8
+            pass
+        aside = self._state.with_name(f".progress.corrupt-{_now()}.json")
+        os.replace(self._state, aside)
+        self.console.print(
+            f"The progress file was damaged. It is kept as {aside}; your answers are untouched."
+        )
+        return {}
+
+    def remember(self, project: Project, **changes: Any) -> None:
+        """Update one project's entry; the file is replaced in one step, so that a crash leaves the old or the new."""
+        self.progress.setdefault(project.name, {}).update(changes)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False, encoding="utf-8") as file:
+            json.dump(self.progress, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, self._state)
+
+    def recall(self, project: Project, what: str) -> dict[str, Any]:
+        """Return what is remembered under `what` for a project, empty when that is nothing (or not a mapping)."""
+        value = self.progress.get(project.name, {}).get(what)
+        return value if isinstance(value, dict) else {}
+
+    def files(self, project: Project) -> list[Path]:
+        """Return where the learner's modules of a project are, or would be."""
+        return [self.folder / project.name / f"{module}.py" for module in project.modules]
+
+    def write_blanks(self, project: Project) -> list[Path]:
+        """Write the blank for each module that the learner does not have yet; never touch an existing file."""
+        written = []
+        for path in self.files(project):
+            if path.exists():
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            reference = (project.folder / path.name).read_text(encoding="utf-8")
+            with path.open("x", encoding="utf-8") as file:
+                file.write(blank_source(reference))
+            written.append(path)
+        return written
+
+    def reset(self, project: Project) -> list[Path]:
+        """Move the learner's files to backups/ and write blanks; return the backups."""
+        backups = []
+        for path in self.files(project):
+            if path.exists():
+                backup = path.parent / "backups" / f"{path.stem}-{_now()}.py"
+                backup.parent.mkdir(exist_ok=True)
+                os.replace(path, backup)
+                backups.append(backup)
+        self.write_blanks(project)
+        self.remember(project, marks={}, hints={}, digest="")
+        return backups
+
+    def digest(self, project: Project) -> str:
+        """Fingerprint the learner's files, to see whether they changed since they were graded."""
+        content = b"".join(path.read_bytes() for path in self.files(project) if path.exists())
+        return hashlib.sha256(content).hexdigest()
+
+
+def _now() -> str:
+    return datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+
+
+# --- grading ----------------------------------------------------------------------------------------------
+
+
+def grade(practice: Practice, project: Project) -> list[Grade] | str:
+    """Grade the learner's files in a fresh process; return the grades, or why there are none."""
+    for path in practice.files(project):
+        try:
+            compile(path.read_text(encoding="utf-8"), path.name, "exec")
+        except (SyntaxError, UnicodeDecodeError) as error:
+            return f"{path.name} does not parse: {error}"
+    with tempfile.TemporaryDirectory() as folder:
+        answers, result = Path(folder, "grades.json"), practice.folder / project.name
+        command = [sys.executable, "-m", "pytest", f"--practice={result}", f"--grades={answers}", "-q"]
+        try:
+            run = subprocess.run(
+                [*command, "-p", "no:cacheprovider", "--color=no"],
+                cwd=project.folder,
+                capture_output=True,
+                text=True,
+                timeout=GRADING_LIMIT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return f"grading took longer than {GRADING_LIMIT_S} s: does a loop never end?"
+        if run.returncode not in (0, 1) or not answers.exists():
+            return "\n".join((run.stdout + run.stderr).strip().splitlines()[-25:])
+        rows = json.loads(answers.read_text(encoding="utf-8"))
+    grades = [Grade(**{**row, "units": tuple(row["units"])}) for row in rows]
+    verdicts = marks(project.units, grades)
+    practice.remember(project, marks=verdicts, digest=practice.digest(project))
+    return grades
+
+
+def grade_and_show(practice: Practice, project: Project) -> None:
+    """Grade once and show the verdict on every function and the first failure with its diagnosis."""
+    console = practice.console
+    with console.status(f"grading {project.name}…"):
+        grades = grade(practice, project)
+    if isinstance(grades, str):
+        console.print(Panel(escape(grades), title="cannot be graded", border_style="red"))
+        return
+    verdicts = practice.recall(project, "marks")
+    symbols = _symbols(console)
+    line = Text("  ").join(
+        Text(f"{symbols[mark]} {unit}", style=STYLES[mark]) for unit, mark in verdicts.items()
+    )
+    console.print(line)
+    problem = first_problem(grades)
+    if problem is None:
+        console.print(
+            f"[green]All {len(verdicts)} functions pass.[/] See the reference beside yours: --solution. "
+            f"How fast is it? cd projects/{project.name} && python benchmark.py --quick"
+        )
+        return
+    again = f"nox -s practice -- {project.name}"
+    if problem.outcome == "blank":
+        unit = next((unit for unit, mark in verdicts.items() if mark != "passing"), "")
+        where = problem.where or practice.files(project)[0].name
+        console.print(f"Next: write [bold]{unit}[/] ({escape(where)}). Stuck? {again} --hint")
+        return
+    body = Text(problem.message)
+    body.append(f"\n\n{problem.nodeid}", style="dim")
+    if problem.purpose:
+        body.append(f"\n{problem.purpose}", style="dim")
+    if problem.where:
+        body.append(f"\nraised in {problem.where}", style="dim")
+    title = ", ".join(problem.units) or "the whole file"
+    console.print(Panel(body, title=title, title_align="left", border_style="red"))
+    console.print(f"Stuck? {again} --hint", highlight=False)
+
+
+def watch(practice: Practice, project: Project) -> None:
+    """Grade again whenever a file of the learner changes, until interrupted."""
+    import watchfiles
+
+    grade_and_show(practice, project)
+    folder = practice.folder / project.name
+    practice.console.print(f"Watching {folder}; Ctrl-C ends.", style="dim")
+    for _ in watchfiles.watch(folder, watch_filter=watchfiles.PythonFilter(), raise_interrupt=False):
+        practice.console.rule(_now()[9:15])
+        grade_and_show(practice, project)
+
+
+# --- board, hints, solution -------------------------------------------------------------------------------
+
+
+def _symbols(console: Console) -> dict[str, str]:
+    return UNICODE if console.encoding.lower().startswith("utf") else ASCII
+
+
+def show_board(practice: Practice, projects: Sequence[Project]) -> None:
+    """Print one row per project in reading order, with one mark per public function."""
+    symbols = _symbols(practice.console)
+    legend = "  ".join(f"{symbol} {mark}" for mark, symbol in symbols.items())
+    practice.console.print(f"Practice board    {legend}\n", highlight=False)
+    width = max((len(project.name) for project in projects), default=0)
+    for project in projects:
+        known = practice.recall(project, "marks")
+        verdicts = {unit: known.get(unit, "blank") for unit in project.units}
+        row = Text(f"{project.order:>3}  {project.name:<{width}}  ")
+        for mark in verdicts.values():
+            row.append(symbols.get(mark, "?"), style=STYLES.get(mark, ""))
+        passing = list(verdicts.values()).count("passing")
+        row.append(f"  {passing}/{len(verdicts)}")
+        if known and practice.progress[project.name].get("digest") != practice.digest(project):
+            row.append("  edited since it was graded", style="yellow")
+        practice.console.print(row)
+    practice.console.print(
+        "\nnox -s practice -- NAME writes the blank file, then grades it.", highlight=False
+    )
+
+
+def show_hint(practice: Practice, project: Project, wanted: str) -> None:
+    """Show the hints of one function up to the next level: nudge, idea, formula."""
+    console, hints = practice.console, project.hints
+    verdicts = practice.recall(project, "marks")
+    unit = wanted or next((u for u in project.units if verdicts.get(u) != "passing"), project.units[0])
+    if unit not in hints:
+        raise SystemExit(f"no function {unit!r} in {project.name}; there are {', '.join(project.units)}")
+    given = practice.recall(project, "hints")
+    level = min(int(given.get(unit, 0)) + 1, len(LEVELS))
+    practice.remember(project, hints={**given, unit: level})
+    for name in LEVELS[:level]:
+        console.print(Panel(escape(hints[unit][name].strip()), title=f"{unit}: {name}", title_align="left"))
+    if level < len(LEVELS):
+        console.print("Ask again for the next level.", style="dim")
+
+
+def show_solution(practice: Practice, project: Project, give_up: bool) -> None:
+    """Print the reference, once every function passes or when the learner gives up."""
+    verdicts = practice.recall(project, "marks")
+    missing = [unit for unit in project.units if verdicts.get(unit) != "passing"]
+    if missing and not give_up:
+        raise SystemExit(f"not yet: {', '.join(missing)}. Add --give-up to see the reference all the same.")
+    for module in project.modules:
+        path = project.folder / f"{module}.py"
+        source = path.read_text(encoding="utf-8")
+        practice.console.rule(str(path.relative_to(ROOT)))
+        practice.console.print(Syntax(source, "python") if practice.console.is_terminal else Text(source))
+
+
+def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "practice") -> int:
+    """Run the command line."""
+    projects = {project.name: project for project in load_projects()}
+    parser = argparse.ArgumentParser(prog="nox -s practice --", description="Write a deliverable yourself.")
+    parser.add_argument("project", nargs="?", choices=projects, metavar="PROJECT", help=", ".join(projects))
+    parser.add_argument("--watch", action="store_true", help="grade again whenever you save")
+    parser.add_argument(
+        "--hint", nargs="?", const="", metavar="FUNCTION", help="nudge, then idea, then formula"
+    )
+    parser.add_argument("--reset", action="store_true", help="start from the blank again; your file is kept")
+    parser.add_argument("--solution", action="store_true", help="show the reference, once you pass")
+    parser.add_argument("--give-up", action="store_true", help="with --solution: show it now")
+    options = parser.parse_args(arguments)
+    console = Console()
+    practice = Practice(folder, console)
+    if options.project is None:
+        show_board(practice, list(projects.values()))
+        return 0
+    project = projects[options.project]
+    if options.reset:
+        for backup in practice.reset(project):
+            console.print(f"your answer is kept in {backup}")
+    for path in practice.write_blanks(project):
+        console.print(f"wrote {path}: replace each NotImplementedError, then run this again")
+    if options.hint is not None:
+        show_hint(practice, project, options.hint)
+    elif options.solution:
+        show_solution(practice, project, options.give_up)
+    elif options.watch:
+        watch(practice, project)
+    else:
+        grade_and_show(practice, project)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
