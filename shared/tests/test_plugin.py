@@ -17,7 +17,12 @@ def run(project: Project, *arguments: str, **environment: str) -> tuple[int, str
 
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     done = subprocess.run(
-        command, cwd=project.folder, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+        command,
+        cwd=project.folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -36,14 +41,22 @@ def test_the_reference_passes_and_each_wrong_solution_is_a_test(mini):
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("# diagnosis: never shown\ndef scale(x, factor=2.0):\n    return x * factor\n", "a wrong answer passes"),
-        ("# diagnosis: the factor is ignored\ndef norm(x):\n    return x[:, 0]\n", "fails for another reason"),
+        (
+            "# diagnosis: never shown\ndef scale(x, factor=2.0):\n    return x * factor\n",
+            "a wrong answer passes",
+        ),
+        (
+            "# diagnosis: the factor is ignored\ndef norm(x):\n    return x[:, 0]\n",
+            "fails for another reason",
+        ),
         ("def norm(x):\n    return x[:, 0]\n", "the first line must be"),
         ("# diagnosis: x\nimport nonexistent_package\n", "nonexistent_package"),
     ],
     ids=["survives", "other reason", "no diagnosis", "not importable"],
 )
-def test_a_wrong_solution_that_is_not_caught_for_its_reason_fails_the_run(tmp_path, monkeypatch, source, complaint):
+def test_a_wrong_solution_that_is_not_caught_for_its_reason_fails_the_run(
+    tmp_path, monkeypatch, source, complaint
+):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     status, output = run(write_project(tmp_path / "mini", {"bad": source}))
     assert status == 1
@@ -52,10 +65,14 @@ def test_a_wrong_solution_that_is_not_caught_for_its_reason_fails_the_run(tmp_pa
 
 def test_a_test_that_the_blank_passes_fails_the_run(mini):
     path = mini.folder / "tests" / "test_mini.py"
-    path.write_text(TESTS + '\n\n@pytest.mark.grades("norm")\ndef test_nothing():\n    assert mini.LIMIT == 10\n')
+    path.write_text(
+        TESTS + '\n\n@pytest.mark.grades("norm")\ndef test_nothing():\n    assert mini.LIMIT == 10\n'
+    )
     status, output = run(mini)
     assert status == 1
-    assert "tests that the blank file passes, so they prove nothing:\ntests/test_mini.py::test_nothing" in output
+    assert (
+        "tests that the blank file passes, so they prove nothing:\ntests/test_mini.py::test_nothing" in output
+    )
 
 
 def test_a_function_without_test_or_hints_fails_the_run(mini):

@@ -1,0 +1,137 @@
+"""Check that every project is complete, and that nothing generated is out of date; run by `nox -s layout`.
+
+Each project needs the files of a project, its row in the README, topics, drills, hints for every public name, at least
+eight wrong solutions, and committed results.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from shared.drills import load_drills  # noqa: E402
+from shared.grading import read_wrong  # noqa: E402
+from shared.practice import LEVELS  # noqa: E402
+from shared.projects import Project, load_projects  # noqa: E402
+from shared.readme import fill_readme  # noqa: E402
+
+FILES = (
+    "README.md",
+    "pyproject.toml",
+    "conftest.py",
+    "demo.py",
+    "benchmark.py",
+    "drills.toml",
+    "tests/hints.toml",
+)
+LEAST_WRONG = 8
+
+
+def problems(root: Path) -> Iterator[str]:
+    """Yield everything that is missing or out of date."""
+    projects = load_projects(root)
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    orders = [project.order for project in projects]
+    if len(set(orders)) != len(orders):
+        yield f"two projects share an order: {orders}"
+    if not fill_readme(root / "README.md", write=False):
+        yield "README.md: a generated block is out of date; run python -m shared.readme"
+    for project in projects:
+        if f"projects/{project.name}/" not in readme:
+            yield f"README.md: no row for {project.name}"
+        yield from (f"{project.name}: {problem}" for problem in project_problems(project))
+
+
+def project_problems(project: Project) -> Iterator[str]:
+    """Yield what one project lacks."""
+    folder = project.folder
+    missing = [name for name in (*FILES, f"{project.name}.py") if not (folder / name).exists()]
+    yield from (f"no {name}" for name in missing)
+    if missing:
+        return
+    if not list(folder.glob("tests/test_*.py")):
+        yield "no tests"
+    if not project.results or not (folder / "results" / "demo.json").exists():
+        yield f"no committed results: nox -s bench -- {project.name}"
+    if lacking := set(project.dependencies) - set(project.dev):
+        yield f"dependency-groups.dev lacks {sorted(lacking)}, so `pip install --group dev` is not enough"
+    if not fill_readme(folder / "README.md", write=False):
+        yield "README.md: a generated block is out of date; run python -m shared.readme"
+    yield from _topic_problems(project)
+    yield from _drill_problems(project)
+    yield from _judge_problems(project)
+
+
+def _topic_problems(project: Project) -> Iterator[str]:
+    if not project.topics:
+        yield "no topics in pyproject.toml"
+    for topic, shown_by in project.topics.items():
+        if not _evidence_exists(project.folder, shown_by):
+            yield f"topic {topic!r}: {shown_by} does not exist"
+
+
+def _drill_problems(project: Project) -> Iterator[str]:
+    try:
+        drills = load_drills(project.folder)
+    except ValueError as error:
+        yield str(error)
+        return
+    if not drills:
+        yield "no drills"
+    for drill in drills:
+        if not _evidence_exists(project.folder, drill.evidence):
+            yield f"drill {drill.id}: evidence {drill.evidence} does not exist"
+        if drill.topic not in project.topics:
+            yield f"drill {drill.id}: topic {drill.topic!r} is not one of the project's"
+
+
+def _judge_problems(project: Project) -> Iterator[str]:
+    if len(project.wrong) < LEAST_WRONG:
+        yield f"{len(project.wrong)} wrong solutions, at least {LEAST_WRONG} are needed"
+    diagnoses = {}
+    for path in project.wrong:
+        diagnosis = read_wrong(path, project).diagnosis
+        if diagnosis in diagnoses:
+            yield f"{path.name} and {diagnoses[diagnosis]} have the same diagnosis: which mistake is it?"
+        diagnoses[diagnosis] = path.name
+    for unit, hints in project.hints.items():
+        if tuple(hints) != LEVELS or not all(text.strip() for text in hints.values()):
+            yield f"hints.toml: {unit} needs {', '.join(LEVELS)}"
+    public = {name for module in project.modules for name in _exported(project.folder / f"{module}.py")}
+    hinted = {unit.split(".")[0] for unit in project.units}
+    if public - hinted:
+        yield f"hints.toml: nothing for {sorted(public - hinted)}"
+    if hinted - public:
+        yield f"hints.toml: {sorted(hinted - public)} not in __all__"
+
+
+def _exported(path: Path) -> list[str]:
+    """Return the functions and classes of a module's ``__all__``."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    written = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [name for name in ast.literal_eval(node.value) if name in written]
+    return []
+
+
+def _evidence_exists(folder: Path, evidence: str) -> bool:
+    """Tell whether a file, a test id (``tests/x.py::name``) or a command (``python demo.py``) leads somewhere."""
+    target, *test = evidence.removeprefix("python ").split()[0].split("::")
+    path = folder / target
+    if not path.exists():
+        return False
+    source = path.read_text(encoding="utf-8")
+    return all(re.search(rf"(def|class) {re.escape(name.split('[')[0])}\b", source) for name in test)
+
+
+if __name__ == "__main__":
+    found = list(problems(ROOT))
+    print("\n".join(found) or f"{len(load_projects(ROOT))} projects are complete")
+    raise SystemExit(bool(found))

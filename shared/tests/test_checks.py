@@ -1,0 +1,141 @@
+"""assert_close and its relatives: what they refuse, and what they say."""
+
+import numpy as np
+import pytest
+import torch
+
+from shared.checks import assert_close, assert_imports_only, expect_error, lazily, tolerance, unchanged
+
+EXPECTED = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+
+
+def message(*args, **kwargs):
+    with pytest.raises(AssertionError) as raised:
+        assert_close(*args, **kwargs)
+    return str(raised.value)
+
+
+def test_equal_values_pass():
+    assert_close(EXPECTED.copy(), EXPECTED)
+    assert_close(torch.tensor(EXPECTED), EXPECTED)
+    assert_close(EXPECTED.astype(np.float32), EXPECTED, dtype=np.float32)
+    assert_close(np.float64(2.5), 2.5)
+    assert_close(np.array([np.nan, np.inf, -np.inf, 1.0]), np.array([np.nan, np.inf, -np.inf, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("actual", "says"),
+    [
+        (EXPECTED.T, "wrong shape (3, 2), expected (2, 3)"),
+        (EXPECTED.ravel(), "wrong shape (6,), expected (2, 3)"),
+        (EXPECTED.astype(np.float32), "wrong dtype float32, expected float64"),
+        (EXPECTED.astype(int), "wrong dtype int64, expected float64"),
+        (None, "is a `return` missing?"),
+        (np.where(EXPECTED == 2, np.nan, EXPECTED), "1 of them NaN where a number is expected"),
+        (np.where(EXPECTED == 2, np.inf, EXPECTED), "[0, 1]: got inf, expected 2"),
+        (np.where(EXPECTED == 6, -6, EXPECTED), "1 of 6 values differ"),
+        (np.where(EXPECTED == 6, 6 + 1e-9, EXPECTED), "[1, 2]: got 6.000000001, expected 6"),
+        (np.zeros((2, 3)), "6 of 6 values differ"),
+    ],
+)
+def test_wrong_values_are_refused_with_their_place(actual, says):
+    assert says in message(actual, EXPECTED)
+
+
+def test_a_number_where_nan_or_inf_is_expected_is_refused():
+    special = np.array([1.0, np.nan, np.inf])
+    assert "[1]: got 0, expected nan" in message(np.array([1.0, 0.0, np.inf]), special)
+    assert "[2]: got -inf, expected inf" in message(np.array([1.0, np.nan, -np.inf]), special)
+    assert "[2]: got 1e+308, expected inf" in message(np.array([1.0, np.nan, 1e308]), special)
+
+
+@pytest.mark.parametrize(
+    ("expected", "why"),
+    [
+        (np.zeros((2, 3)), "no finite value other than zero"),
+        (np.full((2, 3), 0.5), "is 0.5 everywhere"),
+        (np.full(3, np.nan), "no finite value other than zero"),
+        (np.empty((0, 3)), "is empty"),
+        (0.0, "no finite value other than zero"),
+    ],
+)
+def test_a_vacuous_expectation_is_a_defect_of_the_test(expected, why):
+    assert why in message(expected, expected)
+    assert "defect in the test" in message(expected, expected)
+    assert_close(expected, expected, vacuous_ok="the refusal itself is tested above")
+
+
+def test_a_tolerance_that_covers_the_values_is_a_defect_of_the_test():
+    assert "nearly covers" in message(EXPECTED, EXPECTED, atol=1.0)
+
+
+def test_relative_accuracy_of_small_entries_is_demanded_with_atol_zero():
+    expected = np.array([1.0, 1e-30])
+    assert_close(np.array([1.0, 0.0]), expected)
+    assert "[1]: got 0, expected 1e-30" in message(np.array([1.0, 0.0]), expected, atol=0.0)
+
+
+def test_the_matching_mistake_opens_the_message():
+    mistakes = {"looks transposed": lambda: 2 * EXPECTED, "looks doubled": lazily(np.multiply, EXPECTED, 2)}
+    assert message(2 * EXPECTED, EXPECTED, mistakes=mistakes).startswith("looks transposed\nresult: 6 of 6")
+    assert message(3 * EXPECTED, EXPECTED, mistakes=mistakes, hint="who knows").startswith("who knows\n")
+    transposed = message(EXPECTED.T, EXPECTED, mistakes={"looks transposed": EXPECTED.T}, what="weights")
+    assert transposed.startswith("looks transposed\nweights: wrong shape")
+
+
+def test_tolerance_grows_with_the_root_of_the_reduction():
+    assert tolerance(np.float32, 100) == pytest.approx(10 * tolerance(np.float32))
+    assert tolerance(np.int64) == 0.0
+    big = np.array([1.0, 2.0])
+    assert "values differ" in message(big * (1 + 1e-14), big)
+    assert_close(big * (1 + 1e-14), big, n=100_000)
+
+
+def test_unchanged_sees_a_single_bit():
+    x = np.array([1.0, 0.0])
+    with unchanged(x):
+        x + 1
+    with pytest.raises(AssertionError, match="was modified"), unchanged(x):
+        x[1] = -0.0
+
+
+def test_expect_error_wants_the_kind_and_the_value():
+    with expect_error(ValueError, "7", otherwise="accepted"):
+        raise ValueError("class 7 is out of range")
+    with pytest.raises(AssertionError, match="accepted\nexpected ValueError, but nothing"):
+        with expect_error(ValueError, otherwise="accepted"):
+            pass
+    with pytest.raises(AssertionError, match="got IndexError: no"):
+        with expect_error(ValueError, otherwise="accepted"):
+            raise IndexError("no")
+    with pytest.raises(AssertionError, match="should name '7'"):
+        with expect_error(ValueError, "7", otherwise="accepted"):
+            raise ValueError("bad class")
+    with pytest.raises(NotImplementedError):
+        with expect_error(ValueError, otherwise="accepted"):
+            raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import scipy",
+        "from scipy.special import softmax",
+        "def f(x):\n    import torch.nn.functional as F\n    return F.softmax(x)",
+        "import importlib",
+        "f = __import__('scipy')",
+        "import sys\nf = sys.modules['torch']",
+        "exec('import torch')",
+    ],
+)
+def test_calling_the_library_is_refused(tmp_path, source):
+    (tmp_path / "answer.py").write_text("import numpy as np\nimport math\n" + source)
+    with pytest.raises(AssertionError, match="calls the library instead: answer.py line"):
+        assert_imports_only(tmp_path / "answer.py", {"numpy"})
+
+
+def test_numpy_and_the_standard_library_are_fine(tmp_path):
+    (tmp_path / "answer.py").write_text(
+        "from __future__ import annotations\nimport math\nimport numpy.typing as npt\n"
+    )
+    assert_imports_only(tmp_path / "answer.py", {"numpy"})
