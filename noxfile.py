@@ -23,6 +23,7 @@ PROJECTS = {project.name: project for project in load_projects(ROOT)}
 SHARED_DEV = read_toml(ROOT / "shared" / "pyproject.toml")["dependency-groups"]["dev"]
 EVERYTHING = sorted({*SHARED_DEV, *(package for project in PROJECTS.values() for package in project.dev)})
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
+TORCH = "torch==2.13.0"  # has CPU wheels for Python 3.11 to 3.13
 TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 CHECKS = ["shared", "lint", "types", "layout"]
 
@@ -131,12 +132,18 @@ def lock(session: nox.Session) -> None:
     """Regenerate ci/constraints.txt, the versions that every session installs."""
     session.install("uv")
     source = Path(session.create_tmp()) / "requirements.in"
-    source.write_text("\n".join([*EVERYTHING, "mypy", "ruff", "torch==2.13.0"]) + "\n")
+    source.write_text("\n".join([*EVERYTHING, "mypy", "ruff", TORCH]) + "\n")
     compiled = session.run(
         *("uv", "pip", "compile", str(source), "--universal", "--python-version", "3.11", "--upgrade"),
         *("--no-header", "--no-annotate", "--quiet"),
         silent=True,
         env={"UV_FIND_LINKS": os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")},
     )
-    pins = str(compiled).replace("torch==2.13.0+cpu", "torch==2.13.0")
-    CONSTRAINTS.write_text(f"# Every version that the sessions install. Regenerate with: nox -s lock\n{pins}")
+    # torch pins its CUDA packages itself, and its CPU and CUDA builds share one version: no markers for those.
+    pins = [
+        line
+        for line in str(compiled).splitlines()
+        if not line.startswith(("nvidia-", "cuda-", "torch==", "#"))
+    ]
+    lines = ["# Every version that the sessions install. Regenerate with: nox -s lock", *pins, TORCH]
+    CONSTRAINTS.write_text("\n".join(lines) + "\n")

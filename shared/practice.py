@@ -7,16 +7,12 @@ grades it with the project's own tests and shows the first failure. Without a pr
 from __future__ import annotations
 
 import argparse
-import datetime
-import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,8 +20,8 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
-from shared.blank import blank_source
 from shared.grading import Grade, first_problem, marks
+from shared.progress import Practice, timestamp
 from shared.projects import ROOT, Project, load_projects
 
 LEVELS = ("nudge", "idea", "formula")
@@ -33,87 +29,6 @@ GRADING_LIMIT_S = 900
 STYLES = {"passing": "green", "failing": "red", "blank": "dim"}
 UNICODE = {"passing": "✓", "failing": "✗", "blank": "·"}
 ASCII = {"passing": "+", "failing": "x", "blank": "."}
-
-
-class Practice:
-    """The learner's folder: her files, and what is remembered about them in .progress.json."""
-
-    def __init__(self, folder: Path, console: Console) -> None:
-        self.folder = folder
-        self.console = console
-        self._state = folder / ".progress.json"
-        self.progress = self._load()
-
-    def _load(self) -> dict[str, Any]:
-        """Read the progress; set a corrupt file aside, say so, and start afresh."""
-        try:
-            progress = json.loads(self._state.read_text(encoding="utf-8"))
-            if isinstance(progress, dict) and all(isinstance(entry, dict) for entry in progress.values()):
-                return progress
-        except FileNotFoundError:
-            return {}
-        except ValueError:  # not JSON, or not UTF-8
-            pass
-        aside = self._state.with_name(f".progress.corrupt-{_now()}.json")
-        os.replace(self._state, aside)
-        self.console.print(
-            f"The progress file was damaged. It is kept as {aside}; your answers are untouched."
-        )
-        return {}
-
-    def remember(self, project: Project, **changes: Any) -> None:
-        """Update one project's entry; the file is replaced in one step, so that a crash leaves the old or the new."""
-        self.progress.setdefault(project.name, {}).update(changes)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False, encoding="utf-8") as file:
-            json.dump(self.progress, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, self._state)
-
-    def recall(self, project: Project, what: str) -> dict[str, Any]:
-        """Return what is remembered under `what` for a project, empty when that is nothing (or not a mapping)."""
-        value = self.progress.get(project.name, {}).get(what)
-        return value if isinstance(value, dict) else {}
-
-    def files(self, project: Project) -> list[Path]:
-        """Return where the learner's modules of a project are, or would be."""
-        return [self.folder / project.name / f"{module}.py" for module in project.modules]
-
-    def write_blanks(self, project: Project) -> list[Path]:
-        """Write the blank for each module that the learner does not have yet; never touch an existing file."""
-        written = []
-        for path in self.files(project):
-            if path.exists():
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            reference = (project.folder / path.name).read_text(encoding="utf-8")
-            with path.open("x", encoding="utf-8") as file:
-                file.write(blank_source(reference))
-            written.append(path)
-        return written
-
-    def reset(self, project: Project) -> list[Path]:
-        """Move the learner's files to backups/ and write blanks; return the backups."""
-        backups = []
-        for path in self.files(project):
-            if path.exists():
-                backup = path.parent / "backups" / f"{path.stem}-{_now()}.py"
-                backup.parent.mkdir(exist_ok=True)
-                os.replace(path, backup)
-                backups.append(backup)
-        self.write_blanks(project)
-        self.remember(project, marks={}, hints={}, digest="")
-        return backups
-
-    def digest(self, project: Project) -> str:
-        """Fingerprint the learner's files, to see whether they changed since they were graded."""
-        content = b"".join(path.read_bytes() for path in self.files(project) if path.exists())
-        return hashlib.sha256(content).hexdigest()
-
-
-def _now() -> str:
-    return datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
 
 
 # --- grading ----------------------------------------------------------------------------------------------
@@ -171,8 +86,8 @@ def grade_and_show(practice: Practice, project: Project) -> None:
         return
     again = f"nox -s practice -- {project.name}"
     if problem.outcome == "blank":
-        unit = next((unit for unit, mark in verdicts.items() if mark != "passing"), "")
-        where = problem.where or practice.files(project)[0].name
+        unit = next(unit for unit, mark in verdicts.items() if mark != "passing")
+        where = next((g.where for g in grades if unit in g.units and g.where), project.name)
         console.print(f"Next: write [bold]{unit}[/] ({escape(where)}). Stuck? {again} --hint")
         return
     body = Text(problem.message)
@@ -194,7 +109,7 @@ def watch(practice: Practice, project: Project) -> None:
     folder = practice.folder / project.name
     practice.console.print(f"Watching {folder}; Ctrl-C ends.", style="dim")
     for _ in watchfiles.watch(folder, watch_filter=watchfiles.PythonFilter(), raise_interrupt=False):
-        practice.console.rule(_now()[9:15])
+        practice.console.rule(timestamp()[9:15])
         grade_and_show(practice, project)
 
 

@@ -1,0 +1,124 @@
+"""Generated blocks, drills with measured numbers, and the layout check."""
+
+import importlib.util
+import json
+import sys
+
+import matplotlib
+import pytest
+
+from shared.demo import Demo
+from shared.drills import load_drills
+from shared.projects import ROOT
+from shared.readme import fill_readme
+
+
+def load_layout():
+    spec = importlib.util.spec_from_file_location("check_layout", ROOT / "ci" / "check_layout.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_demo(folder, monkeypatch, *arguments):
+    """Do what a small demo.py does."""
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(sys, "argv", ["demo.py", *arguments])
+    demo = Demo(str(folder / "demo.py"))
+    demo.number("length", 5.0, ".1f", "length of (3, 4)")
+    demo.table("norms", ["row", "norm"], [["a|b", 5], ["c", 13]], caption="Norms")
+    figure = Figure(figsize=(3, 2))
+    figure.subplots().plot([1, 4, 9])
+    demo.figure("squares", figure, alt="Squares rise", caption="Squares.")
+    with demo.progress("working", 2) as advance:
+        advance()
+    demo.finish()
+
+
+def test_a_demo_writes_build_and_with_save_what_is_committed(mini, monkeypatch):
+    run_demo(mini.folder, monkeypatch)
+    assert {path.name for path in (mini.folder / "build").iterdir()} == {
+        "demo.json",
+        "squares.svg",
+        "squares.png",
+    }
+    assert not (mini.folder / "results").exists()
+    first = (mini.folder / "build" / "squares.svg").read_bytes()
+    run_demo(mini.folder, monkeypatch, "--save")
+    assert {path.name for path in (mini.folder / "results").iterdir()} == {"demo.json", "squares.svg"}
+    assert (
+        mini.folder / "results" / "squares.svg"
+    ).read_bytes() == first  # so that git shows real changes only
+
+
+def test_blocks_are_filled_from_what_was_measured(mini, monkeypatch):
+    readme = mini.folder / "README.md"
+    kinds = ("numbers", "demo:norms", "figure:squares", "drills")
+    readme.write_text(
+        "# Mini\n" + "".join(f"<!-- generated:{kind} -->\nold\n<!-- /generated -->\n" for kind in kinds)
+    )
+    run_demo(mini.folder, monkeypatch, "--save")
+    assert not fill_readme(readme, write=False)
+    assert "old" in readme.read_text()
+    fill_readme(readme)
+    text = readme.read_text()
+    assert "old" not in text
+    assert "| length of (3, 4) | 5.0 |" in text
+    assert "| a\\|b | 5 |" in text
+    assert "![Squares rise](results/squares.svg)" in text
+    assert "Here it is 5.0." in text
+    assert fill_readme(readme, write=False)
+
+
+def test_an_unknown_block_is_an_error(mini):
+    readme = mini.folder / "README.md"
+    readme.write_text("<!-- generated:nonsense -->\n<!-- /generated -->")
+    with pytest.raises(ValueError, match="unknown block generated:nonsense"):
+        fill_readme(readme)
+
+
+def test_a_drill_may_quote_only_measured_numbers_in_few_words(mini, monkeypatch):
+    with pytest.raises(ValueError, match=r"quotes \['length'\], not in results/demo.json"):
+        load_drills(mini.folder)
+    run_demo(mini.folder, monkeypatch, "--save")
+    assert load_drills(mini.folder)[0].answer == "A length. Here it is 5.0."
+    drills = mini.folder / "drills.toml"
+    drills.write_text(drills.read_text().replace("A length.", "word " * 76))
+    with pytest.raises(ValueError, match="more than 75 words"):
+        load_drills(mini.folder)
+
+
+def test_the_layout_check_names_everything_that_is_missing(mini, monkeypatch):
+    layout = load_layout()
+    assert set(layout.project_problems(mini)) == {"no README.md", "no demo.py", "no benchmark.py"}
+    for name in ("README.md", "demo.py", "benchmark.py"):
+        (mini.folder / name).write_text("")
+    problems = "\n".join(layout.project_problems(mini))
+    assert "no committed results: nox -s bench -- mini" in problems
+    assert "quotes ['length']" in problems
+    assert "2 wrong solutions, at least 8" in problems
+    run_demo(mini.folder, monkeypatch, "--save")
+    (mini.folder / "results" / "cpu.json").write_text(json.dumps({}))
+    toml = mini.folder / "tests" / "hints.toml"
+    toml.write_text(toml.read_text().replace("[norm]", "[length]"))
+    problems = "\n".join(layout.project_problems(mini))
+    assert "nothing for ['norm']" in problems
+    assert "['length'] not in __all__" in problems
+
+
+@pytest.mark.parametrize(
+    ("evidence", "exists"),
+    [
+        ("demo.py", True),
+        ("python demo.py", True),
+        ("python nothing.py", False),
+        ("tests/test_mini.py::test_norm", True),
+        ("tests/test_mini.py::test_absent", False),
+        ("tests/test_mini.py::test_nor", False),
+    ],
+)
+def test_evidence_must_lead_somewhere(mini, evidence, exists):
+    (mini.folder / "demo.py").write_text("")
+    assert load_layout()._evidence_exists(mini.folder, evidence) is exists
