@@ -5,8 +5,8 @@
 Reading order: `linear` is one layer, `MLP` is a stack of them. No activation follows the last layer: its outputs
 are logits, and `MLP.predict_proba` turns them into probabilities.
 
-The forward pass itself is `_affine` and `MLP._outputs`, fifteen lines. Much of the rest refuses what is wrong with an
-input or a weights file, which is why this module is longer than its neighbours.
+The forward pass itself takes fifteen lines. Half of the rest refuses what is wrong with an input or a weights file,
+which is why this module is longer than others.
 
 Sources: Goodfellow, Bengio and Courville, "Deep Learning" (2016), section 6.1 (the forward pass);
 https://github.com/huggingface/safetensors (the file format).

@@ -1,0 +1,487 @@
+"""The judge of the network in memory: its parameters, then its outputs.
+
+Oracles: values worked by hand, torch in float64, laws (rows are independent, linear layers collapse into one).
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from networks import TORCH_ACTIVATIONS, network, random_network, torch_outputs
+
+import mlp_forward
+from shared.checks import assert_close, expect_error, unchanged
+
+# --- a network: its parameters ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("MLP", "MLP.layers")
+@pytest.mark.parametrize("sizes", [[3, 2], [5, 4, 3, 2], (6, np.int64(6), 1)], ids=str)
+def test_layers(sizes):
+    """One (weight, bias) pair per layer: weight (out, in), bias zero, float32 unless told otherwise."""
+    layers = mlp_forward.MLP(sizes, rng=np.random.default_rng(0)).layers
+    assert len(layers) == len(sizes) - 1, (
+        f"{len(sizes)} sizes make {len(sizes) - 1} layers, got {len(layers)}"
+    )
+    for k, (weight, bias) in enumerate(layers):
+        n_in, n_out = sizes[k], sizes[k + 1]
+        assert weight.shape == (n_out, n_in), (
+            f"weight {k} must be (out, in) = {(n_out, n_in)}, got {weight.shape}"
+        )
+        assert bias.shape == (n_out,), f"bias {k} must be {(n_out,)}, got {bias.shape}"
+        assert weight.dtype == bias.dtype == np.float32, (
+            f"layer {k} must be float32, got {weight.dtype}, {bias.dtype}"
+        )
+        assert not bias.any(), f"bias {k} must start at 0, got {bias}"
+        assert np.any(weight), f"weight {k} is all zero with the default init"
+
+
+@pytest.mark.grades("MLP", "MLP.layers")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_dtype_of_parameters(dtype):
+    """The option `dtype` is the dtype of every parameter."""
+    for weight, bias in mlp_forward.MLP([4, 3, 2], rng=np.random.default_rng(0), dtype=dtype).layers:
+        assert weight.dtype == bias.dtype == dtype, (
+            f"dtype={dtype!r} is ignored: got {weight.dtype}, {bias.dtype}"
+        )
+
+
+@pytest.mark.grades("MLP")
+@pytest.mark.parametrize("init", ["he", "xavier", "lecun"])
+def test_init_scale(init):
+    """The weights' standard deviation is the one that `init` names (400·300 draws: known to 0.2 %)."""
+    layers = mlp_forward.MLP([400, 300, 600], init=init, rng=np.random.default_rng(1)).layers
+    spread = np.array([np.std(np.asarray(weight, np.float64)) for weight, _ in layers])
+    fan_in, fan_out = np.array([400.0, 300.0]), np.array([300.0, 600.0])
+    scales = {
+        "he": (2 / fan_in) ** 0.5,
+        "xavier": (2 / (fan_in + fan_out)) ** 0.5,
+        "lecun": (1 / fan_in) ** 0.5,
+    }
+    mistakes = {
+        f"init={init!r} is ignored: this is the scale of {name}": scale for name, scale in scales.items()
+    }
+    mistakes["the variance uses the outputs of the layer (fan-out), not its inputs"] = {
+        "he": (2 / fan_out) ** 0.5,
+        "xavier": (1 / fan_out) ** 0.5,
+        "lecun": (1 / fan_out) ** 0.5,
+    }[init]
+    mistakes["the variance is used as the standard deviation: take its square root"] = scales[init] ** 2
+    for (
+        diagnosis,
+        scale,
+    ) in mistakes.items():  # ahead of assert_close, whose tolerance for a mistake is its own
+        if not np.allclose(scale, scales[init]) and np.allclose(spread, scale, rtol=0.02):
+            raise AssertionError(f"{diagnosis}\nstandard deviations {spread}, expected {scales[init]}")
+    assert_close(spread, scales[init], rtol=0.02, atol=0.0, what="standard deviation of the weights")
+    means = np.array([np.mean(np.asarray(weight, np.float64)) for weight, _ in layers])
+    assert np.all(np.abs(means) < 0.02 * scales[init]), f"the weights must have mean 0, got {means}"
+
+
+@pytest.mark.grades("MLP")
+@pytest.mark.parametrize("init", ["he", "xavier", "lecun"])
+def test_init_is_normal(init):
+    """4.55 % of normal numbers lie beyond two standard deviations; of uniform ones none does."""
+    (weight, _), *_ = mlp_forward.MLP([400, 300, 2], init=init, rng=np.random.default_rng(2)).layers
+    weight = np.asarray(weight, np.float64)
+    beyond = np.mean(np.abs(weight) > 2 * weight.std())
+    assert beyond > 0, "the weights look uniform, not normal: none lies beyond two standard deviations"
+    assert 0.042 < beyond < 0.049, (
+        f"{beyond:.2%} of the weights lie beyond two standard deviations, expected 4.55 %"
+    )
+
+
+@pytest.mark.grades("MLP")
+def test_init_zeros():
+    """`init="zeros"` gives weights of exactly zero."""
+    for weight, bias in mlp_forward.MLP([4, 3, 2], init="zeros", rng=np.random.default_rng(0)).layers:
+        assert not np.any(weight), 'init="zeros" is ignored: the weights are not zero'
+        assert not np.any(bias), 'init="zeros": the biases are not zero'
+
+
+@pytest.mark.grades("MLP")
+def test_init_uses_rng():
+    """All randomness comes from `rng`: same seed, same network; another seed or a second draw, another one."""
+
+    def weights(rng):
+        return [np.array(weight) for weight, _ in mlp_forward.MLP([6, 6, 6], rng=rng).layers]
+
+    first, again, other = (weights(np.random.default_rng(seed)) for seed in (7, 7, 8))
+    assert all(map(np.array_equal, first, again)), "the same seed gives two networks: use rng, not np.random"
+    assert not np.array_equal(first[0], other[0]), "two seeds give the same network: rng is ignored"
+    assert not np.array_equal(first[0], first[1]), (
+        "both layers have the same weights: draw each from the one rng"
+    )
+    shared = np.random.default_rng(7)
+    weights(shared)
+    assert not np.array_equal(first[0], weights(shared)[0]), (
+        "a second network from the same rng must be another one"
+    )
+
+
+@pytest.mark.grades("MLP")
+@pytest.mark.parametrize("sizes", [[], [5], [5, 0, 2], [5, -1], [0, 5], [5, 2.5]], ids=str)
+def test_wrong_sizes(sizes):
+    """Sizes are two or more positive integers."""
+    with expect_error(ValueError, str(sizes), otherwise=f"sizes={sizes} is accepted"):
+        mlp_forward.MLP(sizes, rng=np.random.default_rng(0))
+
+
+@pytest.mark.grades("MLP")
+@pytest.mark.parametrize(
+    ("options", "error", "mention"),
+    [
+        ({"activation": "softplus"}, ValueError, "softplus"),
+        ({"init": "orthogonal"}, ValueError, "orthogonal"),
+        ({"rng": 0}, TypeError, "int"),
+        ({"rng": None}, TypeError, "NoneType"),
+        ({"rng": np.random.RandomState(0)}, TypeError, "RandomState"),  # the legacy kind
+        ({"dtype": np.int32}, TypeError, "int32"),
+        ({"dtype": np.complex64}, TypeError, "complex64"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
+)
+def test_wrong_options(options, error, mention):
+    """An option that is none of the documented values is refused at once and named."""
+    with expect_error(error, mention, otherwise=f"{options} is accepted: check it in __init__"):
+        mlp_forward.MLP([3, 2], **{"rng": np.random.default_rng(0), **options})
+
+
+@pytest.mark.grades("MLP.layers")
+def test_layers_are_the_networks_own():
+    """Writing into `layers` changes the network: the arrays are not copies."""
+    mlp = mlp_forward.MLP([2, 2], rng=np.random.default_rng(0), dtype=np.float64)
+    mlp.layers[0][0][...] = [[3.0, 5.0], [7.0, 11.0]]
+    mlp.layers[0][1][...] = [100.0, 1000.0]
+    assert mlp.layers[0][0][1, 0] == 7.0, "layers returns copies: a learner could not train this network"
+    assert mlp.layers[0][1][1] == 1000.0, "layers returns copies of the biases"
+    assert_close(
+        mlp.forward([[1.0, 2.0]]), np.array([[113.0, 1029.0]]), what="forward after writing into layers"
+    )
+
+
+@pytest.mark.grades("MLP.n_parameters")
+@pytest.mark.parametrize(
+    ("sizes", "expected", "weights"),
+    [([3, 4, 2], 26, 20), ([64, 128, 10], 9610, 9472), ([784, 512, 512, 10], 669706, 668672), ([1, 1], 2, 1)],
+    ids=str,
+)
+def test_n_parameters(sizes, expected, weights):
+    """All weights and all biases are counted: 3-4-2 has 4·3 + 4 + 2·4 + 2 = 26."""
+    count = mlp_forward.MLP(sizes, rng=np.random.default_rng(0)).n_parameters
+    assert count != weights, (
+        f"the biases are not counted: {count} are the weights alone, with biases {expected}"
+    )
+    assert count == expected, f"n_parameters of {sizes} is {count}, expected {expected}"
+
+
+# --- a network: its outputs -------------------------------------------------------------------------------------------
+
+# 2-2-2 with a hidden neuron that is negative, and a negative logit.
+#   x = (1, 2):   hidden before ReLU (1·1 + 2·2 + 1, 1·(-3) + 2·1 - 1) = (6, -2), after it (6, 0)
+#                 logits (6·1 + 0·5 - 10, 6·2 + 0·7 + 1) = (-4, 13)
+BY_HAND = ([[1.0, 2.0], [-3.0, 1.0]], [1.0, -1.0]), ([[1.0, 5.0], [2.0, 7.0]], [-10.0, 1.0])
+
+
+@pytest.mark.grades("MLP.forward")
+def test_forward_by_hand():
+    """Two layers worked by hand; the last one has no activation, so a logit can be negative."""
+    assert_close(
+        network(*BY_HAND).forward(np.array([[1.0, 2.0]])),
+        np.array([[-4.0, 13.0]]),
+        what="logits",
+        mistakes={
+            "the last layer has an activation: its outputs are logits and may be negative": [[0.0, 13.0]],
+            "the hidden layer has no activation": [[-14.0, -1.0]],
+            "ReLU keeps the negative half": [[-20.0, -13.0]],
+            "the activation comes before the bias": [[-13.0, 4.0]],
+            "forward returns the hidden layer": [[6.0, 0.0]],
+        },
+    )
+
+
+@pytest.mark.grades("MLP.forward")
+def test_forward_gives_a_new_array(rng):
+    """The result is the caller's to keep: a second call does not overwrite it, and the input is not modified."""
+    mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(6, 5))
+    with unchanged(x):
+        first = mlp.forward(x)
+    kept = np.array(first)
+    mlp.forward(x + 1)
+    assert np.array_equal(first, kept), (
+        "the second call overwrote the first result: return a new array each time"
+    )
+    single = network(([[1.0, 2.0], [0.0, 3.0]], [0.5, 0.25]))
+    with unchanged(x := np.array([[1.0, 2.0]])):
+        single.forward(x)[...] = 0
+    assert_close(
+        single.forward(x), np.array([[5.5, 6.25]]), what="logits after the caller changed the last result"
+    )
+
+
+@pytest.mark.grades("MLP.forward")
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
+@pytest.mark.parametrize("sizes", [[5, 3], [5, 4, 3], [5, 7, 4, 6, 3]], ids=str)
+def test_forward_equals_torch(activation, sizes, rng):
+    """Every activation, at every depth, against torch in float64."""
+    mlp, x = random_network(sizes, rng, activation=activation), rng.normal(size=(11, 5))
+    others = [name for name in TORCH_ACTIVATIONS if name != activation and len(sizes) > 2]
+    mistakes = {
+        f"activation={activation!r} is ignored: this is {name}": torch_outputs(mlp, x, name)[-1]
+        for name in others
+    }
+    expected = torch_outputs(mlp, x, activation)[-1]
+    assert_close(mlp.forward(x), expected, rtol=1e-12, what="logits", mistakes=mistakes)
+
+
+@pytest.mark.grades("MLP.forward")
+@pytest.mark.parametrize("leading", [(), (1,), (4, 3), (2, 1, 3)], ids=str)
+def test_forward_leading_axes(leading, rng):
+    """Any number of leading axes."""
+    mlp, x = random_network([5, 6, 4], rng), rng.normal(size=(*leading, 5))
+    assert_close(mlp.forward(x), torch_outputs(mlp, x)[-1], rtol=1e-12, what=f"logits of x {x.shape}")
+
+
+@pytest.mark.grades("MLP.forward")
+def test_rows_are_independent(rng):
+    """A row's logits do not depend on the rows beside it."""
+    mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(9, 5))
+    alone = np.concatenate([mlp.forward(x[i : i + 1]) for i in range(len(x))])
+    together = mlp.forward(x)
+    equal = np.allclose(alone, together, rtol=1e-10, atol=1e-10)
+    assert equal, (
+        "the batch leaks: a row alone gives other logits than the same row in a batch\n"
+        f"row 0 alone {alone[0]}, in the batch {together[0]}"
+    )
+
+
+@pytest.mark.grades("MLP.forward")
+@pytest.mark.parametrize("n_rows", [31, 64, 1023, 1025, 5003])
+def test_forward_batch_sizes(n_rows, rng):
+    """Small and large batches, primes and the neighbours of powers of two: no tail is dropped."""
+    mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(n_rows, 5))
+    hint = f"some rows of a batch of {n_rows} are wrong: is the last block complete?"
+    assert_close(mlp.forward(x), torch_outputs(mlp, x)[-1], rtol=1e-12, what="logits", hint=hint)
+
+
+@pytest.mark.grades("MLP.forward")
+@pytest.mark.parametrize("x_dtype", ["float16", "float32", "float64", "uint8", "int64", "bool"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_forward_dtype(x_dtype, dtype, rng):
+    """The result has the network's dtype, whatever the input's is."""
+    mlp = random_network([5, 8, 4], rng, dtype=dtype)
+    x = rng.integers(0, 2, size=(6, 5)).astype(x_dtype)
+    expected = torch_outputs(mlp, x)[-1]
+    # 8 hidden values, each rounded to the dtype, enter the logits.
+    assert_close(
+        mlp.forward(x),
+        expected,
+        dtype=dtype,
+        n=8,
+        what=f"logits of {x_dtype} input",
+        hint="convert x to the network's dtype before the first layer",
+    )
+
+
+@pytest.mark.grades("MLP.forward")
+def test_forward_views_and_lists(rng):
+    """Strided and column-major input, and nested lists."""
+    mlp, base = random_network([5, 8, 4], rng), rng.normal(size=(12, 10))
+    for x in (base[::-2, 1::2], np.asfortranarray(base[:, :5]), base[:5].T):
+        assert_close(mlp.forward(x), torch_outputs(mlp, x.copy())[-1], rtol=1e-12, what="logits of a view")
+    x = base[:3, :5]
+    assert_close(mlp.forward(x.tolist()), torch_outputs(mlp, x)[-1], rtol=1e-12, what="logits of a list")
+
+
+@pytest.mark.grades("MLP.forward")
+def test_identity_network_is_one_linear_map(rng):
+    """Without a non-linearity, depth adds nothing: three layers equal one matrix (their product)."""
+    mlp, x = random_network([5, 7, 6, 4], rng, activation="identity"), rng.normal(size=(9, 5))
+    zero = mlp.forward(np.zeros(5))
+    columns = np.stack([mlp.forward(np.eye(5)[i]) - zero for i in range(5)])
+    assert_close(mlp.forward(x), x @ columns + zero, rtol=1e-12, what="logits of an identity network")
+
+
+@pytest.mark.grades("MLP.forward")
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_forward_of_huge_inputs(activation):
+    """Inputs of ±1e4 saturate tanh and sigmoid without a warning (a warning fails this test)."""
+    mlp = network(
+        ([[1.0], [-1.0]], [0.0, 0.0]), ([[2.0, 3.0], [5.0, 7.0]], [0.5, -0.5]), activation=activation
+    )
+    h = {
+        "relu": [[1e4, 0.0], [0.0, 1e4]],
+        "tanh": [[1.0, -1.0], [-1.0, 1.0]],
+        "sigmoid": [[1.0, 0.0], [0.0, 1.0]],
+    }
+    expected = [[2 * a + 3 * b + 0.5, 5 * a + 7 * b - 0.5] for a, b in h[activation]]
+    assert_close(mlp.forward([[1e4], [-1e4]]), np.array(expected), rtol=1e-12, what="logits")
+
+
+@pytest.mark.grades("MLP.forward", "MLP.predict_proba")
+def test_overflow_without_a_warning():
+    """Finite input may overflow a layer: inf and NaN as in torch, and no warning."""
+    mlp = network(([[1e300]], [0.0]), ([[1.0], [-1.0]], [0.0, 0.0]))
+    expected = np.array([[np.inf, -np.inf], [2e300, -2e300]])
+    assert_close(mlp.forward([[1e300], [2.0]]), expected, what="logits, the first row after an overflow")
+    assert np.isnan(mlp.predict_proba([1e300])).any(), (
+        "probabilities of an infinite logit must be NaN, as in torch"
+    )
+
+
+@pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
+@pytest.mark.parametrize("shape", [(), (4,), (3, 4), (5, 3), (3, 6), (0, 4)], ids=str)
+def test_wrong_width(function, shape, rng):
+    """Only inputs with the network's width are accepted; the message names the shape and the width."""
+    call = getattr(random_network([5, 8, 4], rng), function.removeprefix("MLP."))
+    with expect_error(
+        ValueError, str(shape), "5", otherwise=f"x of shape {shape} is accepted by a network of 5 inputs"
+    ):
+        call(np.ones(shape))
+
+
+@pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39], ids=str)
+def test_input_that_is_not_finite(function, bad, rng):
+    """NaN, inf, and what becomes inf in the network's float32 are refused, and the message says where they stand."""
+    call = getattr(random_network([5, 8, 4], rng, dtype=np.float32), function.removeprefix("MLP."))
+    x = rng.normal(size=(2, 2041, 5))
+    x[1, 2030, 3] = bad
+    with expect_error(
+        ValueError, "[1, 2030, 3]", otherwise=f"an input of {bad} is accepted: it silently poisons the row"
+    ):
+        call(x)
+
+
+@pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
+@pytest.mark.parametrize("dtype", ["complex128", "object", "str"])
+def test_input_that_is_no_number(function, dtype, rng):
+    """Complex numbers, objects and text are refused."""
+    call = getattr(random_network([5, 8, 4], rng), function.removeprefix("MLP."))
+    with expect_error(TypeError, otherwise=f"an input of dtype {dtype} is not refused with a TypeError"):
+        call(np.ones((2, 5)).astype(dtype))
+
+
+# --- what else can be asked of the outputs ----------------------------------------------------------------------------
+
+
+@pytest.mark.grades("MLP.activations")
+def test_activations_by_hand():
+    """The list of `test_forward_by_hand`: the hidden layer after ReLU, then the logits."""
+    outputs = network(*BY_HAND).activations(np.array([[1.0, 2.0]]))
+    assert len(outputs) == 2, f"two layers have two outputs, got {len(outputs)}: x itself is not in the list"
+    assert_close(
+        outputs[0],
+        np.array([[6.0, 0.0]]),
+        what="output of the hidden layer",
+        mistakes={
+            "the hidden layer is listed before its activation": [[6.0, -2.0]],
+            "the list starts with the input": [[1.0, 2.0]],
+        },
+    )
+    mistakes = {"the logits went through the activation": [[0.0, 13.0]]}
+    assert_close(outputs[1], np.array([[-4.0, 13.0]]), what="logits in activations", mistakes=mistakes)
+
+
+@pytest.mark.grades("MLP.activations")
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
+def test_activations_equal_torch(activation, rng):
+    """Every layer's output against torch, for input with two leading axes."""
+    mlp, x = random_network([5, 7, 7, 4], rng, activation=activation), rng.normal(size=(3, 2, 5))
+    with unchanged(x):
+        outputs = mlp.activations(x)
+    for k in range(len(outputs)):
+        for other in (x, *outputs[:k]):
+            assert not np.shares_memory(outputs[k], other), (
+                "two items share memory: each layer needs its own array"
+            )
+    for k, (got, expected) in enumerate(zip(outputs, torch_outputs(mlp, x, activation), strict=True)):
+        assert_close(got, expected, rtol=1e-12, what=f"output of layer {k}")
+
+
+@pytest.mark.grades("MLP.predict")
+def test_predict(rng):
+    """The class of the largest logit, for every leading shape; of equal ones the lowest class."""
+    mlp = network(([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [0.0, 0.0, 0.0]))  # logits (a, b, a)
+    x = np.array([[[2.0, 1.0], [1.0, 2.0]], [[-1.0, -3.0], [-4.0, -2.0]], [[5.0, 5.0], [0.0, 0.5]]])
+    expected = np.array([[0, 1], [0, 1], [0, 1]])
+    assert_close(
+        mlp.predict(x),
+        expected,
+        dtype=np.intp,
+        what="classes",
+        hint="the largest logit of each row, ties to the lowest class",
+    )
+    assert_close(mlp.predict(x[1, 1]), np.array(1), dtype=np.intp, what="class of a single input")
+    wide, many = random_network([5, 8, 6], rng), rng.normal(size=(40, 5))
+    expected = torch_outputs(wide, many)[-1].argmax(-1)
+    assert_close(
+        wide.predict(many),
+        expected,
+        dtype=np.intp,
+        what="classes",
+        mistakes={"the smallest logit wins": torch_outputs(wide, many)[-1].argmin(-1)},
+    )
+
+
+@pytest.mark.grades("MLP.predict_proba")
+@pytest.mark.parametrize("leading", [(), (4,), (3, 3)], ids=str)
+def test_predict_proba(leading, rng):
+    """The softmax of the logits over the last axis: against torch, and rows that sum to one."""
+    mlp, x = random_network([5, 8, 3], rng), rng.normal(size=(*leading, 5))
+    logits = torch.from_numpy(torch_outputs(mlp, x)[-1])
+    mistakes = {
+        "these are the logits: softmax is missing": logits,
+        "each logit has its own sigmoid: use softmax": torch.sigmoid(logits),
+        "softmax runs over the first axis, not over the classes": torch.softmax(logits, 0),
+        "the last axis is right only for rank 2: this is axis 1": torch.softmax(logits, min(1, len(leading))),
+        "these are log-probabilities": torch.log_softmax(logits, -1),
+    }
+    got = mlp.predict_proba(x)
+    mistakes = {
+        name: value
+        for name, value in mistakes.items()
+        if not torch.allclose(value, torch.softmax(logits, -1))
+    }
+    assert_close(got, torch.softmax(logits, -1), rtol=1e-12, what="probabilities", mistakes=mistakes)
+
+
+@pytest.mark.grades("MLP.predict_proba")
+def test_predict_proba_of_large_logits():
+    """Logits of ±1e4 give no overflow, no NaN and no warning."""
+    mlp = network(([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]))
+    with np.errstate(all="ignore"):
+        got = mlp.predict_proba([[1e4, 1e4 - 1], [-1e4, -1e4 + 1], [1e4, -1e4]])
+    p = 1 / (1 + math.exp(-1))
+    hint = "exp overflows: subtract the largest logit of each row first"
+    assert_close(
+        got, np.array([[p, 1 - p], [1 - p, p], [1.0, 0.0]]), rtol=1e-9, what="probabilities", hint=hint
+    )
+    mlp.predict_proba([[1e4, -1e4]])  # with warnings on
+
+
+@pytest.mark.grades("MLP.predict_proba")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_predict_proba_dtype(dtype):
+    """The network's dtype; with 4000 classes a sum in float16 would stop at 2048."""
+    mlp = network((np.zeros((4000, 2)), np.zeros(4000)), dtype=dtype)
+    expected, reason = np.full((3, 4000), 1 / 4000), "equal logits: every class has the same probability"
+    mistakes = {"summed in float16, where 2048 + 1 is 2048: sum in float32": np.full((3, 4000), 1 / 2048)}
+    got = mlp.predict_proba(np.ones((3, 2)))
+    assert_close(got, expected, dtype=dtype, what="probabilities", mistakes=mistakes, vacuous_ok=reason)
+
+
+@pytest.mark.grades("MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba")
+@pytest.mark.parametrize("leading", [(0,), (3, 0)], ids=str)
+def test_empty_batch(leading, rng):
+    """An empty batch gives empty results of the right shapes."""
+    mlp, x = random_network([5, 6, 4], rng), np.zeros((*leading, 5))
+    shapes = {
+        "forward": (mlp.forward(x).shape, (*leading, 4)),
+        "predict": (mlp.predict(x).shape, leading),
+        "predict_proba": (mlp.predict_proba(x).shape, (*leading, 4)),
+        "activations": ([h.shape for h in mlp.activations(x)], [(*leading, 6), (*leading, 4)]),
+    }
+    for name, (got, expected) in shapes.items():
+        assert got == expected, f"{name} of an empty batch {x.shape} has shape {got}, expected {expected}"

@@ -1,0 +1,3 @@
+# diagnosis: wrong
+
+MLP.forward = lambda self, x: np.zeros_like(self.activations(x)[-1])
