@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -73,10 +74,8 @@ def grade_and_show(practice: Practice, project: Project) -> None:
         return
     verdicts = practice.recall(project, "marks")
     symbols = _symbols(console)
-    line = Text("  ").join(
-        Text(f"{symbols[mark]} {unit}", style=STYLES[mark]) for unit, mark in verdicts.items()
-    )
-    console.print(line)
+    cells = [Text(f"{symbols[mark]} {unit}", style=STYLES[mark]) for unit, mark in verdicts.items()]
+    console.print(Columns(cells, padding=(0, 2)))
     problem = first_problem(grades)
     if problem is None:
         console.print(
@@ -171,6 +170,10 @@ def show_solution(practice: Practice, project: Project, give_up: bool) -> None:
         practice.console.print(Syntax(source, "python") if practice.console.is_terminal else Text(source))
 
 
+def _short(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
 def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "practice") -> int:
     """Run the command line."""
     projects = {project.name: project for project in load_projects()}
@@ -192,9 +195,9 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
     project = projects[options.project]
     if options.reset:
         for backup in practice.reset(project):
-            console.print(f"your answer is kept in {backup}")
+            console.print(f"your answer is kept in {_short(backup)}")
     for path in practice.write_blanks(project):
-        console.print(f"wrote {path}: replace each NotImplementedError, then run this again")
+        console.print(f"wrote {_short(path)}: replace each NotImplementedError, then run this again")
     if options.hint is not None:
         show_hint(practice, project, options.hint)
     elif options.solution:
