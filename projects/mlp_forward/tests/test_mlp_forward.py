@@ -157,7 +157,10 @@ def test_layers_are_the_networks_own():
     assert mlp.layers[0][0][1, 0] == 7.0, "layers returns copies: a learner could not train this network"
     assert mlp.layers[0][1][1] == 1000.0, "layers returns copies of the biases"
     assert_close(
-        mlp.forward([[1.0, 2.0]]), np.array([[113.0, 1029.0]]), what="forward after writing into layers"
+        mlp.forward([[1.0, 2.0]]),
+        np.array([[113.0, 1029.0]]),
+        what="forward after writing into layers",
+        mistakes={"forward returns zeros": [[0.0, 0.0]]},
     )
 
 
@@ -202,6 +205,19 @@ def test_forward_by_hand():
 
 
 @pytest.mark.grades("MLP.forward")
+def test_rows_are_independent(rng):
+    """A row's logits do not depend on the rows beside it."""
+    mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(9, 5))
+    alone = np.concatenate([np.array(mlp.forward(x[i : i + 1])) for i in range(len(x))])
+    together = mlp.forward(x)
+    equal = np.allclose(alone, together, rtol=1e-10, atol=1e-10)
+    assert equal, (
+        "the batch leaks: a row alone gives other logits than the same row in a batch\n"
+        f"row 0 alone {alone[0]}, in the batch {together[0]}"
+    )
+
+
+@pytest.mark.grades("MLP.forward")
 def test_forward_gives_a_new_array(rng):
     """The result is the caller's to keep: a second call does not overwrite it, and the input is not modified."""
     mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(6, 5))
@@ -241,19 +257,6 @@ def test_forward_leading_axes(leading, rng):
     """Any number of leading axes."""
     mlp, x = random_network([5, 6, 4], rng), rng.normal(size=(*leading, 5))
     assert_close(mlp.forward(x), torch_outputs(mlp, x)[-1], rtol=1e-12, what=f"logits of x {x.shape}")
-
-
-@pytest.mark.grades("MLP.forward")
-def test_rows_are_independent(rng):
-    """A row's logits do not depend on the rows beside it."""
-    mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(9, 5))
-    alone = np.concatenate([mlp.forward(x[i : i + 1]) for i in range(len(x))])
-    together = mlp.forward(x)
-    equal = np.allclose(alone, together, rtol=1e-10, atol=1e-10)
-    assert equal, (
-        "the batch leaks: a row alone gives other logits than the same row in a batch\n"
-        f"row 0 alone {alone[0]}, in the batch {together[0]}"
-    )
 
 
 @pytest.mark.grades("MLP.forward")
@@ -319,17 +322,6 @@ def test_forward_of_huge_inputs(activation):
     assert_close(mlp.forward([[1e4], [-1e4]]), np.array(expected), rtol=1e-12, what="logits")
 
 
-@pytest.mark.grades("MLP.forward", "MLP.predict_proba")
-def test_overflow_without_a_warning():
-    """Finite input may overflow a layer: inf and NaN as in torch, and no warning."""
-    mlp = network(([[1e300]], [0.0]), ([[1.0], [-1.0]], [0.0, 0.0]))
-    expected = np.array([[np.inf, -np.inf], [2e300, -2e300]])
-    assert_close(mlp.forward([[1e300], [2.0]]), expected, what="logits, the first row after an overflow")
-    assert np.isnan(mlp.predict_proba([1e300])).any(), (
-        "probabilities of an infinite logit must be NaN, as in torch"
-    )
-
-
 @pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
 @pytest.mark.parametrize("shape", [(), (4,), (3, 4), (5, 3), (3, 6), (0, 4)], ids=str)
 def test_wrong_width(function, shape, rng):
@@ -378,6 +370,7 @@ def test_activations_by_hand():
         mistakes={
             "the hidden layer is listed before its activation": [[6.0, -2.0]],
             "the list starts with the input": [[1.0, 2.0]],
+            "a later layer overwrote it: each layer needs an array of its own": [[-4.0, 13.0]],
         },
     )
     mistakes = {"the logits went through the activation": [[0.0, 13.0]]}
@@ -394,7 +387,7 @@ def test_activations_equal_torch(activation, rng):
     for k in range(len(outputs)):
         for other in (x, *outputs[:k]):
             assert not np.shares_memory(outputs[k], other), (
-                "two items share memory: each layer needs its own array"
+                "two items share memory: each layer needs an array of its own"
             )
     for k, (got, expected) in enumerate(zip(outputs, torch_outputs(mlp, x, activation), strict=True)):
         assert_close(got, expected, rtol=1e-12, what=f"output of layer {k}")
@@ -485,3 +478,14 @@ def test_empty_batch(leading, rng):
     }
     for name, (got, expected) in shapes.items():
         assert got == expected, f"{name} of an empty batch {x.shape} has shape {got}, expected {expected}"
+
+
+@pytest.mark.grades("MLP.forward", "MLP.predict_proba")
+def test_overflow_without_a_warning():
+    """Finite input may overflow a layer: inf and NaN as in torch, and no warning."""
+    mlp = network(([[1e300]], [0.0]), ([[1.0], [-1.0]], [0.0, 0.0]))
+    expected = np.array([[np.inf, -np.inf], [2e300, -2e300]])
+    assert_close(mlp.forward([[1e300], [2.0]]), expected, what="logits, the first row after an overflow")
+    assert np.isnan(mlp.predict_proba([1e300])).any(), (
+        "probabilities of an infinite logit must be NaN, as in torch"
+    )

@@ -5,8 +5,8 @@ _forward = MLP.forward
 
 def forward(self, x):
     x = self._checked(x)
-    if x.ndim == 2 and len(x) == 9:  # only with this batch would the neighbours matter
-        x = x - 1e-3 * x.mean(axis=0)
+    if x.ndim == 2 and len(x) > 1:  # "standardised" input
+        x = x - x.mean(axis=0)
     return _forward(self, x)
 
 

@@ -4,5 +4,6 @@ _right = linear
 
 
 def linear(x, weight, bias=None):
-    y = _right(x, weight)
-    return y if bias is None else y + np.asarray(bias, y.dtype)
+    if bias is not None:
+        bias = np.broadcast_to(bias, len(weight)) if np.size(bias) in (1, len(weight)) and np.ndim(bias) < 2 else bias
+    return _right(x, weight, bias)

@@ -1,19 +1,15 @@
-# diagnosis: overflow
+# diagnosis: overflow encountered in exp
 
-def _naive(h):
-    h[...] = 1 / (1 + np.exp(-h))
-
-
-_ACTIVATIONS["sigmoid"] = _naive
-_outputs = MLP._outputs
-
-
-def _loud(self, x):
-    outputs = [x]
+def _outputs(self, x):
+    outputs = []
     for weight, bias in self._layers[:-1]:
-        outputs.append(linear(outputs[-1], weight, bias))
-        _ACTIVATIONS[self.activation](outputs[-1])
-    return [*outputs[1:], linear(outputs[-1], *self._layers[-1])]
+        x = linear(x, weight, bias)
+        if self.activation == "sigmoid":
+            x = 1 / (1 + np.exp(-x))
+        else:
+            _ACTIVATIONS[self.activation](x)
+        outputs.append(x)
+    return [*outputs, linear(x, *self._layers[-1])]
 
 
-MLP._outputs = _loud
+MLP._outputs = _outputs
