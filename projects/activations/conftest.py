@@ -1,0 +1,3 @@
+"""Tests, wrong solutions and --practice: everything comes from the shared plugin."""
+
+pytest_plugins = ["shared.plugin"]

@@ -1,0 +1,227 @@
+"""Extreme numbers: infinities, NaN, overflow, lost digits; and the gradients against two independent methods."""
+
+from __future__ import annotations
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import scipy.special
+from oracles import ALONG_AXIS, ELEMENTWISE, GRADIENTS, ORACLES, UNARY, check, mistakes, no_warning
+
+import activations
+from shared.checks import assert_close
+from shared.gradcheck import assert_gradient, random_cotangent
+
+# --- 1. extreme numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", UNARY)
+def test_large_inputs(function):
+    """±1e4 and ±3e38: no overflow, no NaN, no warning. exp overflows from 89 on in float32 and from 710 on in float64."""
+    overflow = "overflows for large inputs: shift or rearrange, so that exp only sees what it can represent"
+    for dtype, large in ((np.float32, 3e38), (np.float64, 1e300)):
+        for magnitude in (120.0, 1e4, large):
+            x = np.array([[-magnitude, 0.0, 1.0], [magnitude, 0.0, 1.0], [magnitude, magnitude, 0.0]], dtype)
+            with no_warning(overflow):
+                result = np.asarray(getattr(activations, function)(x))
+            assert not np.isnan(result).any(), f"{overflow}\n{function}({x}) contains NaN:\n{result}"
+            with np.errstate(all="ignore"):
+                expected = ORACLES[function](x.astype(np.float64))
+            tiny = float(np.finfo(dtype).tiny)
+            assert_close(
+                result,
+                expected,
+                dtype=dtype,
+                n=3,
+                atol=tiny,
+                what=f"{function} at {magnitude:g}",
+                hint=overflow,
+            )
+
+
+@pytest.mark.grades("softmax", "log_softmax", "logsumexp")
+def test_rows_of_different_levels():
+    """One row near -1e4, one near 0, one near 1e4: each needs its own shift."""
+    x = np.array([[-1e4, -1e4 + 1], [0, 2], [1e4, 1e4 + 3]])
+    hint = "shift each row by its own maximum: the maximum of the whole array sends the other rows to 0/0"
+    for name in ALONG_AXIS:
+        with no_warning(hint):
+            result = getattr(activations, name)(x)
+        assert_close(result, ORACLES[name](x), what=f"{name} of rows at -1e4, 0, 1e4", hint=hint)
+
+
+@pytest.mark.parametrize("function", [*ELEMENTWISE, *GRADIENTS])
+def test_infinities(function):
+    """±inf gives the limit, element by element."""
+    x = np.array([-np.inf, np.inf])
+    limits = {
+        **{"sigmoid": (0, 1), "tanh": (-1, 1), "relu": (0, np.inf), "leaky_relu": (-np.inf, np.inf)},
+        **{"gelu": (0, np.inf), "silu": (0, np.inf), "sigmoid_grad": (0, 0), "tanh_grad": (0, 0)},
+        **{"relu_grad": (0, 1), "leaky_relu_grad": (0.01, 1), "gelu_grad": (0, 1), "silu_grad": (0, 1)},
+    }
+    calls = [({}, "")] + ([({"approximate": "tanh"}, ", approximate='tanh'")] if "gelu" in function else [])
+    for options, shown in calls:
+        with no_warning("infinities are legal inputs"):
+            result = np.asarray(getattr(activations, function)(x, **options))
+        message = f"{function}([-inf, inf]{shown}) must be {limits[function]}, got {result}: inf·0 is NaN, not the limit"
+        assert np.array_equal(result, limits[function]), message
+
+
+@pytest.mark.parametrize("function", [*ELEMENTWISE, *GRADIENTS])
+def test_nan_stays_nan(function):
+    """NaN in, NaN out, and the neighbours are not disturbed: hiding a NaN hides the bug that made it."""
+    x = np.array([-1.0, np.nan, 2.0])
+    with no_warning("NaN is a legal input"):
+        result = np.asarray(getattr(activations, function)(x))
+    assert np.isnan(result[1]), (
+        f"{function}(NaN) must be NaN, got {result[1]}: a NaN that vanishes hides the bug behind it"
+    )
+    assert_close(result[::2], ORACLES[function](x[::2]), what=f"{function} beside a NaN")
+
+
+@pytest.mark.grades("softmax", "log_softmax", "logsumexp")
+def test_rows_with_infinities_or_nan():
+    """-inf is a forbidden class; nothing but -inf, a +inf or a NaN spoils its own row and no other."""
+    inf, nan = np.inf, np.nan
+    x = np.array([[0, 1, 2], [0, -inf, 2], [-inf] * 3, [0, inf, 2], [0, nan, 2], [inf, inf, 0], [1, 2, 4.0]])
+    spoiled = {"softmax": [2, 3, 4, 5], "log_softmax": [2, 3, 4, 5], "logsumexp": [4]}
+    limits = {2: -inf, 3: inf, 5: inf}  # logsumexp: the logarithm of a sum that is 0 or infinite
+    reasons = {
+        2: "a row of nothing but -inf has no distribution: NaN, not zeros and not 1/n",
+        3: "a row with +inf is inf/inf: NaN",
+        4: "a row with NaN is NaN",
+        5: "a row with +inf is inf/inf: NaN",
+    }
+    for axis, data in ((-1, x), (0, x.T.copy())):
+        for name in ALONG_AXIS:
+            with no_warning(f"{name}: infinities and NaN are legal inputs"):
+                result = np.asarray(getattr(activations, name)(data, axis=axis))
+            rows = result.T if axis == 0 and result.ndim == 2 else result
+            for row in (0, 1, 6):  # the healthy ones
+                message = (
+                    f"{name} of {x[row]}: a spoiled row beside it, or its own -inf, must not reach the others"
+                )
+                assert_close(rows[row], ORACLES[name](x[row]), n=3, what=f"{name} of {x[row]}", hint=message)
+            for row in spoiled[name]:
+                assert np.isnan(rows[row]).all(), f"{name} of {x[row]}: {reasons[row]}, got {rows[row]}"
+        sums = activations.logsumexp(data, axis=axis)
+        for row, limit in limits.items():
+            assert sums[row] == limit, (
+                f"logsumexp of {x[row]} is {limit}, got {sums[row]}: take care of inf - inf"
+            )
+
+
+@pytest.mark.grades("softmax", "log_softmax", "logsumexp")
+def test_spoiled_rows_among_many(rng):
+    """A few masked and spoiled rows among thousands, so that every way through the code meets them."""
+    x = rng.normal(0, 2, (9001, 10)).astype(np.float32)
+    x[rng.random(x.shape) < 0.2] = -np.inf
+    x[::17] += 300
+    x[5::500] = np.nan
+    check("softmax", x)
+    check("log_softmax", x)
+    check("logsumexp", x)
+
+
+@pytest.mark.grades("softmax")
+def test_where_others_go_wrong():
+    """Integers that wrap around, and 70 000 classes in float16, whose sum float16 cannot hold."""
+    result = activations.softmax(np.uint8([0, 255]))
+    wraps = "uint8 0 - 255 wraps around to 1: convert to float64 before subtracting"
+    assert_close(
+        result, np.array([1.8e-111, 1.0]), rtol=0.01, atol=0.0, what="softmax(uint8 [0, 255])", hint=wraps
+    )
+    many = activations.softmax(np.linspace(0, 1, 70_000, dtype=np.float16))
+    expected = scipy.special.softmax(np.linspace(0, 1, 70_000, dtype=np.float16).astype(np.float64))
+    narrow = "sum float16 in float32: 65504 is the largest float16, and 2048 + 1 is 2048 in it"
+    assert_close(
+        many, expected, dtype=np.float16, rtol=1e-3, atol=6e-8, what="softmax of 70 000 float16", hint=narrow
+    )
+
+
+TAILS = {  # what mpmath says, and where the digits are in danger
+    "sigmoid": (lambda x: 1 / (1 + mpmath.exp(-x)), (-80, 80)),
+    "tanh": (mpmath.tanh, (-1e-3, 1e-3)),
+    "gelu": (lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2, (-12, 6)),
+    "silu": (lambda x: x / (1 + mpmath.exp(-x)), (-80, 80)),
+    "sigmoid_grad": (lambda x: 1 / (4 * mpmath.cosh(x / 2) ** 2), (-80, 80)),
+    "tanh_grad": (lambda x: mpmath.sech(x) ** 2, (-40, 40)),
+}
+
+
+@pytest.mark.parametrize("function", list(TAILS))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tiny_results_keep_their_digits(function, dtype):
+    """Relative accuracy, checked in 30 digits: log(sigmoid(-20)) must not be log(0)."""
+    formula, (low, high) = TAILS[function]
+    x = np.linspace(low, high, 211).astype(dtype)
+    with mpmath.workdps(30):
+        expected = np.array([float(formula(mpmath.mpf(float(value)))) for value in x])
+    eps = float(np.finfo(dtype).eps)
+    # rounding x by eps moves exp(-x²/2) by x²·eps, which no formula in this dtype can avoid by itself
+    condition = 1 + x.astype(np.float64) ** 2 if function == "gelu" else 1.0
+    scale = np.abs(expected) * condition
+    scale[scale == 0] = 1
+    cancels = {
+        "sigmoid": "0.5 + tanh(x/2)/2 cancels for negative x: its smallest result is eps",
+        "tanh": "near 0 tanh(x) is x: 2·sigmoid(2x) - 1 cancels there",
+        "gelu": "1 + erf cancels for negative x: use erfc, the complement",
+        "sigmoid_grad": "s·(1 - s) cancels for large x: 1 - s is sigmoid(-x)",
+        "tanh_grad": "1 - tanh² cancels in both tails: use sigmoid(2x)·sigmoid(-2x)",
+    }
+    assert_close(
+        np.asarray(getattr(activations, function)(x)) / scale,
+        expected / scale,
+        dtype=np.float64,
+        rtol=8 * eps,
+        atol=8 * eps,
+        what=f"relative error of {function} in its tails",
+        hint=f"loses the digits of tiny results. {cancels.get(function, '')}",
+        vacuous_ok="ratios to the oracle: 1 or -1 everywhere is the point",
+    )
+
+
+# --- 2. gradients -------------------------------------------------------------------------------------------
+
+SLOPE = math.sqrt(8 / math.pi)  # gelu's tanh formula is x·sigmoid(SLOPE·(x + 0.044715·x³))
+ANALYTIC = {
+    "sigmoid_grad": (lambda z: 1 / (1 + np.exp(-z)), {}),
+    "tanh_grad": (np.tanh, {}),
+    "silu_grad": (lambda z: z / (1 + np.exp(-z)), {}),
+    "gelu_grad": (lambda z: z / (1 + np.exp(-SLOPE * (z + 0.044715 * z**3))), {"approximate": "tanh"}),
+}
+
+
+@pytest.mark.parametrize("function", list(ANALYTIC))
+def test_gradient_by_the_complex_step(function, rng):
+    """Each derivative against the imaginary part of its function, exact to rounding."""
+    forward, options = ANALYTIC[function]
+    x, cotangent = rng.uniform(-4, 4, (5, 7)), random_cotangent((5, 7), rng)
+    actual = cotangent * getattr(activations, function)(x, **options)
+    assert_gradient(actual, forward, x, cotangent, method="complex", what=function)
+
+
+@pytest.mark.grades("gelu_grad")
+def test_gelu_gradient_by_central_differences(rng):
+    """The exact gelu against differences of SciPy's normal distribution function."""
+    x, cotangent = rng.uniform(-4, 4, (5, 7)), random_cotangent((5, 7), rng)
+    actual = cotangent * activations.gelu_grad(x)
+    assert_gradient(actual, lambda z: z * scipy.special.ndtr(z), x, cotangent, rtol=1e-9, what="gelu_grad")
+
+
+@pytest.mark.grades("softmax_backward")
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_softmax_backward_by_the_complex_step(axis, rng):
+    """From logits through softmax to a random weighting of the probabilities."""
+    x, cotangent = rng.normal(0, 1.5, (3, 4, 5)), random_cotangent((3, 4, 5), rng)
+
+    def forward(z):
+        e = np.exp(z)
+        return e / e.sum(axis=axis, keepdims=True)
+
+    y = forward(x)
+    actual = activations.softmax_backward(y, cotangent, axis=axis)
+    found = mistakes("softmax_backward", y, cotangent, axis=axis)
+    assert_gradient(actual, forward, x, cotangent, method="complex", what="softmax_backward", mistakes=found)
