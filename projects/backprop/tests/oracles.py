@@ -1,0 +1,71 @@
+"""Independent ways to compute what backprop.py computes, shared by the test files."""
+
+import numpy as np
+
+from shared.gradcheck import random_cotangent
+
+
+def normalise(x, parameters, axis, eps, *, ddof=0):
+    """Batch and layer norm as one analytic formula: no abs, so complex numbers pass through."""
+    centred = x - x.mean(axis=axis, keepdims=True)
+    n = x.shape[axis] - ddof
+    variance = (centred**2).sum(axis=axis, keepdims=True) / n
+    return parameters["weight"] * centred / np.sqrt(variance + eps) + parameters["bias"]
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def wrong_normalisation_gradient(axis, eps, which):
+    """Return dL/dx of a norm with one of its paths forgotten."""
+
+    def gradient(x, g, p):
+        centred = x - x.mean(axis, keepdims=True)
+        inv_std = 1 / np.sqrt((centred**2).mean(axis, keepdims=True) + eps)
+        g, x_hat = g * p["weight"], centred * inv_std
+        terms = {
+            "both": g,
+            "mean": g - x_hat * (g * x_hat).mean(axis, keepdims=True),
+            "std": g - g.mean(axis, keepdims=True),
+        }
+        return inv_std * terms[which]
+
+    return gradient
+
+
+def norm_mistakes(axis, eps):
+    return {
+        "the backward pass treats mean and variance as constants: they depend on x too": (
+            wrong_normalisation_gradient(axis, eps, "both")
+        ),
+        "the backward pass forgets the path through the mean": wrong_normalisation_gradient(
+            axis, eps, "mean"
+        ),
+        "the backward pass forgets the path through the variance": wrong_normalisation_gradient(
+            axis, eps, "std"
+        ),
+        "the backward pass forgets the weight": lambda x, g, p: (
+            wrong_normalisation_gradient(axis, eps, "mean")(x, g, {"weight": 1.0})
+            - wrong_normalisation_gradient(axis, eps, "mean")(x, g, {"weight": 1.0}).mean(axis, keepdims=True)
+        ),
+    }
+
+
+class Mix:
+    """A correct stand-in layer, y = (x M)²: does not commute with another, so order shows."""
+
+    def __init__(self, n, rng):
+        self.parameters = {"mix": random_cotangent((n, n), rng) / n}
+        self.gradients = {}
+        self.calls = []
+
+    def forward(self, x, *, training=False, rng=None):
+        self.calls.append((training, rng))
+        self.x, self.product = x, x @ self.parameters["mix"]
+        return self.product**2
+
+    def backward(self, grad_output):
+        grad_product = grad_output * 2 * self.product
+        self.gradients["mix"] = self.x.T @ grad_product
+        return grad_product @ self.parameters["mix"].T

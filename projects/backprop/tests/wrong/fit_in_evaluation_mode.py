@@ -1,0 +1,14 @@
+# diagnosis: the model is not run with training=True
+def fit(model, loss, optimizer, x, targets, *, epochs, batch_size=64, rng, progress=False):
+    n, history = len(x), []
+    for epoch in range(epochs):
+        order = rng.permutation(n)
+        total = 0.0
+        for start in range(0, n, batch_size):
+            batch = order[start : start + batch_size]
+            output = model.forward(x[batch], training=False, rng=rng)
+            total += loss.forward(output, targets[batch]) * len(batch)
+            model.backward(loss.backward())
+            optimizer.step(model.parameters, model.gradients)
+        history.append(total / n)
+    return history
