@@ -186,30 +186,19 @@ def provenance(threads: int, device: str | None = None) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Return the commit that was measured, marked when the tree had other changes than results and READMEs."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """Return the commit that was measured, marked when tracked files other than results and READMEs differ from it."""
+    git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
     try:
-        head = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        status = subprocess.run(
-            [
-                *git,
-                "status",
-                "--porcelain",
-                "--untracked-files=no",
-                "--",
-                ":/",
-                ":!:/**/results",
-                ":!:/**/README.md",
-            ],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        head = _output([*git, "rev-parse", "--short=12", "HEAD"])
+        generated = [":(exclude,glob)**/results/**", ":(exclude,glob)**/README.md"]
+        changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *generated])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + (" with local changes" if status.stdout.strip() else "")
+    return f"{head} with local changes" if changed else head
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def device_slug(device: str) -> str:

@@ -91,7 +91,7 @@ def _timings(rows: list[dict[str, Any]]) -> str:
             ratio, target = row["ratios"].get(peer), row["targets"].get(peer)
             text = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})" if ratio else ""
             if ratio and target is not None:
-                text += f", {'≥' if ratio['median'] >= target else '**below**'} {target:g}"
+                text += f", {'≥' if ratio['median'] >= target else '**below**'} {target:.3g}"
             cells.append(text)
         case = f"{row['case']} ({row['note']})" if row["note"] else row["case"]
         lines.append([case, f"{row['milliseconds']['ours']:.3g}", *cells, f"±{row['noise']:.0%}"])

@@ -1,6 +1,8 @@
 """Measuring: the order of calls, what a row holds, and the provenance."""
 
 import json
+import re
+import subprocess
 import sys
 import time
 
@@ -80,3 +82,23 @@ def test_peak_extra_bytes_sees_a_temporary():
     x = np.ones(1_000_000)
     assert bench.peak_extra_bytes(lambda: (x + 1).sum()) == pytest.approx(8e6, rel=0.01)
     assert bench.peak_extra_bytes(lambda: np.add(x, 1, out=x)) < 10_000
+
+
+def test_the_commit_is_named_and_generated_files_do_not_count_as_changes(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    for name in ("shared/bench.py", "projects/x/x.py", "projects/x/results/cpu.json", "projects/x/README.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "shared" / "bench.py"))
+    assert bench._commit() == "unknown"
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    (tmp_path / "projects/x/results/cpu.json").write_text("after")
+    (tmp_path / "projects/x/README.md").write_text("after")
+    assert re.fullmatch("[0-9a-f]{12}", bench._commit())
+    (tmp_path / "projects/x/x.py").write_text("after")
+    assert re.fullmatch("[0-9a-f]{12} with local changes", bench._commit())
