@@ -141,8 +141,7 @@ class MLP:
         layers = []
         for n_in, n_out in pairwise(widths):
             weight = rng.normal(0, _VARIANCES[init](n_in, n_out) ** 0.5, size=(n_out, n_in))
-            # Column-major, because the matrix product reads weight.T: 1.7 times as fast as row-major for 8 rows,
-            # 1.15 times for 64, the same for 1 and for 4096 (784-512-512-10, OpenBLAS 0.3.31, AMD EPYC Zen 4).
+            # Column-major, because the matrix product reads weight.T: benchmark.py measures what that is worth.
             layers.append((np.asfortranarray(weight, dtype=dtype), np.zeros(n_out, dtype)))
         self._layers: tuple[Layer, ...] = tuple(layers)
 

@@ -393,6 +393,14 @@ def test_activations_equal_torch(activation, rng):
         assert_close(got, expected, rtol=1e-12, what=f"output of layer {k}")
 
 
+@pytest.mark.grades("MLP.activations")
+def test_activations_dtype(rng):
+    """Every item has the network's dtype, and a single input without leading axes works."""
+    mlp, x = random_network([5, 7, 4], rng, dtype=np.float32), [1, 0, 2, 0, 3]
+    for k, (got, expected) in enumerate(zip(mlp.activations(x), torch_outputs(mlp, x), strict=True)):
+        assert_close(got, expected, dtype=np.float32, n=7, what=f"output of layer {k}")
+
+
 @pytest.mark.grades("MLP.predict")
 def test_predict(rng):
     """The class of the largest logit, for every leading shape; of equal ones the lowest class."""

@@ -4,6 +4,7 @@ Oracles: torch and the safetensors library, which write the files read here and 
 """
 
 import json
+import os
 import struct
 from itertools import pairwise
 from pathlib import Path
@@ -95,6 +96,21 @@ def test_a_bad_network_is_not_written(tmp_path, rng, bad):
     mlp.layers[1][1][2] = 0.5
     mlp.to_safetensors(path)
     assert sorted(safetensors.numpy.load_file(path)) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+
+
+@pytest.mark.grades("MLP.to_safetensors")
+def test_existing_file_is_replaced(tmp_path, rng):
+    """The new file takes the old one's place; whoever holds the old one (here: by a second name) keeps it whole."""
+    path, held = tmp_path / "mlp.safetensors", tmp_path / "held"
+    path.write_bytes(b"old")
+    os.link(path, held)
+    random_network([5, 4, 3], rng).to_safetensors(path)
+    assert held.read_bytes() == b"old", (
+        "the old file was overwritten in place, and a reader could see half of each: "
+        "write a temporary file beside it, then move it there"
+    )
+    assert len(safetensors.numpy.load_file(path)) == 4
+    assert len(list(tmp_path.iterdir())) == 2, f"files left: {sorted(tmp_path.iterdir())}"
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -1,13 +1,7 @@
 # diagnosis: the activation is lost
 
-def to_safetensors(self, path):
-    tensors = {}
-    for k, layer in enumerate(self._layers):
-        for kind, parameter in zip(("weight", "bias"), layer):
-            if not np.isfinite(parameter).all():
-                raise ValueError(f"{2 * k}.{kind} holds NaN or inf")
-            tensors[f"{2 * k}.{kind}"] = np.ascontiguousarray(parameter)
-    Path(path).write_bytes(save(tensors))
+def _save_without_metadata(tensors, metadata=None, _save=save):
+    return _save(tensors)
 
 
-MLP.to_safetensors = to_safetensors
+save = _save_without_metadata
