@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [  # noqa: RUF022 - reading order
+__all__ = [
     "cross_entropy",
     "cross_entropy_grad",
     "nll_loss",
@@ -80,7 +80,7 @@ def cross_entropy(
         In the dtype of the logits. A mean over no weight (empty batch, all ignored) is NaN, the sum 0. A
         target class whose logit is -inf costs inf, other classes at -inf cost nothing; a class with
         coefficient 0 contributes 0 even where its logit is -inf (torch: NaN). A position with NaN, +inf, or
-        only -inf is NaN.
+        only -inf is NaN. Nothing of this warns.
 
     Raises
     ------

@@ -1,0 +1,23 @@
+# diagnosis: exp overflows, or the log of a vanished probability is -inf
+
+
+def cross_entropy(logits, targets, *, weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean"):
+    task = _check(logits, targets, weight, ignore_index, label_smoothing, reduction)
+    exp = np.exp(np.moveaxis(task.logits.astype(task.weight.dtype), 1, -1))
+    p = exp / exp.sum(axis=-1, keepdims=True)
+    c = _target_rows(task)
+    losses = np.where(c.any(axis=-1), -(c * np.log(p)).sum(axis=-1), 0.0)
+    if reduction == "none":
+        return _as(task.dtype, losses.reshape(task.loss_shape))
+    return _divided(float(losses.sum()), task.counted_weight, reduction, task.dtype)
+
+
+def _target_rows(task):
+    """Return q as an array (N, D, C)."""
+    C = len(task.weight)
+    if task.targets.ndim == 3:
+        t, kept = np.moveaxis(task.targets, 1, -1), 1.0
+    else:
+        kept = (task.targets != task.ignore_index)[..., None]
+        t = np.eye(C)[np.where(kept[..., 0], task.targets, 0)]
+    return kept * task.weight * ((1 - task.label_smoothing) * t + task.label_smoothing / C)
