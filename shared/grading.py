@@ -13,6 +13,10 @@ from typing import Any
 from shared.projects import Project
 
 
+# pytest's own plugins that a nested run does not need: they reach outside it, or collect garbage after each test
+NESTED_WITHOUT = ("cacheprovider", "faulthandler", "logging", "threadexception", "unraisableexception")
+
+
 @dataclass(frozen=True)
 class Grade:
     """What one test said about an answer."""
@@ -61,7 +65,8 @@ def grade_in_process(project: Project, answer: Path, *, stop_at_first: bool = Fa
     arguments = [
         str(project.folder / "tests"),
         f"--practice={answer}",
-        *("-p", "no:cacheprovider", "-p", "no:faulthandler", "--capture=sys", "-q"),
+        *(f"-pno:{name}" for name in NESTED_WITHOUT),
+        *("--capture=sys", "-q"),
         *(["-x"] if stop_at_first else []),
     ]
     output = io.StringIO()
