@@ -12,7 +12,6 @@ from typing import Any
 
 from shared.projects import Project
 
-
 # pytest's own plugins that a nested run does not need: they reach outside it, or collect garbage after each test
 NESTED_WITHOUT = ("cacheprovider", "faulthandler", "logging", "threadexception", "unraisableexception")
 
