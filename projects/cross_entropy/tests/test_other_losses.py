@@ -11,6 +11,7 @@ import cross_entropy as ce
 from shared.checks import assert_close, expect_error, unchanged
 
 LOG_PROBS = np.log(SOFTMAX)
+ZERO = {"a mean over nothing is NaN, as in torch": 0.0}
 
 
 # --- nll_loss -----------------------------------------------------------------------------------------------
@@ -102,17 +103,25 @@ def test_nll_equals_torch(shape, reduction, rng):
 @pytest.mark.grades("nll_loss")
 def test_nll_edges():
     """An impossible target costs inf, an ignored or weightless one nothing; a mean over nothing is NaN."""
-    log_probs = np.array([[0.0, -np.inf], [-np.inf, -0.5]])
-    assert_close(ce.nll_loss(log_probs, np.array([1, 1]), reduction="none"), np.array([np.inf, 0.5]))
-    assert_close(ce.nll_loss(log_probs, np.array([-100, 1])), 0.5, hint="an ignored position spoils the mean")
+    log_probs = np.array([[0.0, -np.inf], [-np.inf, -0.5], [-2.0, -0.25]])
+    losses = ce.nll_loss(log_probs, np.array([1, 1, 0]), reduction="none")
+    assert_close(losses, np.array([np.inf, 0.5, 2.0]))
     assert_close(
-        ce.nll_loss(log_probs, np.array([1, 1]), weight=[3.0, 0.0], reduction="sum"),
-        0.0,
-        hint="0 · inf is NaN; a target of weight 0 must contribute 0",
-        vacuous_ok="weight 0",
+        ce.nll_loss(log_probs, np.array([-100, -100, 0])),
+        2.0,
+        hint="0 · inf is NaN: an ignored target must contribute 0",
     )
-    assert_close(ce.nll_loss(log_probs, np.array([-100, -100])), np.nan, vacuous_ok="mean over nothing")
-    assert_close(ce.nll_loss(np.zeros((0, 2)), np.zeros(0, int)), np.nan, vacuous_ok="mean over nothing")
+    assert_close(
+        ce.nll_loss(log_probs, np.array([1, 0, 0]), weight=[3.0, 0.0], reduction="none"),
+        np.array([0.0, np.inf, 6.0]),
+        hint="0 · inf is NaN: a target of weight 0 must contribute 0",
+    )
+    assert_close(
+        ce.nll_loss(log_probs, np.full(3, -100)), np.nan, vacuous_ok="mean over nothing", mistakes=ZERO
+    )
+    assert_close(
+        ce.nll_loss(np.zeros((0, 2)), np.zeros(0, int)), np.nan, vacuous_ok="mean over nothing", mistakes=ZERO
+    )
 
 
 # --- binary_cross_entropy_with_logits -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-# diagnosis: 0 · (-inf) is NaN; a probability of 0 must contribute 0
+# diagnosis: 0 · inf is NaN: an ignored target must contribute 0
 
 
 def _times(coefficient, value):
