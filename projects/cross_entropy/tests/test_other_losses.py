@@ -385,11 +385,18 @@ def test_kl_of_the_same_distribution():
 
 @pytest.mark.grades("kl_divergence")
 def test_kl_edges():
-    """Exact at ±1e4; masked classes contribute nothing; an impossible event costs inf."""
+    """Exact at ±1e4; masked classes contribute nothing; an impossible event costs inf; a rare one counts."""
     p = np.array([[1e4, 0.0, -1e4], [0.0, 0.0, -np.inf], [0.0, 0.0, -np.inf], [0.0, 1.0, 0.0]])
     q = np.array([[0.0, 1e4, -1e4], [0.0, -np.inf, 0.0], [0.0, np.log(3.0), -np.inf], [0.0, np.nan, 0.0]])
     assert_close(
         ce.kl_divergence(p, q),
         np.array([1e4, np.inf, 0.5 * np.log(4 / 3), np.nan]),
         hint="stay in the log: softmax underflows, its log is -inf, and 0 · (-inf) is NaN but contributes 0",
+    )
+    rare = 1 / (1 + np.exp(20.0))  # p of the second class, which q all but excludes
+    assert_close(
+        ce.kl_divergence(np.array([0.0, -20.0]), np.array([0.0, -1e4])),
+        rare * (np.log(rare) + 1e4) + (1 - rare) * np.log1p(-rare),
+        rtol=1e-9,
+        hint="a class of small probability is dropped",
     )
