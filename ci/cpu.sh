@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # The two command lines of the README are taken from it, so that they are what is tested.
-readme_command() { sed -n "s/^\(python3 -m venv .* nox$1\)\$/\1/p" README.md | head -n 1; }
+readme_command() { sed -n "s/^\(python3 -m venv .*bin\/nox$1\)\$/\1/p" README.md | head -n 1; }
 test_command=$(readme_command "")
 tour_command=$(readme_command " -s tour")
 [ -n "$test_command" ] && [ -n "$tour_command" ] || { echo "README.md: no command line found"; exit 1; }
