@@ -78,7 +78,7 @@ ORACLES = {
 def mistakes(name, *inputs, **options):
     """Return what likely mistakes would give, by diagnosis, for float64 inputs."""
     x = inputs[0]
-    found = {}
+    found = {"looks like zeros": lambda: np.zeros(ORACLES[name](*inputs, **options).shape)}
     if "axis" in options or name in WITH_AXIS:
         for axis in range(-1, -x.ndim - 1, -1):
             where = f"looks like it works over axis {axis}, not over the axis asked for"
@@ -130,7 +130,7 @@ def arguments(name, x):
     return scipy.special.softmax(as_double(x), axis=-1).astype(dtype), np.cos(5 * as_double(x)).astype(dtype)
 
 
-def check(name, x, dtype=None, what=None, **options):
+def check(name, x, dtype=None, what=None, hint=None, **options):
     """Compare ``name(x)`` with its oracle, computed in float64 from the very numbers that the function got."""
     inputs = arguments(name, x)
     doubles = [as_double(value) for value in inputs]
@@ -145,6 +145,7 @@ def check(name, x, dtype=None, what=None, **options):
         n=doubles[0].shape[axis] if name in WITH_AXIS and doubles[0].ndim else 1,
         what=what or f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items()) or 'x'})",
         mistakes=mistakes(name, *doubles, **options),
+        hint=hint,
         **precision,
     )
 

@@ -19,26 +19,16 @@ from shared.gradcheck import assert_gradient, random_cotangent
 
 @pytest.mark.parametrize("function", UNARY)
 def test_large_inputs(function):
-    """±1e4 and ±3e38: no overflow, no NaN, no warning. exp overflows from 89 on in float32 and from 710 on in float64."""
+    """±1e4 and ±3e38: no overflow, no NaN, no warning. exp overflows from 89 on in float32, from 710 on in float64."""
     overflow = "overflows for large inputs: shift or rearrange, so that exp only sees what it can represent"
     for dtype, large in ((np.float32, 3e38), (np.float64, 1e300)):
-        for magnitude in (120.0, 1e4, large):
-            x = np.array([[-magnitude, 0.0, 1.0], [magnitude, 0.0, 1.0], [magnitude, magnitude, 0.0]], dtype)
-            with no_warning(overflow):
-                result = np.asarray(getattr(activations, function)(x))
-            assert not np.isnan(result).any(), f"{overflow}\n{function}({x}) contains NaN:\n{result}"
-            with np.errstate(all="ignore"):
-                expected = ORACLES[function](x.astype(np.float64))
-            tiny = float(np.finfo(dtype).tiny)
-            assert_close(
-                result,
-                expected,
-                dtype=dtype,
-                n=3,
-                atol=tiny,
-                what=f"{function} at {magnitude:g}",
-                hint=overflow,
-            )
+        for m in (120.0, 1e4, large):
+            for x in np.array([[-m, 0, 1], [m, 0, 1], [m, m, 0]], dtype):
+                with no_warning(overflow):
+                    result = getattr(activations, function)(x)
+                with np.errstate(all="ignore"):
+                    expected = ORACLES[function](x.astype(np.float64))
+                assert_close(result, expected, dtype=dtype, n=3, what=f"{function}({x})", hint=overflow)
 
 
 @pytest.mark.grades("softmax", "log_softmax", "logsumexp")
@@ -66,7 +56,8 @@ def test_infinities(function):
         with no_warning("infinities are legal inputs"):
             result = np.asarray(getattr(activations, function)(x, **options))
         message = f"{function}([-inf, inf]{shown}) must be {limits[function]}, got {result}: inf·0 is NaN, not the limit"
-        assert np.array_equal(result, limits[function]), message
+        same = np.array_equal(result, limits[function])
+        assert same, message
 
 
 @pytest.mark.parametrize("function", [*ELEMENTWISE, *GRADIENTS])
@@ -105,7 +96,8 @@ def test_rows_with_infinities_or_nan():
                 )
                 assert_close(rows[row], ORACLES[name](x[row]), n=3, what=f"{name} of {x[row]}", hint=message)
             for row in spoiled[name]:
-                assert np.isnan(rows[row]).all(), f"{name} of {x[row]}: {reasons[row]}, got {rows[row]}"
+                spoilt = bool(np.isnan(rows[row]).all())
+                assert spoilt, f"{name} of {x[row]}: {reasons[row]}, got {rows[row]}"
         sums = activations.logsumexp(data, axis=axis)
         for row, limit in limits.items():
             assert sums[row] == limit, (
@@ -151,8 +143,8 @@ TAILS = {  # what mpmath says, and where the digits are in danger
 }
 
 
-@pytest.mark.parametrize("function", list(TAILS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("function", list(TAILS))
 def test_tiny_results_keep_their_digits(function, dtype):
     """Relative accuracy, checked in 30 digits: log(sigmoid(-20)) must not be log(0)."""
     formula, (low, high) = TAILS[function]
