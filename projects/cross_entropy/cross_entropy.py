@@ -199,7 +199,7 @@ def nll_loss(
     Raises
     ------
     ValueError
-        Class index out of range or weight negative, wrong shape, unknown reduction; named as by `cross_entropy`.
+        Class index out of range, negative weight, wrong shape, unknown reduction; named as by `cross_entropy`.
     TypeError
         Complex or object log-probabilities, targets that are not integers.
     """
@@ -452,7 +452,7 @@ def _coefficients(
 
 
 def _sum(a: Array, axis: int) -> Array:
-    """Sum a matrix over `axis` as a product with ones, which BLAS does 2 to 4 times as fast as NumPy's sum."""
+    """Sum a matrix over `axis` as a product with ones, which BLAS does faster than NumPy's sum."""
     ones = np.ones(a.shape[axis], a.dtype)
     return ones @ a if axis == 0 else a @ ones
 

@@ -6,7 +6,7 @@ import torch
 
 BOTH = pytest.mark.parametrize("function", ["cross_entropy", "cross_entropy_grad"])
 
-# Softmax of these rows has the denominators 8, 8, 10 and 5; the targets have 5/8, 1/2, 1/5 and 3/5 of the mass.
+# Softmax of these rows has the denominators 8, 8, 10 and 5; the targets have 5/8, 1/2, 1/5 and 3/5 of it.
 COUNTS = np.array([[1.0, 2.0, 5.0], [4.0, 3.0, 1.0], [2.0, 2.0, 6.0], [3.0, 1.0, 1.0]])
 LOGITS = np.log(COUNTS)
 SOFTMAX = COUNTS / COUNTS.sum(axis=1, keepdims=True)

@@ -299,7 +299,7 @@ def test_probabilities(rng):
 
 @pytest.mark.grades("cross_entropy")
 def test_probabilities_with_weight(rng):
-    """With probabilities every class is weighted, and the mean divides by the number of positions, as in torch."""
+    """With probabilities every class is weighted; the mean divides by the number of positions, as in torch."""
     p = random_probabilities(rng, (4, 3))
     surprise = -np.log(SOFTMAX)
     expected = (WEIGHT * p * surprise).sum(axis=1)
@@ -310,6 +310,13 @@ def test_probabilities_with_weight(rng):
             "weight is ignored for probabilities": (p * surprise).sum(axis=1).mean(),
             "for probabilities the mean divides by the number of positions": expected.sum()
             / (WEIGHT * p).sum(),
+        },
+    )
+    assert_close(
+        ce.cross_entropy(LOGITS, 0.5 * p),
+        0.5 * (p * surprise).sum(axis=1).mean(),
+        mistakes={
+            "for probabilities the mean divides by the number of positions": (p * surprise).sum(axis=1).mean()
         },
     )
 
@@ -350,7 +357,8 @@ def test_large_logits():
         expected,
         rtol=4e-16,
         atol=0.0,
-        hint="exp overflows, or the log of a vanished probability is -inf: subtract the maximum, stay in the log",
+        hint="exp overflows, or the log of a vanished probability is -inf: subtract the maximum, "
+        "stay in the log",
         mistakes={"the probability is clipped before the log": clipped},
     )
 

@@ -123,7 +123,7 @@ def test_gradient_is_the_derivative(smoothing, rng):
 @BOTH
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_masked_classes(function, smoothing, rng):
-    """Logits of -inf: other classes at -inf cost nothing, a target at -inf costs inf; the gradient stays finite."""
+    """Other classes at -inf cost nothing, a target at -inf costs inf; the gradient stays finite."""
     logits = np.array([[1.0, -np.inf, 2.0, 0.5], [0.3, -np.inf, 1.0, 2.0], [1.0, 0.5, -np.inf, 0.1]])
     targets, options = np.array([0, 1, 3]), {"label_smoothing": smoothing, "reduction": "none"}
     assert_close(
@@ -191,7 +191,7 @@ def test_ignored_positions_may_hold_anything(function, poison):
 @BOTH
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_nothing_counts(function, smoothing):
-    """All ignored: mean NaN, sum 0, gradient 0. All targets of weight 0: the gradient of the mean is NaN as well."""
+    """All ignored: mean NaN, sum 0, gradient 0. All of weight 0: the gradient of the mean is NaN as well."""
     targets, is_loss = np.full(4, -100), function == "cross_entropy"
     for reduction in ("mean", "sum"):
         assert_close(
@@ -246,7 +246,7 @@ def test_integer_logits(function):
 @pytest.mark.grades("cross_entropy")
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_single_and_half_precision(dtype, rng):
-    """As accurate as the dtype allows, for large logits too; float16 overflows unless it is computed in float32."""
+    """As accurate as the dtype allows, for large logits too; float16 overflows unless computed in float32."""
     logits, targets = rng.standard_normal((3, 3000)).astype(dtype), np.array([5, 2999, 0])
     for scale in (0.1, 1.0, 100.0):
         scaled = (scale * logits).astype(dtype)
