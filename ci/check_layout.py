@@ -61,8 +61,11 @@ def project_problems(project: Project) -> Iterator[str]:
         yield f"no committed results: nox -s bench -- {project.name}"
     if lacking := set(project.dependencies) - set(project.dev):
         yield f"dependency-groups.dev lacks {sorted(lacking)}, so `pip install --group dev` is not enough"
-    if not fill_readme(folder / "README.md", write=False):
-        yield "README.md: a generated block is out of date; run python -m shared.readme"
+    try:
+        if not fill_readme(folder / "README.md", write=False):
+            yield "README.md: a generated block is out of date; run python -m shared.readme"
+    except ValueError as error:
+        yield str(error)
     yield from _topic_problems(project)
     yield from _drill_problems(project)
     yield from _judge_problems(project)

@@ -40,6 +40,10 @@ def _block(folder: Path, kind: str) -> str:
             f"- **{drill.question}** {drill.answer} (`{drill.evidence}`)" for drill in load_drills(folder)
         )
     demo = read_demo(folder)
+    if key and key not in demo.get(f"{'table' if name == 'demo' else name}s", {}):
+        raise ValueError(
+            f"{folder.name}/README.md: generated:{kind} is not in results/demo.json (or no such kind)"
+        )
     if name == "numbers":
         return _table(
             ["measured by `python demo.py`", ""], [[n["label"], n["text"]] for n in demo["numbers"].values()]
@@ -51,7 +55,7 @@ def _block(folder: Path, kind: str) -> str:
         table = demo["tables"][key]
         caption = f"\n\n*{table['caption']}*" if table["caption"] else ""
         return _table(table["columns"], table["rows"]) + caption
-    raise ValueError(f"{folder / 'README.md'}: unknown block generated:{kind}")
+    raise ValueError(f"{folder.name}/README.md: unknown block generated:{kind}")
 
 
 def read_demo(folder: Path, where: str = "results") -> dict[str, Any]:

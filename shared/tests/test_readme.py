@@ -72,10 +72,11 @@ def test_blocks_are_filled_from_what_was_measured(mini, monkeypatch):
     assert fill_readme(readme, write=False)
 
 
-def test_an_unknown_block_is_an_error(mini):
+@pytest.mark.parametrize("kind", ["nonsense", "demo:absent", "figure:absent", "nonsense:absent"])
+def test_an_unknown_block_is_an_error(mini, kind):
     readme = mini.folder / "README.md"
-    readme.write_text("<!-- generated:nonsense -->\n<!-- /generated -->")
-    with pytest.raises(ValueError, match="unknown block generated:nonsense"):
+    readme.write_text(f"<!-- generated:{kind} -->\n<!-- /generated -->")
+    with pytest.raises(ValueError, match=f"generated:{kind}"):
         fill_readme(readme)
 
 
