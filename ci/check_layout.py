@@ -97,12 +97,8 @@ def _drill_problems(project: Project) -> Iterator[str]:
 def _judge_problems(project: Project) -> Iterator[str]:
     if len(project.wrong) < LEAST_WRONG:
         yield f"{len(project.wrong)} wrong solutions, at least {LEAST_WRONG} are needed"
-    diagnoses = {}
     for path in project.wrong:
-        diagnosis = read_wrong(path, project).diagnosis
-        if diagnosis in diagnoses:
-            yield f"{path.name} and {diagnoses[diagnosis]} have the same diagnosis: which mistake is it?"
-        diagnoses[diagnosis] = path.name
+        read_wrong(path, project)  # raises for a file without a diagnosis
     for unit, hints in project.hints.items():
         if tuple(hints) != LEVELS or not all(text.strip() for text in hints.values()):
             yield f"hints.toml: {unit} needs {', '.join(LEVELS)}"

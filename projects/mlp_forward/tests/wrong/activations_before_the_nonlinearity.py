@@ -1,5 +1,6 @@
 # diagnosis: the hidden layer is listed before its activation
 
+
 def activations(self, x):
     x, outputs = self._checked(x), []
     for weight, bias in self._layers:

@@ -1,5 +1,6 @@
 # diagnosis: each layer needs an array of its own
 
+
 def activations(self, x):
     x, outputs, buffers = self._checked(x), [], {}
     for k, (weight, bias) in enumerate(self._layers):

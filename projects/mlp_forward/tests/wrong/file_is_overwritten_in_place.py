@@ -1,5 +1,6 @@
 # diagnosis: the old file was overwritten in place
 
+
 def to_safetensors(self, path):
     tensors = {}
     for k, layer in enumerate(self._layers):

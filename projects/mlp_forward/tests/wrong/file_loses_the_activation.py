@@ -1,5 +1,6 @@
 # diagnosis: the activation is lost
 
+
 def _save_without_metadata(tensors, metadata=None, _save=save):
     return _save(tensors)
 

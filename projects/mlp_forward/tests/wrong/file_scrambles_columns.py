@@ -1,5 +1,6 @@
 # diagnosis: the memory of a column-major weight was copied as it lies
 
+
 def to_safetensors(self, path):
     tensors = {}
     for k, (weight, bias) in enumerate(self._layers):

@@ -1,5 +1,6 @@
 # diagnosis: activation='tanh' is ignored: this is relu
 
+
 def forward(self, x):
     x = self._checked(x)
     for weight, bias in self._layers[:-1]:

@@ -1,5 +1,6 @@
 # diagnosis: an input of nan is accepted
 
+
 def _checked(self, x):
     x = np.asarray(x)
     _float_dtype(x)

@@ -1,5 +1,6 @@
 # diagnosis: the last axis is right only for rank 2
 
+
 def predict_proba(self, x):
     logits = self.forward(x)
     axis = min(1, logits.ndim - 1)

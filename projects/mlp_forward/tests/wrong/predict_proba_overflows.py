@@ -1,5 +1,6 @@
 # diagnosis: exp overflows
 
+
 def predict_proba(self, x):
     with np.errstate(all="ignore"):
         e = np.exp(self.forward(x))

@@ -1,5 +1,6 @@
 # diagnosis: overflow encountered in exp
 
+
 def _outputs(self, x):
     outputs = []
     for weight, bias in self._layers[:-1]:
