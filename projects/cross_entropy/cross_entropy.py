@@ -94,8 +94,8 @@ def cross_entropy(
     Notes
     -----
     The error is a few roundings of max(1, loss), for logits of any size: ±1e4 is as exact as ±1. Memory
-    beside the result: one block of a megabyte (two with probabilities), and copies of logits and targets
-    whose strides do not allow d1, ..., dk to be merged.
+    beside the result: a block of a megabyte (two with probabilities) and vectors for its positions, whatever
+    the size of the logits; and copies of logits and targets whose strides do not allow d1, ..., dk to be merged.
 
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 6.2.2.3, 2016; label smoothing:
     Szegedy et al., arXiv 1512.00567, section 7, 2015.
@@ -530,8 +530,9 @@ def _check(
 def _counted_weight(targets: Array, weight: Array, ignore_index: int, *, weighted: bool) -> float:
     """Sum the weights of the targets that count, and refuse a target that is no class."""
     C, flat, total = len(weight), targets.ravel(), 0.0
-    for start in range(0, flat.size, _BLOCK_BYTES):
-        chunk = flat[start : start + _BLOCK_BYTES]
+    step = _BLOCK_BYTES // 8
+    for start in range(0, flat.size, step):
+        chunk = flat[start : start + step]
         counted = chunk != ignore_index
         bad = counted & ((chunk < 0) | (chunk >= C))
         if bad.any():

@@ -79,20 +79,20 @@ def mistakes(name, *inputs, **options):
     """Return what likely mistakes would give, by diagnosis, for float64 inputs."""
     x = inputs[0]
     found = {"looks like zeros": lambda: np.zeros(ORACLES[name](*inputs, **options).shape)}
-    if "axis" in options or name in WITH_AXIS:
-        for axis in range(-1, -x.ndim - 1, -1):
-            where = f"looks like it works over axis {axis}, not over the axis asked for"
+    if name in WITH_AXIS and x.ndim > 1:
+        for axis in set(range(x.ndim)) - {options.get("axis", -1) % x.ndim}:
+            where = f"looks like it works over axis {axis - x.ndim}, not over the axis asked for"
             found[where] = lambda axis=axis: ORACLES[name](*inputs, axis=axis)
         found["looks like the sum runs over the whole array, not along the axis"] = lambda: ORACLES[name](
             *(a.ravel() for a in inputs)
         ).reshape(x.shape if name != "logsumexp" else ())
-    if name in ("leaky_relu", "leaky_relu_grad"):
+    if "negative_slope" in options:
         found["looks like negative_slope is ignored"] = lambda: ORACLES[name](x)
-    if name in ("gelu", "gelu_grad"):
+    if "approximate" in options:
         found["looks like approximate is ignored"] = lambda: ORACLES[name](x)
-        found["looks like the tanh formula; approximate='none' asks for the exact one"] = lambda: ORACLES[
-            name
-        ](x, approximate="tanh")
+    elif name in ("gelu", "gelu_grad"):
+        exact = "looks like the tanh formula; approximate='none' asks for the exact one"
+        found[exact] = lambda: ORACLES[name](x, approximate="tanh")
     with np.errstate(all="ignore"):
         found |= {
             "gelu": {

@@ -66,9 +66,8 @@ def test_nan_stays_nan(function):
     x = np.array([-1.0, np.nan, 2.0])
     with no_warning("NaN is a legal input"):
         result = np.asarray(getattr(activations, function)(x))
-    assert np.isnan(result[1]), (
-        f"{function}(NaN) must be NaN, got {result[1]}: a NaN that vanishes hides the bug behind it"
-    )
+    kept = bool(np.isnan(result[1]))
+    assert kept, f"{function}(NaN) must be NaN, got {result[1]}: a NaN that vanishes hides the bug behind it"
     assert_close(result[::2], ORACLES[function](x[::2]), what=f"{function} beside a NaN")
 
 
@@ -100,9 +99,8 @@ def test_rows_with_infinities_or_nan():
                 assert spoilt, f"{name} of {x[row]}: {reasons[row]}, got {rows[row]}"
         sums = activations.logsumexp(data, axis=axis)
         for row, limit in limits.items():
-            assert sums[row] == limit, (
-                f"logsumexp of {x[row]} is {limit}, got {sums[row]}: take care of inf - inf"
-            )
+            same = bool(sums[row] == limit)
+            assert same, f"logsumexp of {x[row]} is {limit}, got {sums[row]}: take care of inf - inf"
 
 
 @pytest.mark.grades("softmax", "log_softmax", "logsumexp")
