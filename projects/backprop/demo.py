@@ -248,8 +248,8 @@ def ravines(demo: Demo) -> None:
     demo.figure(
         "ravine",
         fig,
-        alt="Four paths from the left end of a narrow valley to its minimum. SGD zigzags across, momentum swings and "
-        "speeds up, RMSprop and Adam go almost straight.",
+        alt="Four paths from the left end of a narrow valley to its minimum. SGD creeps along the floor, momentum swings "
+        "across and speeds up, RMSprop and Adam come down the wall and along the floor at the same pace.",
         caption=f"Each optimizer at its best learning rate on a ravine {STEEPNESS} times steeper across than along.",
     )
 
