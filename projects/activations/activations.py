@@ -689,7 +689,7 @@ def _run_in_blocks(kernel: Callable[..., object], result: Array, *operands: Arra
     """
     if operands[0].size == 0:
         return
-    dtype = np.result_type(result, np.float32)
+    dtype = np.promote_types(result.dtype, np.float32)
     step = max(1, _BLOCK // math.prod(operands[0].shape[1:]))
     with np.errstate(all="ignore"):
         for start in range(0, len(result), step):

@@ -95,6 +95,7 @@ def compare_sigmoid(bench: Benchmark, x: Any, case: str, targets: dict[str, dict
         peers={
             "scipy": lambda: scipy.special.expit(x, out=out),
             "torch": lambda: torch.sigmoid(tensor, out=tensor_out),
+            "np.exp alone": lambda: np.exp(x, out=out),
             "copy": lambda: np.copyto(out, x),
         },
         targets=targets[INTO],

@@ -183,7 +183,8 @@ def vanishing_gradients(demo: Demo, depth: int = 30, width: int = 256) -> None:
         axis.semilogy(np.arange(1, depth + 1), median, color=kind.colour, label=kind.name)
         rows.append([kind.name, *(f"{median[k - 1]:.1e}" for k in (1, 10, 20, 30))])
         key = kind.name.lower()
-        demo.number(f"gradient_{key}", median[-1], ".2g", f"gradient left after {depth} layers, {kind.name}")
+        fmt = ".0%" if median[-1] > 0.01 else ".1e"
+        demo.number(f"gradient_{key}", median[-1], fmt, f"gradient left after {depth} layers, {kind.name}")
     axis.set(xlabel="layers that the gradient has come back through", ylabel="gradient norm, relative")
     axis.legend(frameon=False)
     demo.table(
