@@ -94,8 +94,9 @@ def cross_entropy(
     Notes
     -----
     The error is a few roundings of max(1, loss), for logits of any size: ±1e4 is as exact as ±1. Memory
-    beside the result: a block of a megabyte (two with probabilities) and vectors for its positions, whatever
-    the size of the logits; and copies of logits and targets whose strides do not allow d1, ..., dk to be merged.
+    beside the result: a block of a megabyte (two with probabilities) and as much again for its positions,
+    whatever the size of the logits; and copies of logits and targets whose strides do not allow d1, ..., dk to
+    be merged.
 
     Source: Goodfellow, Bengio and Courville, "Deep Learning", section 6.2.2.3, 2016; label smoothing:
     Szegedy et al., arXiv 1512.00567, section 7, 2015.
@@ -395,7 +396,7 @@ def _blocks(task: _Task, weight: Array) -> Iterator[tuple[tuple[slice, slice], A
     N, C, D = task.logits.shape
     rows_are_contiguous = task.logits.strides[1] == task.logits.itemsize
     class_axis = 1 if C >= (64 if rows_are_contiguous else 512) else 0
-    positions = max(1, _BLOCK_BYTES // (C * weight.itemsize))
+    positions = max(1, _BLOCK_BYTES // (max(C, 8) * weight.itemsize))  # 8: so much the position vectors take
     n_step, d_step = max(1, min(N, positions // max(1, D))), max(1, min(D, positions))
     z_buffer = np.empty(C * n_step * d_step, weight.dtype)
     q_buffer = np.empty(z_buffer.size if task.targets.ndim == 3 else 0, weight.dtype)

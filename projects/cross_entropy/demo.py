@@ -135,7 +135,7 @@ def learning(demo: Demo, digits: Digits) -> Any:
     steps, zero = 400, np.zeros((65, 10))
     rates = {"cross-entropy": [1.0, 2.0, 4.0, 8.0], "squared error": [4.0, 16.0, 64.0, 256.0]}
     curves: dict[tuple[str, str], list[float]] = {}
-    with demo.progress("training", total=12) as advance:
+    with demo.progress("training", total=13) as advance:
         wrong_labels = digits._replace(y=(digits.y + 1) % 10)  # every digit is taken for the next one
         wrong = 3 * descend(wrong_labels, zero, cross_entropy_grad, 3.0, 1000)[0]
         advance()
@@ -149,8 +149,10 @@ def learning(demo: Demo, digits: Digits) -> Any:
                     models[name], chosen = W, rate
             curves[WRONG, name] = descend(digits, wrong, gradient, chosen, steps)[1]
             advance()
-        _, hasty = descend(digits, wrong, squared_error_grad, 256 * chosen, steps)
-        advance()
+        hasty = {}
+        for key, start in (("wrong", wrong), ("zero", zero)):
+            hasty[key] = descend(digits, start, squared_error_grad, 256 * chosen, steps)[1][-1]
+            advance()
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for axis, start in zip(axes, ("from zero", WRONG), strict=True):
         axis.plot(curves[start, "cross-entropy"], color=BLUE, linewidth=2, label="cross-entropy")
@@ -174,8 +176,9 @@ def learning(demo: Demo, digits: Digits) -> Any:
         for short, name in (("ce", "cross-entropy"), ("mse", "squared error")):
             label = f"accuracy after {steps} steps {start}, {name}"
             demo.number(f"{short}_accuracy_{key}", curves[start, name][-1], ".1%", label)
-    label = "the same, squared error with 256 times the learning rate"
-    demo.number("mse_accuracy_hasty", hasty[-1], ".1%", label)
+    label = "squared error with 256 times the learning rate"
+    demo.number("mse_accuracy_wrong_hasty", hasty["wrong"], ".1%", f"the same, {label}")
+    demo.number("mse_accuracy_zero_hasty", hasty["zero"], ".1%", f"from zero, {label}")
     return models["cross-entropy"]
 
 
