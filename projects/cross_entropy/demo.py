@@ -133,9 +133,9 @@ def learning(demo: Demo, digits: Digits) -> Any:
     losses = {"cross-entropy": cross_entropy_grad, "squared error": squared_error_grad}
     models = {}
     steps, zero = 400, np.zeros((65, 10))
-    rates = {"cross-entropy": [1.0, 2.0, 4.0, 8.0], "squared error": [4.0, 16.0, 64.0, 256.0]}
+    rates = {"cross-entropy": [1.0, 2.0, 4.0], "squared error": [4.0, 16.0, 64.0]}
     curves: dict[tuple[str, str], list[float]] = {}
-    with demo.progress("training", total=13) as advance:
+    with demo.progress("training", total=11) as advance:
         wrong_labels = digits._replace(y=(digits.y + 1) % 10)  # every digit is taken for the next one
         wrong = 3 * descend(wrong_labels, zero, cross_entropy_grad, 3.0, 1000)[0]
         advance()
@@ -225,7 +225,7 @@ def smoothing(demo: Demo, digits: Digits) -> None:
     rng = np.random.default_rng(0)
     R = rng.standard_normal((65, 300)) / 4
     H, H_test = np.maximum(digits.X @ R, 0), np.maximum(digits.X_test @ R, 0)
-    onehot, steps = np.eye(10, dtype=bool)[digits.y], 1500
+    onehot, steps = np.eye(10, dtype=bool)[digits.y], 1000
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     rows = []
     with demo.progress("label smoothing", total=steps * len(shares)) as advance:
