@@ -434,17 +434,22 @@ def test_backward_matches_own_forward(function, rng):
 
 
 @every_layer
-def test_backward_overwrites_gradients(function, rng):
-    """A later forward and backward replace the gradients of an earlier one."""
+def test_backward_belongs_to_the_latest_forward(function, rng):
+    """Nothing is left of an earlier forward and backward: neither what was saved nor the gradients."""
     layer, x, cotangent = build(function, rng)
-    expected_x = layer.backward(cotangent).copy()
-    expected = {name: gradient.copy() for name, gradient in layer.gradients.items()}
-    layer.forward(random_cotangent(x.shape, rng), training=True)
-    layer.backward(random_cotangent(cotangent.shape, rng))
-    layer.forward(x, training=True)
-    assert_close(layer.backward(cotangent), expected_x, rtol=1e-12, what="gradient of x after another pass")
-    hint = "the gradient depends on an earlier backward: overwrite it, do not accumulate"
-    for name, value in expected.items():
+    fresh = CASES[function].make(rng, np.float64)
+    for name, value in layer.parameters.items():
+        fresh.parameters[name][...] = value
+    layer.backward(cotangent)
+    later, later_cotangent = random_cotangent(x.shape, rng), random_cotangent(cotangent.shape, rng)
+    grads = []
+    for each in (layer, fresh):
+        each.forward(later, training=True)
+        grads.append(each.backward(later_cotangent))
+    hint = "backward uses what an earlier forward saved: save it anew each time"
+    assert_close(grads[0], grads[1], rtol=1e-12, what="gradient of x after another pass", hint=hint)
+    hint = "the gradient depends on an earlier pass: overwrite it, do not accumulate, and save the input anew"
+    for name, value in fresh.gradients.items():
         assert_close(layer.gradients[name], value, rtol=1e-12, what=f"gradient of {name}", hint=hint)
 
 

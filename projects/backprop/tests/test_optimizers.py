@@ -238,7 +238,7 @@ def likely_mistakes(function, options, parameters, gradients, name):
         mistakes["the decay is not multiplied by lr"] = torch_with(
             "AdamW", options | {"weight_decay": no_decay["weight_decay"] / options.get("lr", 1e-3)}
         )
-    if function == "Adam":
+    if function == "Adam" and "weight_decay" in options:
         mistakes["the decay is decoupled: in Adam it is an L2 term in the gradient"] = torch_with(
             "AdamW", {"weight_decay": 0.0} | options
         )
