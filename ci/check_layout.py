@@ -42,10 +42,16 @@ def problems(root: Path) -> Iterator[str]:
         yield f"two projects share an order: {orders}"
     if not fill_readme(root / "README.md", write=False):
         yield "README.md: a generated block is out of date; run python -m shared.readme"
+    for folder in sorted(path for path in (root / "projects").iterdir() if path.is_dir()):
+        if any(folder.glob("*.*")) and not (folder / "pyproject.toml").exists():
+            yield f"{folder.name}: no pyproject.toml"
     for project in projects:
         if f"projects/{project.name}/" not in readme:
             yield f"README.md: no row for {project.name}"
-        yield from (f"{project.name}: {problem}" for problem in project_problems(project))
+        try:
+            yield from (f"{project.name}: {problem}" for problem in project_problems(project))
+        except (ValueError, TypeError, KeyError) as error:  # a data file that cannot be read
+            yield f"{project.name}: {type(error).__name__}: {error}"
 
 
 def project_problems(project: Project) -> Iterator[str]:

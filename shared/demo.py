@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -46,7 +47,7 @@ class Demo:
         """Print ``label: value`` and keep it; drills quote it as ``{key}``. `fmt` is a format specification."""
         text = format(value, fmt)
         self._content["numbers"][key] = {"value": float(value), "text": text, "label": label}
-        self.console.print(f"{label}: [bold]{text}[/]", highlight=False)
+        self.console.print(f"{escape(label)}: [bold]{escape(text)}[/]", highlight=False)
 
     def table(
         self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str | None = None
@@ -71,7 +72,9 @@ class Demo:
             )
         figure.savefig(self._build / f"{key}.png", dpi=110, bbox_inches="tight")
         self._content["figures"][key] = {"alt": alt, "caption": caption}
-        self.console.print(f"figure: {(self._build / key).relative_to(self._folder)}.svg  [dim]{caption}[/]")
+        self.console.print(
+            f"figure: {(self._build / key).relative_to(self._folder)}.svg  [dim]{escape(caption)}[/]"
+        )
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:

@@ -110,12 +110,12 @@ def marks(units: Iterable[str], grades: Iterable[Grade]) -> dict[str, str]:
     found = {}
     for unit in units:
         outcomes = {grade.outcome for grade in grades if unit in grade.units}
-        if "blank" in outcomes and "passed" not in outcomes:
-            found[unit] = "blank"
-        elif "passed" in outcomes and not outcomes & {"failed", "blank"} and not whole_file_fails:
-            found[unit] = "passing"
-        else:
+        if "failed" in outcomes or whole_file_fails:
             found[unit] = "failing"
+        elif "blank" in outcomes:
+            found[unit] = "blank"
+        else:
+            found[unit] = "passing" if "passed" in outcomes else "failing"
     return found
 
 

@@ -88,6 +88,19 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return None
 
 
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Keep pytest from importing a wrong solution as a test module when its path is named."""
+    project = parent.config.stash.get(PROJECT, None)
+    if project is not None and module_path in project.wrong:
+        return _NoTests.from_parent(parent, path=module_path)
+    return None
+
+
+class _NoTests(pytest.File):
+    def collect(self) -> Iterable[pytest.Item]:
+        return []
+
+
 class _JudgeFile(pytest.File):
     """A file whose only test is about the judge itself."""
 
@@ -213,6 +226,8 @@ def _grade(item: pytest.Function, call: pytest.CallInfo[None], report: pytest.Te
         error = call.excinfo.value
         blank = call.excinfo.errisinstance(NotImplementedError)
         outcome = "blank" if blank and report.failed else outcome
+        if outcome == "skipped" and report.when == "call" and ANSWER in item.config.stash:
+            outcome = "failed"  # the tests skip before they call; so it was the answer that did
         message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
         answer = item.config.stash.get(ANSWER, None)
         for entry in call.excinfo.traceback:
@@ -254,6 +269,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if cuda_required():
         pytest.fail("REQUIRE_CUDA=1 promises a CUDA device, but the driver offers none")
     pytest.skip("no CUDA device on this machine")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Run each test with NumPy's own error settings: an answer may not silence its warnings for good."""
+    with np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"):
+        return (yield)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ grades it with the project's own tests and shows the first failure. Without a pr
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,7 @@ from shared.progress import Practice, timestamp
 from shared.projects import ROOT, Project, load_projects
 
 LEVELS = ("nudge", "idea", "formula")
-GRADING_LIMIT_S = 900
+GRADING_LIMIT_S = 300
 STYLES = {"passing": "green", "failing": "red", "blank": "dim"}
 UNICODE = {"passing": "✓", "failing": "✗", "blank": "·"}
 ASCII = {"passing": "+", "failing": "x", "blank": "."}
@@ -37,7 +39,10 @@ ASCII = {"passing": "+", "failing": "x", "blank": "."}
 
 def grade(practice: Practice, project: Project) -> list[Grade] | str:
     """Grade the learner's files in a fresh process; return the grades, or why there are none."""
+    digest = practice.digest(project)  # before the run: an edit during it is not graded yet
     for path in practice.files(project):
+        if not path.exists():
+            return f"{path.name} is gone; run this again for a blank"
         try:
             compile(path.read_text(encoding="utf-8"), path.name, "exec")
         except (SyntaxError, UnicodeDecodeError) as error:
@@ -51,6 +56,9 @@ def grade(practice: Practice, project: Project) -> list[Grade] | str:
                 cwd=project.folder,
                 capture_output=True,
                 text=True,
+                encoding="utf-8",
+                errors="replace",
+                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
                 timeout=GRADING_LIMIT_S,
             )
         except subprocess.TimeoutExpired:
@@ -60,7 +68,7 @@ def grade(practice: Practice, project: Project) -> list[Grade] | str:
         rows = json.loads(answers.read_text(encoding="utf-8"))
     grades = [Grade(**{**row, "units": tuple(row["units"])}) for row in rows]
     verdicts = marks(project.units, grades)
-    practice.remember(project, marks=verdicts, digest=practice.digest(project))
+    practice.remember(project, marks=verdicts, digest=digest)
     return grades
 
 
@@ -97,7 +105,7 @@ def grade_and_show(practice: Practice, project: Project) -> None:
         body.append(f"\nraised in {problem.where}", style="dim")
     title = ", ".join(problem.units) or "the whole file"
     console.print(Panel(body, title=title, title_align="left", border_style="red"))
-    console.print(f"Stuck? {again} --hint", highlight=False)
+    console.print(f"Stuck? {again} --hint{f' {problem.units[0]}' if problem.units else ''}", highlight=False)
 
 
 def watch(practice: Practice, project: Project) -> None:
@@ -187,6 +195,13 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
     parser.add_argument("--solution", action="store_true", help="show the reference, once you pass")
     parser.add_argument("--give-up", action="store_true", help="with --solution: show it now")
     options = parser.parse_args(arguments)
+    asked = options.watch or options.hint is not None or options.reset or options.solution
+    if options.project is None and asked:
+        parser.error(f"which project? One of {', '.join(projects)}")
+    if options.give_up and not options.solution:
+        parser.error("--give-up goes with --solution")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode still shows the diagnosis
     console = Console()
     practice = Practice(folder, console)
     if options.project is None:
@@ -210,4 +225,9 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except OSError as problem:  # a folder that cannot be written, a file that is a folder
+        raise SystemExit(f"practice: {problem}") from None

@@ -30,7 +30,7 @@ class Practice:
         try:
             progress = json.loads(self._state.read_text(encoding="utf-8"))
             if isinstance(progress, dict) and all(isinstance(entry, dict) for entry in progress.values()):
-                return progress
+                return {name: _readable(entry) for name, entry in progress.items()}
         except FileNotFoundError:
             return {}
         except ValueError:  # not JSON, or not UTF-8
@@ -43,7 +43,11 @@ class Practice:
         return {}
 
     def remember(self, project: Project, **changes: Any) -> None:
-        """Update one project's entry; the file is replaced in one step, so that a crash leaves the old or the new."""
+        """Update one project's entry; the file is replaced in one step, so that a crash leaves the old or the new.
+
+        It is read again first: another terminal may have written since.
+        """
+        self.progress = self._load()
         self.progress.setdefault(project.name, {}).update(changes)
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False, encoding="utf-8") as file:
@@ -91,6 +95,17 @@ class Practice:
         """Fingerprint the learner's files, to see whether they changed since they were graded."""
         content = b"".join(path.read_bytes() for path in self.files(project) if path.exists())
         return hashlib.sha256(content).hexdigest()
+
+
+def _readable(entry: dict[str, Any]) -> dict[str, Any]:
+    """Keep of one project's entry what has the right type; the file may have been edited by hand."""
+    kinds: dict[str, type] = {"marks": str, "hints": int}
+    kept = dict(entry)
+    for what, kind in kinds.items():
+        values = entry.get(what)
+        values = values if isinstance(values, dict) else {}
+        kept[what] = {unit: value for unit, value in values.items() if isinstance(value, kind)}
+    return kept
 
 
 def timestamp() -> str:

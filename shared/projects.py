@@ -64,7 +64,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 def load_project(folder: Path) -> Project:
     """Read one project's pyproject.toml."""
     data = read_toml(folder / "pyproject.toml")
-    own = data["tool"]["groundwork"]
+    try:
+        return _project(folder, data, data["tool"]["groundwork"])
+    except KeyError as missing:
+        raise ValueError(f"{folder / 'pyproject.toml'} lacks {missing}") from None
+
+
+def _project(folder: Path, data: dict[str, Any], own: dict[str, Any]) -> Project:
     return Project(
         folder=folder,
         description=data["project"]["description"],

@@ -17,6 +17,7 @@ from typing import Any
 
 import jinja2
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared.device import cpu_name
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stops.append(stop)
             bar.advance(task)
             failed = (
-                f"[red]failed[/]: {stop.error.splitlines()[-1]}"
+                f"[red]failed[/]: {escape(stop.error.splitlines()[-1])}"
                 if stop.error
                 else f"{len(stop.figures)} figures"
             )

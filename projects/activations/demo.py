@@ -243,7 +243,8 @@ def temperature(demo: Demo) -> None:
 def dead_relus(demo: Demo) -> None:
     """Start every hidden unit so far below zero that no digit makes it fire, then train and see who comes back."""
     X, y = load_digits(return_X_y=True)
-    X, target = X / 16, np.eye(10)[y]
+    X, y = X[::2].astype(np.float32) / 16, y[::2]
+    target = np.eye(10, dtype=np.float32)[y]
     steeper = Activation(
         "leaky ReLU, slope 0.1",
         lambda x: act.leaky_relu(x, negative_slope=0.1),
@@ -252,8 +253,9 @@ def dead_relus(demo: Demo) -> None:
     rows = []
     for kind in (RELU, LEAKY, steeper, SILU):
         rng = np.random.default_rng(0)
-        W1, b1 = rng.normal(0, np.sqrt(2 / 64), (64, 128)), np.full(128, -3.0)
-        W2, b2 = rng.normal(0, np.sqrt(1 / 128), (128, 10)), np.zeros(10)
+        W1 = rng.normal(0, np.sqrt(2 / 64), (64, 128)).astype(np.float32)
+        W2 = rng.normal(0, np.sqrt(1 / 128), (128, 10)).astype(np.float32)
+        b1, b2 = np.full(128, -3, np.float32), np.zeros(10, np.float32)
         silent = []
         for step in range(401):
             z = X @ W1 + b1

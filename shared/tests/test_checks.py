@@ -139,3 +139,42 @@ def test_numpy_and_the_standard_library_are_fine(tmp_path):
         "from __future__ import annotations\nimport math\nimport numpy.typing as npt\n"
     )
     assert_imports_only(tmp_path / "answer.py", {"numpy"})
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.ma.masked_all_like])
+def test_only_a_plain_array_is_an_answer(kind):
+    assert "expected a plain array" in message(kind(EXPECTED), EXPECTED)
+
+
+def test_a_wide_relative_tolerance_is_a_defect_of_the_test():
+    assert "relative tolerance of 1" in message(np.zeros((2, 3)), EXPECTED, rtol=1.0)
+    assert "is True everywhere" in message(np.ones(3, bool), np.ones(3, bool))
+
+
+def test_a_mistake_that_fails_itself_hides_nothing():
+    def overflows():
+        return np.exp(EXPECTED * 1e4)
+
+    def raises():
+        raise ValueError("shapes")
+
+    mistakes = {"overflows": overflows, "raises": raises, "off by one": EXPECTED + 1}
+    assert message(EXPECTED + 1, EXPECTED, mistakes=mistakes).startswith("off by one")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from sys import modules",
+        "import sys as s\nf = s.modules['torch']",
+        "f = np.sys.modules['torch']",
+        "import builtins",
+        "f = __builtins__['__import__']('torch')",
+        "from pydoc import locate",
+        "import ctypes",
+    ],
+)
+def test_side_doors_to_the_library_are_refused(tmp_path, source):
+    (tmp_path / "answer.py").write_text("import numpy as np\n" + source)
+    with pytest.raises(AssertionError, match="calls the library instead"):
+        assert_imports_only(tmp_path / "answer.py", {"numpy"})

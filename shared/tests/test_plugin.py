@@ -141,3 +141,29 @@ def test_what_did_not_run_is_reported_and_is_a_failure_where_a_gpu_is_promised(m
     status, output = run(mini, "tests/test_mini.py", **none, REQUIRE_CUDA="1")
     assert status == 1
     assert "REQUIRE_CUDA=1 promises a CUDA device" in output
+
+
+def test_an_answer_that_silences_numpy_is_still_judged(mini, tmp_path):
+    quiet = REFERENCE.replace(
+        "return x * factor", "return x * factor * np.exp(np.float64(1e4) * 0) / np.exp(-np.float64(1e4) * 0)"
+    )
+    noisy = quiet.replace("1e4) * 0)", "1e4)) * 0 + 1")
+    for source, outcome in ((quiet, 0), (noisy, 1), (noisy + "\nnp.seterr(all='ignore')\n", 1)):
+        (tmp_path / "mini.py").write_text(source)
+        status, output = run(mini, f"--practice={tmp_path}", "-k", "test_scale")
+        assert status == outcome, output
+
+
+def test_an_answer_may_not_skip_its_test(mini, tmp_path):
+    source = REFERENCE.replace("return x * factor", "import unittest; raise unittest.SkipTest('later')")
+    (tmp_path / "mini.py").write_text(source)
+    _, output = run(mini, f"--practice={tmp_path}", f"--grades={tmp_path / 'grades.json'}")
+    grades = {row["nodeid"]: row for row in json.loads((tmp_path / "grades.json").read_text())}
+    assert grades["tests/test_mini.py::test_scale"]["outcome"] == "failed"
+    assert "  FAILS  scale" in output
+
+
+def test_a_wrong_solution_named_by_its_path_is_judged_not_imported(mini):
+    status, output = run(mini, "tests/wrong/scale_ignores_factor.py")
+    assert status == 0, output
+    assert "1 passed" in output

@@ -177,3 +177,34 @@ def test_the_progress_file_is_json_a_person_can_read(desk, mini):
         "mini": {"marks": {"scale": "passing"}}
     }
     assert [path.name for path in desk.folder.iterdir()] == [".progress.json"]
+
+
+def test_marks_tell_a_wrong_function_from_one_that_is_not_written():
+    from shared.grading import Grade, marks
+
+    def graded(*outcomes):
+        return marks(("f",), [Grade(f"t{i}", ("f",), outcome) for i, outcome in enumerate(outcomes)])["f"]
+
+    assert graded("passed", "passed") == "passing"
+    assert graded("passed", "blank") == "blank"  # right so far, waiting for another function
+    assert graded("blank", "failed") == "failing"
+    assert graded("skipped") == "failing"
+    assert graded() == "failing"
+
+
+def test_two_terminals_do_not_overwrite_each_other(desk, mini):
+    other = Practice(desk.folder, desk.console)
+    desk.remember(mini, marks={"scale": "passing"})
+    other.remember(mini, hints={"scale": 2})
+    desk.remember(mini, marks={"scale": "failing"})
+    assert Practice(desk.folder, desk.console).progress["mini"] == {
+        "marks": {"scale": "failing"},
+        "hints": {"scale": 2},
+    }
+
+
+def test_an_option_without_a_project_is_an_error(tmp_path, capsys):
+    for arguments in (["--reset"], ["--watch"], ["activations", "--give-up"]):
+        with pytest.raises(SystemExit):
+            module.main(arguments, folder=tmp_path)
+    assert "--give-up goes with --solution" in capsys.readouterr().err
