@@ -65,7 +65,11 @@ def grade_in_process(project: Project, answer: Path, *, stop_at_first: bool = Fa
         str(project.folder / "tests"),
         f"--practice={answer}",
         *(f"-pno:{name}" for name in NESTED_WITHOUT),
-        *("--capture=sys", "-q"),
+        *(
+            "--capture=sys",
+            "--tb=native",
+            "-q",
+        ),  # native: formatting source lines would cost most of the time
         *(["-x"] if stop_at_first else []),
     ]
     output = io.StringIO()
