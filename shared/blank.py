@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-TODO = "raise NotImplementedError"
+NOT_WRITTEN = "raise NotImplementedError"
 
 
 def blank_source(reference: str) -> str:
@@ -44,11 +44,11 @@ def _blank_body(function: ast.FunctionDef) -> tuple[int, int, str]:
     indent = " " * body[0].col_offset
     last = function.end_lineno or function.lineno
     if not has_docstring:
-        return body[0].lineno, last, indent + TODO
+        return body[0].lineno, last, indent + NOT_WRITTEN
     docstring_end = body[0].end_lineno or body[0].lineno
     if len(body) == 1:  # nothing but a docstring: the statement goes below it
-        return docstring_end + 1, docstring_end, indent + TODO
-    return docstring_end + 1, last, indent + TODO
+        return docstring_end + 1, docstring_end, indent + NOT_WRITTEN
+    return docstring_end + 1, last, indent + NOT_WRITTEN
 
 
 def _defined_names(node: ast.stmt) -> set[str]:
