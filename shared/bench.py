@@ -25,7 +25,10 @@ from shared.readme import benchmark_tables, fill_readme
 
 ROUNDS = 30
 SAMPLE_SECONDS = 0.002  # a sample repeats fast calls until it lasts this long
-PACKAGES = ("numpy", "scipy", "torch", "scikit-learn", "triton", "pycuda")
+PACKAGES = (
+    *("numpy", "scipy", "torch", "scikit-learn", "transformers", "diffusers", "torchao", "tensorboard"),
+    *("triton", "pycuda"),
+)
 
 
 def interleave(

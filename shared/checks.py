@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 Mistakes = Mapping[str, Any]
 """Diagnosis -> the value that this mistake would give, or a callable without arguments that computes it."""
@@ -40,17 +41,25 @@ def to_numpy(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
-def tolerance(dtype: DTypeLike, n: int = 1) -> float:
+def dtype_name(dtype: Any) -> str:
+    """Return the name of a NumPy or torch dtype: both libraries say "float32", only torch has "bfloat16"."""
+    name = str(dtype).removeprefix("torch.")
+    return name if name == "bfloat16" else np.dtype(name if name != str(dtype) else dtype).name
+
+
+def tolerance(dtype: Any, n: int = 1) -> float:
     """Relative tolerance 8·eps·sqrt(n) for a result of `dtype` whose entries each sum `n` rounded terms."""
-    dtype = np.dtype(dtype)
-    return 8 * float(np.finfo(dtype).eps) * max(n, 1) ** 0.5 if dtype.kind in "fc" else 0.0
+    name = dtype_name(dtype)
+    if name == "bfloat16":
+        return 8 * 2.0**-7 * math.sqrt(max(n, 1))
+    return 8 * float(np.finfo(name).eps) * math.sqrt(max(n, 1)) if np.dtype(name).kind in "fc" else 0.0
 
 
 def assert_close(
     actual: Any,
     expected: Any,
     *,
-    dtype: DTypeLike | None = None,
+    dtype: Any = None,
     n: int = 1,
     rtol: float | None = None,
     atol: float | None = None,
@@ -67,7 +76,7 @@ def assert_close(
         `expected` comes from an oracle, usually in float64. It may not be vacuous: empty, constant, or so small
         that the tolerance covers it, because then a wrong answer could pass.
     dtype : dtype, optional
-        What `actual` must have; the default is the dtype of `expected`.
+        What `actual` must have, NumPy's or torch's; the default is the dtype of `expected`.
     n : int
         Reduction length behind each entry; the default `rtol` is ``8·eps(dtype)·sqrt(n)``.
     rtol, atol : float, optional
@@ -89,7 +98,7 @@ def assert_close(
     """
     __tracebackhide__ = True
     oracle = to_numpy(expected)
-    wanted_dtype = np.dtype(dtype) if dtype is not None else oracle.dtype
+    wanted_dtype = dtype_name(_dtype_of(expected) if dtype is None else dtype)
     rtol = tolerance(wanted_dtype, n) if rtol is None else rtol
     finite = np.abs(oracle[np.isfinite(oracle)])
     largest = float(finite.max()) if finite.size else 0.0
@@ -101,8 +110,10 @@ def assert_close(
         raise AssertionError(f"{what} is None: is a `return` missing?")
     if isinstance(actual, list | tuple | np.ma.MaskedArray | np.matrix):
         raise AssertionError(f"{what} is a {type(actual).__name__}, expected a plain array")
+    if hasattr(expected, "detach") and not hasattr(actual, "detach"):
+        raise AssertionError(f"{what} is a {type(actual).__name__}, expected a torch.Tensor")
     got = to_numpy(actual)
-    problem = _problem(got, oracle, wanted_dtype, rtol, atol)
+    problem = _problem(got, oracle, dtype_name(_dtype_of(actual)), wanted_dtype, rtol, atol)
     if problem is None:
         return
     for diagnosis, value in (mistakes or {}).items():
@@ -114,6 +125,10 @@ def assert_close(
         ):
             raise AssertionError(f"{diagnosis}\n{what}: {problem}")
     raise AssertionError(f"{hint}\n{what}: {problem}" if hint else f"{what}: {problem}")
+
+
+def _dtype_of(value: Any) -> Any:
+    return getattr(value, "dtype", None) or np.asarray(value).dtype
 
 
 def _evaluate(mistake: Any) -> NDArray[Any] | None:
@@ -148,13 +163,13 @@ def _refuse_vacuous(oracle: NDArray[Any], largest: float, rtol: float, atol: flo
 
 
 def _problem(
-    got: NDArray[Any], oracle: NDArray[Any], dtype: np.dtype[Any], rtol: float, atol: float
+    got: NDArray[Any], oracle: NDArray[Any], dtype: str, wanted_dtype: str, rtol: float, atol: float
 ) -> str | None:
     """Say what is wrong with `got`, most basic thing first, or None."""
     if got.shape != oracle.shape:
         return f"wrong shape {got.shape}, expected {oracle.shape}"
-    if got.dtype != dtype:
-        return f"wrong dtype {got.dtype}, expected {dtype}"
+    if dtype != wanted_dtype:
+        return f"wrong dtype {dtype}, expected {wanted_dtype}"
     return _mismatches(got, oracle, rtol, atol)
 
 
@@ -252,6 +267,37 @@ def assert_imports_only(module: ModuleType | str | Path, allowed: set[str]) -> N
                 f"calls the library instead: {path.name} line {node.lineno} uses {', '.join(sorted(found - fine))}; "
                 f"only {', '.join(sorted(allowed))} and the standard library are allowed"
             )
+
+
+@contextlib.contextmanager
+def refuse_calls(*names: str) -> Iterator[None]:
+    """Assert that the block calls no torch function or operator whose name contains one of `names`.
+
+    Catches answers that call the library instead of implementing it. Looks at what runs, not at the source, so an alias
+    does not hide: torch's functions (``softmax``) are seen as they are called, its operators (``native_layer_norm``) as
+    they are dispatched.
+    """
+    __tracebackhide__ = True
+    from torch.overrides import TorchFunctionMode, resolve_name
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    def refuse(called: str) -> None:
+        __tracebackhide__ = True
+        if any(name in called for name in names):
+            raise AssertionError(f"calls the library instead: {called} does the work that is asked of you")
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            refuse(resolve_name(func) or getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            refuse(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Functions(), Operators():  # type: ignore[no-untyped-call]
+        yield
 
 
 def lazily(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:

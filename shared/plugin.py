@@ -282,3 +282,11 @@ def pytest_runtest_call() -> Generator[None, None, None]:
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Return a generator that depends on the test's name only, so that tests can be added without moving others."""
     return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def generator(request: pytest.FixtureRequest) -> Any:
+    """Return a ``torch.Generator`` that depends on the test's name only."""
+    import torch
+
+    return torch.Generator().manual_seed(zlib.crc32(request.node.name.encode()))

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from shared.checks import assert_close, assert_imports_only, expect_error, lazily, tolerance, unchanged
+from shared.checks import (
+    assert_close,
+    assert_imports_only,
+    expect_error,
+    lazily,
+    refuse_calls,
+    tolerance,
+    unchanged,
+)
 
 EXPECTED = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
@@ -178,3 +186,33 @@ def test_side_doors_to_the_library_are_refused(tmp_path, source):
     (tmp_path / "answer.py").write_text("import numpy as np\n" + source)
     with pytest.raises(AssertionError, match="calls the library instead"):
         assert_imports_only(tmp_path / "answer.py", {"numpy"})
+
+
+def test_torch_dtypes_are_compared_by_name():
+    half = torch.tensor([1.0, 2.5], dtype=torch.bfloat16)
+    assert_close(half, half)
+    assert_close(half, half.double(), dtype=torch.bfloat16)
+    assert "wrong dtype float32, expected bfloat16" in message(half.float(), half)
+    assert "wrong dtype bfloat16, expected float64" in message(half, half.double())
+    assert "is a ndarray, expected a torch.Tensor" in message(EXPECTED, torch.from_numpy(EXPECTED))
+    assert tolerance(torch.bfloat16) == 8 * torch.finfo(torch.bfloat16).eps
+    assert tolerance(torch.float16, 4) == tolerance(np.float16, 4)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: torch.nn.functional.scaled_dot_product_attention(x, x, x),
+        lambda x: torch.nn.MultiheadAttention(8, 2)(x, x, x),
+        torch.nn.LayerNorm(8),
+        lambda x: torch.layer_norm(x, (8,)),
+        lambda x: torch.ops.aten.native_layer_norm(x, (8,), None, None, 1e-5),
+    ],
+)
+def test_calling_torch_instead_is_refused_under_any_name(call):
+    x = torch.ones(3, 4, 8)
+    with pytest.raises(AssertionError, match=r"calls the library instead: .*(attention|layer_norm)"):
+        with refuse_calls("scaled_dot_product", "multi_head_attention", "layer_norm"):
+            call(x)
+    with refuse_calls("scaled_dot_product", "layer_norm"):
+        torch.softmax(x @ x.mT, -1)
