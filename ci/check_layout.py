@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from shared.drills import load_drills  # noqa: E402
 from shared.grading import read_wrong  # noqa: E402
 from shared.practice import LEVELS  # noqa: E402
-from shared.projects import Project, load_projects  # noqa: E402
+from shared.projects import PRACTICE_BEGIN, Project, load_projects  # noqa: E402
 from shared.readme import fill_readme  # noqa: E402
 
 FILES = (
@@ -109,11 +109,14 @@ def _judge_problems(project: Project) -> Iterator[str]:
         if tuple(hints) != LEVELS or not all(text.strip() for text in hints.values()):
             yield f"hints.toml: {unit} needs {', '.join(LEVELS)}"
     public = {name for module in project.modules for name in _exported(project.folder / f"{module}.py")}
+    public |= {
+        kernel.stem for kernel in project.kernels if PRACTICE_BEGIN in kernel.read_text(encoding="utf-8")
+    }
     hinted = {unit.split(".")[0] for unit in project.units}
     if public - hinted:
         yield f"hints.toml: nothing for {sorted(public - hinted)}"
     if hinted - public:
-        yield f"hints.toml: {sorted(hinted - public)} not in __all__"
+        yield f"hints.toml: {sorted(hinted - public)} neither in __all__ nor a kernel with a practice region"
 
 
 def _exported(path: Path) -> list[str]:

@@ -1,10 +1,39 @@
-"""Turn a reference module into the blank file a learner starts from."""
+"""Turn a reference module or kernel into the blank file a learner starts from."""
 
 from __future__ import annotations
 
 import ast
+import re
+from pathlib import Path
+
+from shared.projects import PRACTICE_BEGIN, PRACTICE_END
 
 NOT_WRITTEN = "raise NotImplementedError"
+KERNEL_NOT_WRITTEN = "not written yet"  # what the compiler says of a blank kernel
+PRACTICE_REGION = re.compile(
+    rf"^([ \t]*){re.escape(PRACTICE_BEGIN)}\n.*?^[ \t]*{re.escape(PRACTICE_END)}$", re.DOTALL | re.MULTILINE
+)
+
+
+def blank(path: Path) -> str:
+    """Return the blank of a reference file, a Python module or a CUDA kernel."""
+    source = path.read_text(encoding="utf-8")
+    return blank_kernel(source, path.name) if path.suffix == ".cu" else blank_source(source)
+
+
+def blank_kernel(reference: str, name: str) -> str:
+    """Replace each practice region of a kernel by an ``#error``, so that compiling says what is missing.
+
+    Raises
+    ------
+    ValueError
+        If a region does not end.
+    """
+    error = f'#error "{KERNEL_NOT_WRITTEN}: {name}"'
+    text, regions = PRACTICE_REGION.subn(rf"\g<1>{PRACTICE_BEGIN}\n{error}\n\g<1>{PRACTICE_END}", reference)
+    if regions != reference.count(PRACTICE_BEGIN):
+        raise ValueError(f"{name}: a line {PRACTICE_BEGIN!r} has no {PRACTICE_END!r} below it")
+    return text
 
 
 def blank_source(reference: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -125,26 +126,47 @@ def marks(units: Iterable[str], grades: Iterable[Grade]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class WrongSolution:
-    """A file of tests/wrong/: an override appended to the reference, and the diagnosis it must get."""
+    """A file of tests/wrong/ and the diagnosis it must get.
+
+    A ``.py`` file is an override, appended to the reference `source`; a ``.cu`` file takes the place of that kernel.
+    """
 
     path: Path
-    module: str
+    source: str  # the file of the project that it changes
     diagnosis: str
 
     def write(self, project: Project, folder: Path) -> None:
-        """Write the wrong module into `folder`."""
-        reference = (project.folder / f"{self.module}.py").read_text(encoding="utf-8")
-        override = self.path.read_text(encoding="utf-8")
-        (folder / f"{self.module}.py").write_text(f"{reference}\n\n{override}", encoding="utf-8")
+        """Write the wrong answer into `folder`: the changed module, or the main one beside the changed kernel."""
+        text = self.path.read_text(encoding="utf-8")
+        module = self.source if self.path.suffix == ".py" else f"{project.name}.py"
+        reference = (project.folder / module).read_text(encoding="utf-8")
+        wrong = f"{reference}\n\n{text}" if self.path.suffix == ".py" else reference
+        (folder / module).write_text(wrong, encoding="utf-8")
+        for kernel in project.kernels:  # the module loads them from the folder beside it
+            (folder / "kernels").mkdir(exist_ok=True)
+            shutil.copy(kernel, folder / "kernels" / kernel.name)
+        if self.path.suffix == ".cu":
+            (folder / self.source).write_text(text, encoding="utf-8")
 
 
 def read_wrong(path: Path, project: Project) -> WrongSolution:
-    """Read the header of a wrong solution: ``# diagnosis: …``, and optionally ``# module: …`` below it."""
+    """Read the header of a wrong solution: ``# diagnosis: …``, and below it what it changes.
+
+    That is ``# module: name``, by default the main one; in a kernel ``// diagnosis: …`` and ``// kernel: name.cu``.
+    """
+    comment = "//" if path.suffix == ".cu" else "#"
     header: Mapping[str, str] = dict(
-        line.removeprefix("#").strip().split(": ", 1)
+        line.removeprefix(comment).strip().split(": ", 1)
         for line in path.read_text(encoding="utf-8").splitlines()[:2]
-        if line.startswith("#") and ": " in line
+        if line.startswith(comment) and ": " in line
     )
     if not header.get("diagnosis"):
-        raise ValueError(f"{path}: the first line must be '# diagnosis: <text that the first failure shows>'")
-    return WrongSolution(path, header.get("module", project.name), header["diagnosis"])
+        raise ValueError(
+            f"{path}: the first line must be '{comment} diagnosis: <text that the first failure shows>'"
+        )
+    if path.suffix == ".py":
+        return WrongSolution(path, f"{header.get('module', project.name)}.py", header["diagnosis"])
+    kernels = [kernel.name for kernel in project.kernels]
+    if header.get("kernel") not in kernels:
+        raise ValueError(f"{path}: the second line must be '// kernel: <one of {', '.join(kernels)}>'")
+    return WrongSolution(path, f"kernels/{header['kernel']}", header["diagnosis"])

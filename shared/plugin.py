@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.blank import blank_source
+from shared.blank import KERNEL_NOT_WRITTEN, blank
 from shared.device import cuda_device_count, cuda_required
 from shared.grading import CannotGradeError, Grade, WrongSolution, grade_in_process, marks, read_wrong
 from shared.projects import ROOT, Project, load_project, read_toml
@@ -69,9 +69,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     if ANSWER not in config.stash:
         return []
     project, answer = config.stash[PROJECT], config.stash[ANSWER]
-    return [
-        f"grading: {answer / module}.py" for module in project.modules if (answer / f"{module}.py").exists()
-    ]
+    return [f"grading: {answer / source}" for source in project.sources if (answer / source).exists()]
 
 
 # --- what is collected --------------------------------------------------------------------------------------
@@ -150,9 +148,10 @@ class _BlankFails(_JudgeItem):
     def runtest(self) -> None:
         project = self.config.stash[PROJECT]
         with tempfile.TemporaryDirectory() as folder:
-            for module in project.modules:
-                source = (project.folder / f"{module}.py").read_text(encoding="utf-8")
-                Path(folder, f"{module}.py").write_text(blank_source(source), encoding="utf-8")
+            for source in project.sources:
+                target = Path(folder, source)
+                target.parent.mkdir(exist_ok=True)
+                target.write_text(blank(project.folder / source), encoding="utf-8")
             check_blank(project.units, grade_in_process(project, Path(folder)))
 
 
@@ -224,8 +223,8 @@ def _grade(item: pytest.Function, call: pytest.CallInfo[None], report: pytest.Te
     message = where = ""
     if call.excinfo is not None:
         error = call.excinfo.value
-        blank = call.excinfo.errisinstance(NotImplementedError)
-        outcome = "blank" if blank and report.failed else outcome
+        not_written = call.excinfo.errisinstance(NotImplementedError) or KERNEL_NOT_WRITTEN in str(error)
+        outcome = "blank" if not_written and report.failed else outcome
         if outcome == "skipped" and report.when == "call" and ANSWER in item.config.stash:
             outcome = "failed"  # the tests skip before they call; so it was the answer that did
         message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"

@@ -43,6 +43,8 @@ def grade(practice: Practice, project: Project) -> list[Grade] | str:
     for path in practice.files(project):
         if not path.exists():
             return f"{path.name} is gone; run this again for a blank"
+        if path.suffix != ".py":
+            continue
         try:
             compile(path.read_text(encoding="utf-8"), path.name, "exec")
         except (SyntaxError, UnicodeDecodeError) as error:
@@ -114,8 +116,9 @@ def watch(practice: Practice, project: Project) -> None:
 
     grade_and_show(practice, project)
     folder = practice.folder / project.name
+    only_sources = watchfiles.PythonFilter(extra_extensions=(".cu",))
     practice.console.print(f"Watching {folder}; Ctrl-C ends.", style="dim")
-    for _ in watchfiles.watch(folder, watch_filter=watchfiles.PythonFilter(), raise_interrupt=False):
+    for _ in watchfiles.watch(folder, watch_filter=only_sources, raise_interrupt=False):
         practice.console.rule(timestamp()[9:15])
         grade_and_show(practice, project)
 
@@ -171,11 +174,12 @@ def show_solution(practice: Practice, project: Project, give_up: bool) -> None:
     missing = [unit for unit in project.units if verdicts.get(unit) != "passing"]
     if missing and not give_up:
         raise SystemExit(f"not yet: {', '.join(missing)}. Add --give-up to see the reference all the same.")
-    for module in project.modules:
-        path = project.folder / f"{module}.py"
+    for name in project.sources:
+        path = project.folder / name
         source = path.read_text(encoding="utf-8")
+        language = "cuda" if path.suffix == ".cu" else "python"
         practice.console.rule(str(path.relative_to(ROOT)))
-        practice.console.print(Syntax(source, "python") if practice.console.is_terminal else Text(source))
+        practice.console.print(Syntax(source, language) if practice.console.is_terminal else Text(source))
 
 
 def _short(path: Path) -> Path:
@@ -212,7 +216,8 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
         for backup in practice.reset(project):
             console.print(f"your answer is kept in {_short(backup)}")
     for path in practice.write_blanks(project):
-        console.print(f"wrote {_short(path)}: replace each NotImplementedError, then run this again")
+        missing = "#error" if path.suffix == ".cu" else "NotImplementedError"
+        console.print(f"wrote {_short(path)}: replace each {missing}, then run this again")
     if options.hint is not None:
         show_hint(practice, project, options.hint)
     elif options.solution:

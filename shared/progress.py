@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from shared.blank import blank_source
+from shared.blank import blank
 from shared.projects import Project
 
 
@@ -62,19 +62,18 @@ class Practice:
         return value if isinstance(value, dict) else {}
 
     def files(self, project: Project) -> list[Path]:
-        """Return where the learner's modules of a project are, or would be."""
-        return [self.folder / project.name / f"{module}.py" for module in project.modules]
+        """Return where the learner's modules and kernels of a project are, or would be."""
+        return [self.folder / project.name / source for source in project.sources]
 
     def write_blanks(self, project: Project) -> list[Path]:
-        """Write the blank for each module that the learner does not have yet; never touch an existing file."""
+        """Write the blank for each file that the learner does not have yet; never touch an existing one."""
         written = []
-        for path in self.files(project):
+        for source, path in zip(project.sources, self.files(project), strict=True):
             if path.exists():
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            reference = (project.folder / path.name).read_text(encoding="utf-8")
             with path.open("x", encoding="utf-8") as file:
-                file.write(blank_source(reference))
+                file.write(blank(project.folder / source))
             written.append(path)
         return written
 
@@ -83,7 +82,7 @@ class Practice:
         backups = []
         for path in self.files(project):
             if path.exists():
-                backup = path.parent / "backups" / f"{path.stem}-{timestamp()}.py"
+                backup = path.parent / "backups" / f"{path.stem}-{timestamp()}{path.suffix}"
                 backup.parent.mkdir(exist_ok=True)
                 os.replace(path, backup)
                 backups.append(backup)

@@ -9,6 +9,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = {"conftest", "demo", "benchmark"}  # modules of a project that are not part of the deliverable
+PRACTICE_BEGIN = "// practice: begin"  # in a kernel: what stands up to PRACTICE_END is the learner's to write
+PRACTICE_END = "// practice: end"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Project:
         return (self.name, *others)
 
     @property
+    def kernels(self) -> tuple[Path, ...]:
+        """Return the CUDA kernels, which a deliverable loads from the folder beside it."""
+        return tuple(sorted((self.folder / "kernels").glob("*.cu")))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Name the files of the deliverable, which a learner gets as blanks: modules and kernels."""
+        kernels = (f"kernels/{kernel.name}" for kernel in self.kernels)
+        return (*(f"{module}.py" for module in self.modules), *kernels)
+
+    @property
     def hints(self) -> dict[str, dict[str, str]]:
         """Hints by unit (public function), in reading order; the keys are the units the board shows."""
         return read_toml(self.folder / "tests" / "hints.toml")
@@ -48,7 +61,8 @@ class Project:
     @property
     def wrong(self) -> tuple[Path, ...]:
         """Return the known wrong solutions."""
-        return tuple(sorted((self.folder / "tests" / "wrong").glob("*.py")))
+        folder = self.folder / "tests" / "wrong"
+        return tuple(sorted([*folder.glob("*.py"), *folder.glob("*.cu")]))
 
     @property
     def results(self) -> tuple[Path, ...]:
