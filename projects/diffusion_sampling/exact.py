@@ -1,0 +1,162 @@
+"""Data distributions whose denoiser is known in closed form: the laboratory in which a sampler can be proved right.
+
+A denoiser is the mean of the clean data given the noisy state, D(x, σ) = E[x0 | x0 + σ·n = x]. For a Gaussian that is
+one line of algebra, for a mixture of Gaussians a weighted sum of such lines, for a finite dataset a weighted mean of
+its points. The log density of the noisy state comes with it, and ties both together (Tweedie's formula, Robbins 1956):
+
+    D(x, σ) = x + σ²·∇ log p(x; σ)
+
+With these, no error of a sampler can hide behind an error of a network.
+
+Sources: Karras et al. 2022, arXiv 2206.00364, appendix B.3 (the finite dataset); Efron 2011, "Tweedie's formula and
+selection bias" (the formula); Bishop 2006, "Pattern Recognition and Machine Learning", section 2.3 (Gaussian algebra).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["Empirical", "Gaussian", "GaussianMixture"]
+
+
+class GaussianMixture:
+    """A mixture of Gaussians in any dimension: p(x) = Σ_k weight_k·N(x; mean_k, covariance_k).
+
+    With noise of level σ component k becomes N(mean_k, covariance_k + σ²·I), so everything below has a closed form.
+
+    Parameters
+    ----------
+    weights : (components,) float tensor
+        Positive; scaled to sum to 1.
+    means : (components, d) float tensor
+    covariances : (components, d, d) float tensor
+        Symmetric, no negative eigenvalue (0 is a point, line or plane).
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, a weight is not positive or a covariance is not as described.
+
+    Notes
+    -----
+    The methods take x (batch, d) and sigma, a float or a tensor of shape () or (batch, 1). They compute in the dtype of
+    the parameters; sigma must be positive where a covariance is singular.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        K, d = means.shape
+        if weights.shape != (K,) or covariances.shape != (K, d, d):
+            raise ValueError(
+                f"need weights (K,), means (K, d), covariances (K, d, d), "
+                f"got {tuple(weights.shape)}, {tuple(means.shape)}, {tuple(covariances.shape)}"
+            )
+        if not bool((weights > 0).all()):
+            raise ValueError(f"weights must be positive, got {weights.tolist()}")
+        if not torch.allclose(covariances, covariances.mT):
+            raise ValueError("covariances must be symmetric")
+        # Noise adds σ² to every eigenvalue and leaves the eigenvectors alone: decompose once, for all σ.
+        self._variances, self._axes = torch.linalg.eigh(covariances)  # (K, d), (K, d, d) with axes as columns
+        if bool((self._variances < -1e-6 * self._variances.abs().max()).any()):
+            raise ValueError("covariances must have no negative eigenvalue")
+        self._variances = self._variances.clamp(min=0)
+        self.weights = weights / weights.sum()
+        self.means = means
+
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Return E[x0 | x], (batch, d): each component's own answer, weighted by how likely it is the source."""
+        along, total = self._noisy(x, sigma)
+        shrunk = self._variances / total * along  # (batch, K, d): per axis, the share of x - mean that is signal
+        answers = self.means + torch.einsum("kde,bke->bkd", self._axes, shrunk)
+        out: Tensor = (self.responsibilities(x, sigma)[..., None] * answers).sum(dim=1)
+        return out
+
+    def responsibilities(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Return P(component k | x) at noise level sigma, (batch, components): rows sum to 1."""
+        return self._joint(x, sigma).softmax(dim=-1)
+
+    def log_density(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Return log p(x; sigma), the density of x0 + sigma·noise, (batch,)."""
+        return self._joint(x, sigma).logsumexp(dim=-1)
+
+    def draw(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n clean points, (n, d)."""
+        component = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], dtype=self.means.dtype, generator=generator)
+        scaled = self._variances[component].sqrt() * z
+        return self.means[component] + torch.einsum("bde,be->bd", self._axes[component], scaled)
+
+    def _noisy(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return x - mean along each component's axes and the variances there with noise, (batch, K, d) both."""
+        level = torch.as_tensor(sigma, dtype=self.means.dtype)
+        level = level[..., None] if level.ndim else level  # (batch, 1) -> (batch, 1, 1)
+        offset = x.to(self.means.dtype)[:, None] - self.means
+        return torch.einsum("kde,bkd->bke", self._axes, offset), self._variances + level**2
+
+    def _joint(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Return log(weight_k·N(x; ...)), (batch, K)."""
+        along, total = self._noisy(x, sigma)
+        log_normal = -0.5 * (along**2 / total + total.log() + math.log(2 * math.pi)).sum(dim=-1)
+        return self.weights.log() + log_normal
+
+
+class Gaussian(GaussianMixture):
+    """One Gaussian: a mixture of one, with the probability-flow ODE solved exactly as well.
+
+    Parameters
+    ----------
+    mean : (d,) float tensor
+    covariance : (d, d) float tensor
+        As in `GaussianMixture`.
+    """
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        super().__init__(torch.ones(1, dtype=mean.dtype), mean[None], covariance[None])
+
+    def flow(self, x: Tensor, sigma: float, sigma_end: float) -> Tensor:
+        """Return where the probability-flow ODE takes x from noise level sigma to sigma_end, (batch, d).
+
+        Along an axis of variance λ:   x - mean is multiplied by sqrt((λ + sigma_end²)/(λ + sigma²))
+        """
+        along, total = self._noisy(x, sigma)
+        factor = ((self._variances + sigma_end**2) / total).sqrt()
+        return self.means + torch.einsum("de,be->bd", self._axes[0], (factor * along)[:, 0])
+
+
+class Empirical:
+    """A finite dataset, each point equally likely: what a network that memorised its training set would be.
+
+        D(x, σ) = Σ_i softmax_i(-|x - point_i|²/(2σ²))·point_i
+
+    Parameters
+    ----------
+    points : (n, ...) float tensor
+
+    Raises
+    ------
+    ValueError
+        If there is no point.
+
+    Source: Karras et al. 2022, arXiv 2206.00364, appendix B.3, eq. 57.
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        if len(points) == 0:
+            raise ValueError(f"points must hold at least one, got shape {tuple(points.shape)}")
+        self.points = points
+        self._rows = points.flatten(1)
+
+    def weights(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Return P(point i | x), (batch, n), for x (batch, ...) and sigma positive, of shape () or (batch, 1, ...)."""
+        level = torch.as_tensor(sigma, dtype=x.dtype)
+        level = level.reshape(len(x), 1) if level.ndim else level
+        rows = x.flatten(1)
+        # Differences, not |x|² - 2x·p + |p|²: at small σ the cancellation would be divided by σ².
+        distances = torch.cdist(rows, self._rows, compute_mode="donot_use_mm_for_euclid_dist")
+        return (-0.5 * (distances / level) ** 2).softmax(dim=-1)
+
+    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """Return E[x0 | x], in the shape of x."""
+        return (self.weights(x, sigma) @ self._rows).reshape(x.shape)
