@@ -1,0 +1,263 @@
+"""Several processes, one run: DDP (every rank holds everything) and FSDP2 (every rank holds a slice).
+
+What both need from the loop is small: one sum over ranks per step, gradients averaged during the last backward pass,
+and a checkpoint that knows whose weights it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from checkpoint import CheckpointError, sync_folder
+
+__all__ = [
+    "World",
+    "process_group",
+    "sum_over_ranks",
+    "gather_rng_states",
+    "parallelize",
+    "ShardedCheckpoint",
+]
+
+
+@dataclass(frozen=True)
+class World:
+    """Who this process is among how many, and where its tensors live."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[World]:
+    """Join the processes that torchrun started (WORLD_SIZE and friends in the environment) for the block.
+
+    Without torchrun this is a world of one that needs no communication.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" not in os.environ:
+        yield World(device=device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Return the element-wise sum of every rank's `values`, on every rank; alone, a copy."""
+    total = values.clone()
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    return total
+
+
+def gather_rng_states(device: torch.device) -> list[Tensor]:
+    """Return every rank's state of torch's generators (CPU, then this rank's GPU), as one uint8 tensor per rank."""
+    parts = [torch.get_rng_state()]
+    if device.type == "cuda":
+        parts.append(torch.cuda.get_rng_state(device))
+    own = torch.cat(parts)
+    if not dist.is_initialized():
+        return [own]
+    own = own.to(device)
+    states = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(states, own)
+    return [state.cpu() for state in states]
+
+
+def set_rng_state(state: Tensor, device: torch.device) -> None:
+    """Undo `gather_rng_states` for one rank."""
+    n_cpu = len(torch.get_rng_state())
+    torch.set_rng_state(state[:n_cpu])
+    if device.type == "cuda" and len(state) > n_cpu:
+        torch.cuda.set_rng_state(state[n_cpu:], device)
+
+
+def parallelize(model: nn.Module, world: World, *, fsdp: bool, bf16: bool = False) -> nn.Module:
+    """Return `model` ready for `world`: as it is for one process, in DDP, or with FSDP2 applied to it in place.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With its blocks in ``model.blocks``, the same weights on every rank.
+    world : World
+    fsdp : bool
+        Shard parameters, gradients and optimizer state over the ranks (also for one rank, so that a sharded checkpoint
+        can be continued alone).
+    bf16 : bool
+        With `fsdp`: gather weights and compute in bfloat16, reduce gradients in float32.
+    """
+    if fsdp:
+        # about a second to import, so only where it is used
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        half = torch.bfloat16 if bf16 else None
+        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if bf16 else None)
+        for block in model.blocks:  # type: ignore[union-attr]  # one block is gathered while the one before computes
+            fully_shard(block, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
+        return model
+    if world.size > 1:
+        return DistributedDataParallel(
+            model, device_ids=[world.device] if world.device.type == "cuda" else None
+        )
+    return model
+
+
+@contextlib.contextmanager
+def gradient_sync(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Average gradients over the ranks in this block's backward pass, or only add them up locally.
+
+    Of several micro-batches only the last has to communicate.
+    """
+    if isinstance(model, DistributedDataParallel) and not enabled:
+        with model.no_sync():
+            yield
+    else:
+        if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+            model.set_requires_gradient_sync(enabled)
+        yield
+
+
+def plain_module(model: nn.Module) -> nn.Module:
+    """Return the module inside DDP or `torch.compile`, whose parameter names have no prefix."""
+    for attribute in ("module", "_orig_mod", "module"):
+        model = getattr(model, attribute, model)
+    return model
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor in one piece on every rank (a collective); others as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+class ShardedCheckpoint:
+    """Checkpoints of an FSDP run: ``folder/step-00000042/``, each rank's slice in its own file.
+
+    `torch.distributed.checkpoint` stores which part of which tensor lies where, so another number of ranks can read it.
+    A folder is written under a temporary name and renamed once all ranks are done.
+
+    Parameters
+    ----------
+    folder : path
+    keep : int
+        How many to keep, 1 or more.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be 1 or more, got {keep}")
+        self.folder = Path(folder)
+        self.keep = keep
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def paths(self) -> list[Path]:
+        """Return the finished checkpoints, oldest first."""
+        return sorted(path for path in self.folder.glob("step-*") if path.suffix == "" and path.is_dir())
+
+    def save(self, step: int, tensors: dict[str, Any]) -> Path:
+        """Write `tensors`, nested dicts with nothing but tensors in them. A collective: every rank calls it."""
+        import torch.distributed.checkpoint as dcp
+
+        path = self.folder / f"step-{step:08d}"
+        temporary = path.with_suffix(".tmp")
+        first = dist.get_rank() == 0
+        if first:
+            shutil.rmtree(temporary, ignore_errors=True)
+        dist.barrier()
+        dcp.save(tensors, storage_writer=dcp.FileSystemWriter(temporary, sync_files=True))
+        if first:
+            sync_folder(temporary)
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
+            sync_folder(self.folder)
+            for old in [*self.paths()[: -self.keep], *self.folder.glob("*.tmp")]:
+                shutil.rmtree(old)
+        dist.barrier()
+        return path
+
+    def load(self, tensors: dict[str, Any]) -> bool:
+        """Fill `tensors` in place from the newest checkpoint; False if there is none. A collective.
+
+        Names that the checkpoint lacks keep their values.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder is no checkpoint, is damaged, or its index holds anything but data.
+        """
+        import torch.distributed.checkpoint as dcp
+
+        if not self.paths():
+            return False
+        path = self.paths()[-1]
+        try:
+            reader = _data_only_reader(path)
+            planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
+            dcp.load(tensors, storage_reader=reader, planner=planner)
+        except (dcp.CheckpointException, pickle.UnpicklingError, OSError, EOFError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        return True
+
+
+def _data_only_reader(path: Path) -> Any:
+    """Return a reader of `path` whose index cannot run code.
+
+    The library reads tensors with ``weights_only``, but the index ``.metadata`` with plain `pickle`.
+    """
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+
+    class Reader(FileSystemReader):
+        def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+            with open(path / ".metadata", "rb") as file:
+                metadata = _DataUnpickler(file).load()
+            for name, entry in metadata.state_dict_metadata.items():
+                if isinstance(entry, BytesStorageMetadata):  # the library would unpickle it
+                    raise pickle.UnpicklingError(f"{name} is not a tensor")
+            metadata.storage_meta.load_id = self.load_id
+            return metadata  # type: ignore[no-any-return]
+
+    return Reader(path)
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Reads an index of tensors; any other class or function in it is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        index = module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+        data = (module, name) in {
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("pathlib", "PosixPath"),
+            ("pathlib", "WindowsPath"),
+        }
+        dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not (index and name in _INDEX_CLASSES or data or dtype):
+            raise pickle.UnpicklingError(f"the index refers to {module}.{name}, which is not data")
+        return super().find_class(module, name)
+
+
+_INDEX_CLASSES = {
+    *("Metadata", "MetadataIndex", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata"),
+    *("BytesStorageMetadata", "StorageMeta", "_MEM_FORMAT_ENCODING", "_StorageInfo"),
+}

@@ -1,0 +1,134 @@
+"""What a run shows while it runs and leaves behind: progress bar, TensorBoard events, metrics.jsonl, a loss curve."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["Reporter"]
+
+
+class Reporter:
+    """Writes down every step and every evaluation of a run.
+
+    ``metrics.jsonl`` gets one line of JSON per record. What a killed run wrote after its last checkpoint will happen
+    again, so on resuming, lines beyond `first_step` are taken out.
+
+    Parameters
+    ----------
+    folder : path
+    first_step, total_steps : int
+        Updates already made, and in the whole run.
+    live : bool
+        Also the progress bar, TensorBoard events in ``folder/tensorboard``, and ``loss_curve.png`` at the end.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int, total_steps: int, live: bool = True) -> None:
+        self.folder = folder
+        self.path = folder / "metrics.jsonl"
+        self.console = Console()
+        self._live = live
+        self._time = time.perf_counter()
+        kept = [record for record in self.records() if record["step"] <= first_step]
+        self._file = open(self.path, "w", encoding="utf-8")
+        for record in kept:
+            self._write(record)
+        self._bar = Progress(
+            *(TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20)),
+            *(TextColumn("{task.description}"), TimeRemainingColumn(compact=True)),
+            console=self.console,
+            disable=not live or not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total_steps, completed=first_step)
+        self._events: Any = None
+        if live:
+            from torch.utils.tensorboard import SummaryWriter  # half a second to import
+
+            # purge_step hides the events that a killed run wrote beyond its last checkpoint
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+        self._bar.start()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return what metrics.jsonl holds; a last line that was cut off by a crash is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").split("\n")[
+            :-1
+        ]  # what follows the last newline is cut off
+        return [json.loads(line) for line in lines]
+
+    def step(self, step: int, *, loss: float, lr: float, gradient_norm: float, n_tokens: int) -> None:
+        """Record one update."""
+        now = time.perf_counter()
+        speed, self._time = n_tokens / (now - self._time), now
+        self._record(step, loss=loss, lr=lr, gradient_norm=gradient_norm, tokens_per_second=speed)
+        self._bar.update(
+            self._task,
+            completed=step,
+            description=f"loss {loss:.3f}  lr {lr:.1e}  |g| {gradient_norm:.2f}  {speed:,.0f} tokens/s",
+        )
+
+    def skipped(self, step: int, *, loss: float) -> None:
+        """Say that the gradient after `step` updates was not finite and no update was made."""
+        self.console.print(f"step {step}: gradient not finite (loss {loss}), update skipped", style="yellow")
+        self._write({"step": step, "skipped": True})
+        self._time = time.perf_counter()
+
+    def evaluation(self, step: int, *, val_bits_per_byte: float, sample: bytes) -> None:
+        """Record an evaluation and a text sample."""
+        text = sample.decode("utf-8", errors="replace")
+        self._record(step, val_bits_per_byte=val_bits_per_byte)
+        if self._live:
+            self._events.add_text("sample", f"```\n{text}\n```", step)
+            shown = "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
+            self.console.rule(f"step {step}: {val_bits_per_byte:.3f} bits per byte", align="left")
+            self.console.print(shown, markup=False, highlight=False, style="dim")
+        self._time = time.perf_counter()  # an evaluation is not training time
+
+    def close(self) -> None:
+        """Finish the files; with `live`, draw the loss curve."""
+        self._bar.stop()
+        self._file.close()
+        if self._live:
+            self._events.close()
+            self._draw()
+
+    def _record(self, step: int, **values: float) -> None:
+        self._write({"step": step, **values})
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def _draw(self) -> None:
+        """Write loss_curve.png: training loss and validation bits per byte on one axis, in bits."""
+        import math
+
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        records = self.records()
+        train = [(r["step"], r["loss"] / math.log(2)) for r in records if "loss" in r]
+        val = [(r["step"], r["val_bits_per_byte"]) for r in records if "val_bits_per_byte" in r]
+        if not train:
+            return
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.plot(*zip(*train, strict=True), color="#56b4e9", linewidth=0.8, label="training, each step")
+        if val:
+            axes.plot(
+                *zip(*val, strict=True), color="#d55e00", marker="o", label="validation, averaged weights"
+            )
+        axes.set(xlabel="step", ylabel="bits per byte", title=self.folder.name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(self.folder / "loss_curve.png", dpi=120)

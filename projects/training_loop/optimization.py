@@ -1,0 +1,164 @@
+"""What a training loop does to parameters besides the optimizer's own step: decay groups, clipping, averaging."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+__all__ = ["parameter_groups", "clip_gradients", "Ema"]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trainable parameters into those with weight decay and those without.
+
+    Decay pulls a weight towards zero. That makes sense for the matrices of linear layers, whose size the loss can do
+    without. It does not for biases, for norm gains (their neutral value is 1), or for embeddings (a rare token's row
+    would shrink at every step in which it does not occur). A weight shared by two modules appears once, and counts as
+    an embedding if one of the two is.
+
+    Parameters
+    ----------
+    model : nn.Module
+    weight_decay : float
+        For the first group.
+
+    Returns
+    -------
+    list of dict
+        ``[{"params": [...], "weight_decay": weight_decay}, {"params": [...], "weight_decay": 0.0}]``, each list in the
+        order of ``model.parameters()``; frozen parameters are in neither.
+
+    Raises
+    ------
+    ValueError
+        If `weight_decay` is negative.
+    """
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
+    embeddings = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+    }
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
+    for parameter in model.parameters():  # yields a shared parameter once
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+            (decay if is_matrix else no_decay).append(parameter)
+    return [
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": no_decay, "weight_decay": 0.0},
+    ]
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scale all gradients by one factor so that their joint norm is at most `max_norm`.
+
+    norm = sqrt(Σ over all parameters and entries of g²),   g ← g · min(1, max_norm/norm)
+
+    One factor for all: the direction of the step stays. Gradients must be unscaled before (`torch.amp.GradScaler`).
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor
+        Those without a gradient are passed over. Gradients may be sharded (DTensor): the norm is over all ranks.
+    max_norm : float
+        Above 0; ``inf`` measures without clipping.
+
+    Returns
+    -------
+    Tensor
+        The norm before clipping, a scalar. Where it is NaN or inf the gradients are left alone: the step is to be
+        skipped.
+
+    Raises
+    ------
+    ValueError
+        If `max_norm` is not above 0.
+
+    Notes
+    -----
+    Source: Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013, algorithm 1.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0, got {max_norm}")
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return torch.tensor(0.0)
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    if isinstance(norm, DTensor):  # each rank has the norm of its shard: one all-reduce of a single number
+        norm = norm.full_tensor()
+    # No `if norm > max_norm`: on a GPU that would wait for the number. A NaN factor must not reach the gradients.
+    factor = torch.where(torch.isfinite(norm), (max_norm / norm).clamp(max=1.0), torch.ones_like(norm))
+    torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in gradients], factor)
+    return norm
+
+
+class Ema:
+    """An exponential moving average of the weights, which is often better than the last weights.
+
+    average ← average + (1 - d)·(weight - average),   d = min(decay, (1 + n)/(10 + n)) after n updates
+
+    The rising d keeps the random first weights from lingering in short runs.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its trainable parameters are averaged; buffers are not.
+    decay : float
+        In 0..1, below 1.
+
+    Raises
+    ------
+    ValueError
+        If `decay` is outside.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in 0..1, below 1, got {decay}")
+        self.decay = decay
+        self.n_updates = 0
+        self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._averages = {name: p.detach().clone() for name, p in self._weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the current weights. Call it after each optimizer step that was taken, and only then."""
+        decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
+        torch._foreach_lerp_(list(self._averages.values()), list(self._weights.values()), 1 - decay)
+        self.n_updates += 1
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the averages into the model for the block; afterwards the weights are back, also after an error."""
+        weights, averages = list(self._weights.values()), list(self._averages.values())
+        saved = [weight.detach().clone() for weight in weights]
+        try:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, averages)
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(weights, saved)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``{"n_updates": int, "averages": {parameter name: Tensor}}``; the tensors are the live ones."""
+        return {"n_updates": self.n_updates, "averages": dict(self._averages)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned; the names must be the same."""
+        if state["averages"].keys() != self._averages.keys():
+            raise ValueError(f"averages of other weights: {sorted(state['averages'])}")
+        for name, average in self._averages.items():
+            average.copy_(state["averages"][name])
+        self.n_updates = int(state["n_updates"])

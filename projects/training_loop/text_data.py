@@ -1,0 +1,185 @@
+"""Text that every machine has: the source of Python's standard library, as windows of bytes.
+
+Three decisions carry the rest of the program. The split is by file, by a checksum of its name, so no line of a
+validation file is ever trained on. An epoch is one permutation of all windows, a pure function of (seed, epoch), so a
+position in it is one integer and any number of ranks can share it. And the last window of a file is shorter: its
+missing targets are ``IGNORED``, which makes the number of valid tokens differ from batch to batch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sysconfig
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["standard_library", "Windows", "epoch_order", "micro_batches", "bigram_bits_per_byte"]
+
+IGNORED = -100  # the target that cross_entropy leaves out
+SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
+
+
+def standard_library(max_bytes: int) -> tuple[list[bytes], list[bytes]]:
+    """Read about `max_bytes` of the standard library's source and split it by file, 9 to 1.
+
+    Files come in the order of a checksum of their relative name, so that a smaller cap takes a fair sample, not the
+    letter A. The text differs between versions of Python, so results name the version.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Reading stops with the file that reaches it.
+
+    Returns
+    -------
+    train, val : list of bytes
+        The contents of the files.
+
+    Raises
+    ------
+    ValueError
+        If `max_bytes` is below 1, or so small that one side of the split stays empty.
+    """
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be 1 or more, got {max_bytes}")
+    root = Path(sysconfig.get_path("stdlib"))
+    names = {}
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]  # not walked into
+        for path in (Path(folder, name) for name in files if name.endswith(".py")):
+            # _sysconfigdata holds the paths of the machine that Python was built on
+            if not path.name.startswith("_sysconfigdata"):
+                name = path.relative_to(root).as_posix()
+                names[zlib.crc32(name.encode()), name] = path
+    train: list[bytes] = []
+    val: list[bytes] = []
+    n_bytes = 0
+    for (checksum, _), path in sorted(names.items()):
+        content = path.read_bytes().replace(b"\r\n", b"\n")
+        # the low digits decide the side; the order above is ruled by the high ones
+        (val if checksum % 10 == 0 else train).append(content)
+        n_bytes += len(content)
+        if n_bytes >= max_bytes:
+            break
+    if not train or not val:
+        raise ValueError(f"max_bytes={max_bytes} leaves a side of the split without a file")
+    return train, val
+
+
+class Windows:
+    """The windows of `context` + 1 bytes that a list of documents is cut into.
+
+    Window k of a document reads bytes k·context … and predicts the byte after each. The last one of a document may be
+    shorter. No window spans two documents, and every byte but a document's first is the target of exactly one.
+
+    Parameters
+    ----------
+    documents : iterable of bytes
+        Those shorter than 2 bytes have nothing to predict and give no window.
+    context : int
+        Inputs in a window, 1 or more.
+    """
+
+    def __init__(self, documents: Iterable[bytes], context: int) -> None:
+        if context < 1:
+            raise ValueError(f"context must be 1 or more, got {context}")
+        self.context = context
+        documents = list(documents)
+        text = np.frombuffer(b"".join(documents) + bytes(context + 1), np.uint8)
+        self._text = torch.from_numpy(text.copy())
+        starts: list[int] = []
+        ends: list[int] = []
+        offset = 0
+        for document in documents:
+            first = range(offset, offset + len(document) - 1, context)
+            starts += first
+            ends += [offset + len(document)] * len(first)
+            offset += len(document)
+        self._starts, self._ends = torch.tensor(starts), torch.tensor(ends)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def n_targets(self) -> int:
+        """How many bytes one pass predicts."""
+        return int((self._ends - self._starts - 1).clamp(max=self.context).sum())
+
+    def batch(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the windows `indices` as inputs and targets, both (len(indices), context) int64.
+
+        Where the document has ended, the input is 0 and the target `IGNORED`. An index of -1 is an empty window.
+        """
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        positions = self._starts[indices, None] + torch.arange(self.context)
+        end = torch.where(indices < 0, 0, self._ends[indices])[:, None]
+        inputs = torch.where(positions < end, self._text[positions].long(), 0)
+        targets = torch.where(positions + 1 < end, self._text[positions + 1].long(), IGNORED)
+        return inputs, targets
+
+
+def epoch_order(n_windows: int, *, seed: int, epoch: int) -> Tensor:
+    """Return a permutation of 0 … n_windows - 1, int64: another one each epoch, the same on every rank and machine."""
+    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    return torch.randperm(n_windows, generator=generator)
+
+
+def micro_batches(
+    indices: Tensor, *, rank: int, n_ranks: int, accumulate: int, batch_size: int
+) -> list[Tensor]:
+    """Deal the windows of one optimizer step to a rank, cut into micro-batches.
+
+    Rank r takes ``indices[r::n_ranks]``: disjoint, and together everything. `batch_size` is what a full step holds over
+    all ranks and micro-batches. The last step of an epoch holds less; it is used all the same.
+
+    Every rank gets equally many micro-batches of equal length (a collective needs all of them), filled up with the empty
+    window -1.
+
+    Parameters
+    ----------
+    indices : (n,) int64
+        The windows of this step, ``1 <= n <= batch_size``.
+    rank, n_ranks, accumulate, batch_size : int
+        A full step gives `accumulate` micro-batches; ``batch_size >= n_ranks * accumulate`` is needed.
+
+    Returns
+    -------
+    list of (m,) int64
+
+    Raises
+    ------
+    ValueError
+        If there are too many or no indices, or too few windows for the ranks and micro-batches.
+    """
+    if not 1 <= len(indices) <= batch_size:
+        raise ValueError(f"a step has 1 to {batch_size} windows, got {len(indices)}")
+    if accumulate < 1 or batch_size < n_ranks * accumulate:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be split over {n_ranks} ranks times accumulate={accumulate}"
+        )
+    size = math.ceil(math.ceil(batch_size / n_ranks) / accumulate)
+    n_batches = math.ceil(math.ceil(len(indices) / n_ranks) / size)
+    share = torch.full((n_batches * size,), -1)
+    own = indices[rank::n_ranks]
+    share[: len(own)] = own
+    return list(share.split(size))
+
+
+def bigram_bits_per_byte(train: Iterable[bytes], val: Iterable[bytes]) -> float:
+    """Return what counting pairs of neighbours achieves: the score to beat.
+
+    p(b | a) = (count(a, b) + 1)/(count(a) + 256), counted in `train`, scored on every byte of `val` but the first ones.
+    """
+    counts = np.ones((256, 256))
+    for document in train:
+        pairs = np.frombuffer(document, np.uint8)
+        np.add.at(counts, (pairs[:-1], pairs[1:]), 1)
+    bits = -np.log2(counts / counts.sum(axis=1, keepdims=True))
+    scores = [bits[text[:-1], text[1:]] for text in (np.frombuffer(d, np.uint8) for d in val) if len(text)]
+    return float(np.concatenate(scores).mean())
