@@ -256,8 +256,9 @@ class MultiHeadAttention(nn.Module):
             )
         key = query if key is None else key
         value = key if value is None else value
-        n_keys = _check_inputs(query, key, value, self.d_model) + (0 if cache is None else len(cache))
-        bias = self._additive_mask(mask, query, n_keys)
+        _check_inputs(query, key, value, self.d_model)
+        n_keys = key.shape[1] + (0 if cache is None else len(cache))
+        bias = self._additive_mask(mask, query, n_keys)  # before the cache: a bad mask leaves it as it was
 
         q = self.q_proj(query).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, n_heads, Tq, d_head)
         k = (
@@ -283,7 +284,8 @@ class MultiHeadAttention(nn.Module):
             heads = (self._grouped(weights) @ v).view_as(q)
             if bias is not None:
                 heads = heads.masked_fill(_dead_rows(bias), 0)
-        return self.out_proj(heads.transpose(1, 2).flatten(2))  # the heads of a token side by side
+        output: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))  # the heads of a token side by side
+        return output
 
     @torch.no_grad()
     def attention_maps(
@@ -295,7 +297,8 @@ class MultiHeadAttention(nn.Module):
         0 where there is nothing to attend to. Raises as `forward` does.
         """
         context = x if context is None else context
-        bias = self._additive_mask(mask, x, _check_inputs(x, context, context, self.d_model))
+        _check_inputs(x, context, context, self.d_model)
+        bias = self._additive_mask(mask, x, context.shape[1])
         q = self.q_proj(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         k = self.k_proj(context).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
         weights = self._weights(q, k, bias)

@@ -1,0 +1,139 @@
+"""What the judge compares with: torch's own module and SDPA on the weights of the module under test, in float64."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from multi_head_attention import MultiHeadAttention
+
+D_MODEL, N_HEADS = 24, 4
+SIZES = {"B": 3, "Tq": 5, "Tk": 7}  # all different, also from D_MODEL, N_HEADS and d_head = 6
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def randn(*shape, generator, dtype=torch.float64):
+    """Draw normal numbers in float64 and round them: all dtypes see the same ones."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def random_module(generator, d_model=D_MODEL, n_heads=N_HEADS, *, dtype=torch.float64, **options):
+    """Build a module whose weights and biases are random and large enough to matter."""
+    module = MultiHeadAttention(d_model, n_heads, **options).to(dtype)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            scale = 0.5 if parameter.ndim == 1 else 1.3 / d_model**0.5
+            parameter.copy_(scale * randn(*parameter.shape, generator=generator))
+    return module
+
+
+def torch_twin(module):
+    """Return the nn.MultiheadAttention with the same weights."""
+    has_bias = module.q_proj.bias is not None
+    dtype = module.q_proj.weight.dtype
+    twin = nn.MultiheadAttention(module.d_model, module.n_heads, bias=has_bias, batch_first=True, dtype=dtype)
+    inward = [getattr(module, name) for name in PROJECTIONS[:3]]
+    with torch.no_grad():
+        twin.in_proj_weight.copy_(torch.cat([layer.weight for layer in inward]))
+        twin.out_proj.weight.copy_(module.out_proj.weight)
+        if has_bias:
+            twin.in_proj_bias.copy_(torch.cat([layer.bias for layer in inward]))
+            twin.out_proj.bias.copy_(module.out_proj.bias)
+    return twin
+
+
+def twin_gradients(twin):
+    """Return the gradients of a twin by the names of our parameters."""
+    gradients = {}
+    for kind in ("weight", "bias"):
+        stacked, last = getattr(twin, f"in_proj_{kind}"), getattr(twin.out_proj, kind)
+        if stacked is None:
+            continue
+        for name, part in zip(PROJECTIONS[:3], stacked.grad.chunk(3), strict=True):
+            gradients[f"{name}.{kind}"] = part
+        gradients[f"out_proj.{kind}"] = last.grad
+    return gradients
+
+
+def sdpa(
+    module,
+    query,
+    key,
+    value,
+    *,
+    mask=None,
+    scale=None,
+    split="heads",
+    merge="heads",
+    group="interleave",
+    out=True,
+    bias=True,
+):
+    """Return what the module should give, through SDPA; the options after `scale` are known mistakes."""
+
+    def project(name, x):
+        layer = getattr(module, name)
+        return F.linear(x, layer.weight, layer.bias if bias else None)
+
+    def heads(x, n_heads):
+        B, T, width = x.shape
+        if split == "view":  # no transpose: head and sequence mixed
+            return x.reshape(B, n_heads, T, width // n_heads)
+        if split == "strided":  # head h takes every H-th number
+            return x.unflatten(-1, (-1, n_heads)).movedim(-1, 1)
+        return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+    q = heads(project("q_proj", query), module.n_heads)
+    k, v = (heads(project(n, x), module.n_kv_heads) for n, x in (("k_proj", key), ("v_proj", value)))
+    if group == "tile":
+        k, v = (x.repeat(1, module.n_heads // module.n_kv_heads, 1, 1) for x in (k, v))
+    gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+    B, H, T, d_head = gathered.shape
+    if merge == "view":  # no transpose
+        merged = gathered.reshape(B, T, H * d_head)
+    elif merge == "strided":  # the heads' numbers interleaved
+        merged = gathered.permute(0, 2, 3, 1).flatten(2)
+    elif merge == "reversed":
+        merged = gathered.flip(1).transpose(1, 2).flatten(2)
+    else:
+        merged = gathered.transpose(1, 2).flatten(2)
+    return project("out_proj", merged) if out else merged
+
+
+def mistakes(module, query, key, value, **options):
+    """Return what the usual mistakes give, for `assert_close`."""
+
+    def computed(**mistake):
+        return lambda: sdpa(module, query, key, value, **{**options, **mistake})
+
+    d_model, d_head = module.d_model, module.d_model // module.n_heads
+    return {
+        "the scale is 1/sqrt(d_model), not 1/sqrt(d_head)": computed(scale=d_model**-0.5),
+        "the scale is 1/d_head, not 1/sqrt(d_head)": computed(scale=1 / d_head),
+        "the scale is missing: divide the scores by sqrt(d_head)": computed(scale=1.0),
+        "reshaping to (B, n_heads, T, d_head) mixes heads and sequence: split the last axis, then transpose": computed(
+            split="view"
+        ),
+        "head h takes every n_heads-th number: it must take the slice h * d_head to (h + 1) * d_head": computed(
+            split="strided"
+        ),
+        "merging the heads mixes them with the sequence: transpose back before you flatten": computed(
+            merge="view"
+        ),
+        "the heads' numbers are interleaved: a token's heads belong side by side": computed(merge="strided"),
+        "the heads are concatenated in reverse order": computed(merge="reversed"),
+        "the output projection is missing": computed(out=False),
+        "the biases of the projections are forgotten": computed(bias=False),
+        "query heads share key heads in turn (repeat): neighbours must share (repeat_interleave)": computed(
+            group="tile"
+        ),
+        "mask is ignored": computed(mask=None),
+        "the mask is used the wrong way round: True is where attention is allowed": computed(
+            mask=~options["mask"]
+            if options.get("mask") is not None and options["mask"].dtype == torch.bool
+            else None
+        ),
+        "the keys are taken from query: this is self-attention": lambda: sdpa(
+            module, query, query, query, **options
+        ),
+        "the values are taken from key": lambda: sdpa(module, query, key, key, **options),
+    }
