@@ -1,0 +1,198 @@
+// What the parts of the emulated driver know of each other.
+//
+//   api.cpp       the driver API that PyCUDA calls: handles, strict argument checks, error codes
+//   module.cpp    loads an object made by the nvcc stand-in and reads its symbol table
+//   launch.cpp    runs a grid: blocks, schedules, barriers, warp collectives
+//   memory.cpp    device memory, and the checks of every load and store of a kernel
+//   counters.cpp  coalescing, bank conflicts and divergent branches per source line
+//   report.cpp    what went wrong, where in the .cu file, and what is likely the mistake
+//   control.cpp   the emulator_* functions that the Python package calls
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "../include/abi.hpp"
+#include "fiber.hpp"
+
+namespace emulator {
+
+// CUDA's own codes (cuda.h), of those that the emulator returns.
+enum Code {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    NO_BINARY_FOR_GPU = 209,
+    FILE_NOT_FOUND = 301,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+    ILLEGAL_ADDRESS = 700,
+    LAUNCH_OUT_OF_RESOURCES = 701,
+    LAUNCH_TIMEOUT = 702,
+    DEVICE_ASSERT = 710,
+    ILLEGAL_INSTRUCTION = 715,
+    MISALIGNED_ADDRESS = 716,
+    LAUNCH_FAILED = 719,
+    NOT_SUPPORTED = 801,
+};
+
+struct Index {
+    unsigned x, y, z;
+};
+
+// --- report.cpp ------------------------------------------------------------------------------------------------------
+
+// Where in the kernel: a return address inside the module. Several frames when the compiler inlined a function.
+struct Frame {
+    std::string file, function;
+    int line;
+};
+
+// One mistake of a kernel, before it is put into words.
+struct Finding {
+    Code code;
+    std::string kind;    // a short name, stable, for tests: "out of bounds", "race" ...
+    std::string what;    // one line
+    std::string likely;  // what the mistake probably is
+    uintptr_t pc = 0;
+    std::string other = {};  // a second place, such as the other side of a race: "the other write is at"
+    uintptr_t other_pc = 0;
+    Index block{}, thread{};
+};
+
+extern std::string last_detail;  // what cuGetErrorString adds to CUDA's own text
+extern std::vector<std::string> reports;  // JSON, one object per finding since the last clear
+
+Code error(Code code, const std::string& detail);  // remembers the detail and returns the code
+Code report(const Finding& finding);                 // the same for a finding of a kernel
+const char* cuda_text(int code);
+std::string json_string(const std::string& text);
+std::string number(unsigned long long value);
+
+// --- module.cpp ------------------------------------------------------------------------------------------------------
+
+struct Variable {
+    std::string name;  // demangled: "tile" for a shared one
+    std::string function;  // whose static it is; empty for a global
+    uintptr_t low, high;
+};
+
+struct Module {
+    void* handle = nullptr;  // of dlopen
+    int file = -1;           // the memfd it was loaded from; kept open for addr2line
+    const emulator_module* info = nullptr;
+    uintptr_t base = 0, image_low = 0, image_high = 0;
+    uintptr_t shared_low = 0, shared_high = 0;  // the span that holds all __shared__ variables
+    unsigned granule = 4;                       // bytes per cell of the race detector: 4, or less if the code needs it
+    std::vector<Variable> shared, globals;
+    std::map<std::string, uintptr_t> functions;
+    std::map<uintptr_t, std::vector<Frame>> frames;  // filled by locate()
+
+    ~Module();
+    Code load(const void* image);
+    void locate(const std::vector<uintptr_t>& pcs);  // one addr2line for all of them
+    const std::vector<Frame>& frames_of(uintptr_t pc);
+};
+
+struct Function {
+    Module* module;
+    const emulator_kernel* kernel;
+    std::string name;
+    size_t static_shared = 0;
+    size_t max_dynamic_shared = 48 << 10;
+    unsigned block[3] = {1, 1, 1};  // of the deprecated cuFuncSetBlockShape
+};
+
+// --- launch.cpp ------------------------------------------------------------------------------------------------------
+
+enum class Schedule { forward, reverse, random, warp_greedy };
+enum class State { ready, at_barrier, in_collective, done };
+
+struct Thread {
+    Fiber fiber;
+    State state;
+    Index index;
+    uintptr_t pc;  // where it waits
+    int line;
+    int barrier_kind, predicate, barrier_result;
+    int op;
+    unsigned mask;
+    uint64_t value, result;
+    int source_lane;
+};
+
+struct Settings {
+    Schedule schedule = Schedule::forward;
+    unsigned seed = 1;
+    uint64_t first_block = 0, n_blocks = ~0ull;  // the window of blocks that a launch runs
+    bool counting = false;
+    double timeout_s = 60;  // of one launch; checked kernels only
+};
+extern Settings settings;
+
+constexpr size_t STACK_BYTES = 256 << 10;
+constexpr unsigned MAX_THREADS = 1024, WARP = 32;
+constexpr size_t MAX_SHARED = 227 << 10, DEFAULT_SHARED = 48 << 10, SHARED_MARGIN = 64 << 10;
+
+// The launch that is running. One at a time: a kernel is called under a lock.
+struct Launch {
+    Function* function = nullptr;
+    Module* module = nullptr;
+    std::vector<Thread> threads;
+    unsigned current = 0;        // thread number inside the block
+    bool running_thread = false;  // false while the scheduler works
+    uintptr_t stacks_low = 0, stacks_bytes = 0;
+    char* dynamic_shared = nullptr;
+    size_t dynamic_bytes = 0;
+    std::vector<uint64_t> arguments;  // the values of the 8-byte ones, to name a pointer's argument
+    std::vector<int> argument_numbers;
+    Finding finding;
+    bool failed = false;
+    double deadline = 0;
+};
+extern Launch launch;
+
+Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared, void** arguments);
+[[noreturn]] void fail(Finding finding);  // called by a kernel's thread: ends the launch
+double now_s();
+std::string thread_name(unsigned number);  // "thread (3,1,0)"
+
+// --- memory.cpp ------------------------------------------------------------------------------------------------------
+
+struct Allocation {
+    size_t bytes;
+    char* mapping;
+    size_t mapping_bytes;
+    const char* kind;  // device, pinned host, managed
+};
+uintptr_t allocate(size_t bytes, const char* kind);  // 0: out of memory
+Code release(uintptr_t address, const char* kind);
+// Checks that [address, address + bytes) lies in one live allocation.
+Code check_range(const char* function, const char* what, uintptr_t address, size_t bytes);
+const std::pair<const uintptr_t, Allocation>* find_allocation(uintptr_t address);
+void fill_zero(uintptr_t address, size_t bytes);
+size_t used_bytes();
+void register_host(uintptr_t address, size_t bytes);
+bool unregister_host(uintptr_t address);
+
+void begin_memory_checks();  // of a launch
+void begin_block_memory();   // poisons shared memory
+void barrier_passed();       // everything before is ordered before everything after
+void warp_synced(unsigned first_thread, unsigned mask);
+
+// --- counters.cpp ----------------------------------------------------------------------------------------------------
+
+enum class Access { load, store, atomic };
+void begin_counting();
+void count_access(uintptr_t pc, uintptr_t address, unsigned size, Access access, bool shared);
+void flush_requests();  // at a barrier and at the end of a block: what is pending is complete
+void end_counting(const std::string& kernel);
+extern std::vector<std::string> counted;  // JSON, one object per counted launch
+
+}  // namespace emulator

@@ -1,0 +1,480 @@
+// Runs a grid on one OS thread. Blocks run one after another; the threads of a block are fibers, and each runs alone
+// until it reaches a barrier, a warp collective or its end. So a program has no timing of its own: the schedule
+// decides who goes first, and a bug that needs another order shows under another schedule.
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+
+#include "emulator.hpp"
+
+#if defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
+// Saves the registers that a call preserves on the old stack and takes them from the new one.
+asm(R"(
+.text
+.globl emulator_switch
+.hidden emulator_switch
+.type emulator_switch, @function
+emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+#endif
+
+// The built-in variables of the kernels (include/device.hpp declares them const).
+extern "C" {
+__attribute__((visibility("default"))) emulator::Index threadIdx, blockIdx, blockDim, gridDim;
+}
+
+namespace emulator {
+
+Settings settings;
+Launch launch;
+
+double now_s() {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static Thread& current() { return launch.threads[launch.current]; }
+
+std::string thread_name(unsigned number_) {
+    Index i = launch.threads[number_].index;
+    return "thread (" + number(i.x) + "," + number(i.y) + "," + number(i.z) + ")";
+}
+
+// Hands control back to the scheduler until it lets this thread go on.
+static void wait_as(State state) {
+    Thread& thread = current();
+    thread.state = state;
+    launch.running_thread = false;
+    thread.fiber.leave();
+    launch.running_thread = true;
+}
+
+static void note(Finding& finding, unsigned thread) {
+    finding.block = blockIdx;
+    finding.thread = launch.threads[thread].index;
+    if (!launch.failed) launch.finding = finding;
+    launch.failed = true;
+}
+
+void fail(Finding finding) {
+    note(finding, launch.current);
+    wait_as(State::done);
+    __builtin_unreachable();
+}
+
+// --- where a thread stops --------------------------------------------------------------------------------------------
+
+static void thread_body() {
+    emulator_kernel const& kernel = *launch.function->kernel;
+    launch.running_thread = true;
+    kernel.call(kernel.function, reinterpret_cast<void**>(launch.arguments.data()));
+    wait_as(State::done);
+    __builtin_trap();
+}
+
+static unsigned warp_of(unsigned thread) { return thread & ~(WARP - 1); }
+static const char* state_name(State state) {
+    return state == State::at_barrier ? "waits at __syncthreads" : state == State::in_collective ? "waits at a warp "
+           "operation" : state == State::done ? "has returned" : "has not arrived";
+}
+
+// The last lane of the mask to arrive computes the results of all. Also called by the scheduler, so it may not wait.
+static void complete_collective(unsigned warp, unsigned lanes, unsigned mask) {
+    Thread* const lane = &launch.threads[warp];
+    const int op = current().op;
+    auto in = [&](unsigned l) { return (mask >> l & 1) && l < lanes && lane[l].state == State::in_collective; };
+    unsigned votes = 0;
+    int64_t sum = 0, low = INT64_MAX, high = INT64_MIN;
+    for (unsigned l = 0; l < lanes; l++) {
+        if (!in(l)) continue;
+        if (lane[l].value) votes |= 1u << l;
+        sum += (int64_t)lane[l].value;
+        low = std::min(low, (int64_t)lane[l].value);
+        high = std::max(high, (int64_t)lane[l].value);
+    }
+    for (unsigned l = 0; l < lanes; l++) {
+        if (!in(l)) continue;
+        Thread& me = lane[l];
+        if (op == WARP_SHUFFLE) {
+            const unsigned from = me.source_lane & 31;
+            if (!in(from)) {
+                bool exists = from < lanes;
+                Finding finding{LAUNCH_FAILED, "absent lane",
+                                "shuffle reads lane " + number(from) + ", which " +
+                                    (!exists ? "the block does not have" :
+                                     !(mask >> from & 1) ? "is not in the mask" : state_name(lane[from].state)),
+                                exists ? "the lanes of the mask must all execute the shuffle: no early return and no "
+                                         "branch around it; pad with a neutral value instead"
+                                       : "the block's size is not a multiple of 32; shuffle within a smaller width, or "
+                                         "launch whole warps"};
+                finding.pc = me.pc;
+                note(finding, warp + l);
+                return;
+            }
+            me.result = lane[from].value;
+        } else if (op == WARP_BALLOT) {
+            me.result = votes;
+        } else if (op == WARP_MATCH) {
+            me.result = 0;
+            for (unsigned k = 0; k < lanes; k++)
+                if (in(k) && lane[k].value == me.value) me.result |= 1u << k;
+        } else {
+            me.result = op == WARP_ADD ? sum : op == WARP_MIN ? low : high;
+        }
+    }
+    if (op == WARP_SYNC) warp_synced(warp, mask);
+    for (unsigned l = 0; l < lanes; l++)
+        if (in(l) && &lane[l] != &current()) lane[l].state = State::ready;
+    current().state = State::ready;
+}
+
+// Are all lanes of the mask that still run here, in the same operation?
+static bool all_arrived(unsigned warp, unsigned lanes, unsigned mask) {
+    for (unsigned l = 0; l < lanes; l++) {
+        const Thread& other = launch.threads[warp + l];
+        if (!(mask >> l & 1) || other.state == State::done) continue;
+        if (other.state != State::in_collective || other.mask != mask) return false;
+        if (other.op != current().op) {
+            Finding finding{LAUNCH_FAILED, "warp divergence", "lanes of one mask execute different warp operations",
+                            "a branch sends the lanes of a warp to different shuffles or votes", current().pc,
+                            thread_name(warp + l) + " waits at", other.pc};
+            note(finding, launch.current);
+            return false;
+        }
+    }
+    return true;
+}
+
+// A thread that returns may be the one that a collective was waiting for; only the scheduler can see that.
+static bool finish_collectives() {
+    for (unsigned i = 0; i < launch.threads.size(); i++) {
+        Thread& thread = launch.threads[i];
+        if (thread.state != State::in_collective) continue;
+        const unsigned warp = warp_of(i), lanes = std::min<unsigned>(WARP, launch.threads.size() - warp);
+        launch.current = i;
+        if (!all_arrived(warp, lanes, thread.mask)) continue;
+        complete_collective(warp, lanes, thread.mask);
+        return true;
+    }
+    return false;
+}
+
+// --- the schedule ----------------------------------------------------------------------------------------------------
+
+static uint32_t random_state;
+static uint32_t random_below(uint32_t n) {  // xorshift: small, and the same on every machine
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 17;
+    random_state ^= random_state << 5;
+    return random_state % n;
+}
+
+static void run_thread(unsigned number_) {
+    launch.current = number_;
+    Thread& thread = launch.threads[number_];
+    threadIdx = thread.index;
+    thread.fiber.enter();
+    launch.running_thread = false;
+}
+
+// Runs every ready thread once, in the schedule's order; false when none was ready.
+static bool run_ready(std::vector<unsigned>& order) {
+    const unsigned n = launch.threads.size();
+    bool progress = false;
+    if (settings.schedule == Schedule::random)
+        for (unsigned i = n - 1; i > 0; i--) std::swap(order[i], order[random_below(i + 1)]);
+    if (settings.schedule == Schedule::warp_greedy) {
+        // One warp as far as it gets, before any other has moved: what a barrier that is missing would allow.
+        std::vector<unsigned> warps;
+        for (unsigned i = 0; i < n; i++)
+            if (launch.threads[i].state == State::ready && (warps.empty() || warps.back() != warp_of(i)))
+                warps.push_back(warp_of(i));
+        if (warps.empty()) return false;
+        const unsigned warp = warps[random_below(warps.size())];
+        for (bool moved = true; moved && !launch.failed;) {
+            moved = false;
+            for (unsigned i = warp; i < std::min(n, warp + WARP) && !launch.failed; i++)
+                if (launch.threads[i].state == State::ready) run_thread(i), moved = true;
+        }
+        return true;
+    }
+    for (unsigned number_ : order) {
+        if (launch.failed) break;
+        if (launch.threads[number_].state == State::ready) run_thread(number_), progress = true;
+    }
+    return progress;
+}
+
+// --- barriers --------------------------------------------------------------------------------------------------------
+
+// Nobody is ready: either all stand at one barrier and go on, or the block hangs, and here is why.
+static bool release_barrier() {
+    const unsigned n = launch.threads.size();
+    unsigned waiting = 0, returned = 0, first = n, collective = n, other_line = n;
+    for (unsigned i = 0; i < n; i++) {
+        const Thread& thread = launch.threads[i];
+        if (thread.state == State::done) returned++;
+        if (thread.state == State::in_collective && collective == n) collective = i;
+        if (thread.state != State::at_barrier) continue;
+        waiting++;
+        if (first == n) first = i;
+        if (thread.line != launch.threads[first].line && other_line == n) other_line = i;
+    }
+    if (collective < n) {
+        const Thread& thread = launch.threads[collective];
+        std::string absent = "no lane of its mask is missing";
+        uintptr_t other_pc = 0;
+        const unsigned warp = warp_of(collective);
+        for (unsigned l = 0; l < WARP && warp + l < n; l++) {
+            const Thread& other = launch.threads[warp + l];
+            if (!(thread.mask >> l & 1) || (other.state == State::in_collective && other.mask == thread.mask)) continue;
+            absent = "lane " + number(l) + " is in its mask but " + state_name(other.state);
+            other_pc = other.pc;
+            absent += other.state == State::done ? "" : " at";
+            break;
+        }
+        Finding finding{LAUNCH_FAILED, "deadlock", "deadlock: a warp operation waits for a lane that never comes",
+                        "a branch around a shuffle or vote whose mask names every lane: move the operation out of the "
+                        "branch, or make the mask with __ballot_sync before it", thread.pc, absent, other_pc};
+        note(finding, collective);
+        return false;
+    }
+    if (other_line < n) {
+        Finding finding{LAUNCH_FAILED, "barrier divergence",
+                        "barrier divergence: threads of one block wait at different __syncthreads()",
+                        "a __syncthreads() inside a branch that only some threads of the block take",
+                        launch.threads[other_line].pc, thread_name(first) + " waits at", launch.threads[first].pc};
+        note(finding, other_line);
+        return false;
+    }
+    if (waiting < n) {
+        Finding finding{LAUNCH_FAILED, "barrier divergence",
+                        "barrier divergence: only " + number(waiting) + " of the block's " + number(n) +
+                            " threads reach __syncthreads(); " + number(returned) + " have returned",
+                        "an early return (if (i >= n) return;) or a loop that runs a different number of times per "
+                        "thread: let every thread reach the barrier and guard the loads and stores instead",
+                        launch.threads[first].pc};
+        note(finding, first);
+        return false;
+    }
+    int count = 0;
+    for (const Thread& thread : launch.threads) count += thread.predicate != 0;
+    for (Thread& thread : launch.threads) {
+        thread.barrier_result = thread.barrier_kind == BARRIER_COUNT ? count
+                                : thread.barrier_kind == BARRIER_AND ? count == (int)n : count != 0;
+        thread.state = State::ready;
+    }
+    barrier_passed();
+    return true;
+}
+
+static void run_block(std::vector<unsigned>& order) {
+    begin_block_memory();
+    for (unsigned i = 0; i < launch.threads.size(); i++) {
+        Thread& thread = launch.threads[i];
+        // Staggered tops: stacks at one distance modulo 4096 would fight for the same cache lines.
+        thread.fiber.prepare(reinterpret_cast<char*>(launch.stacks_low) + i * STACK_BYTES,
+                             STACK_BYTES - 64 - (i % 16) * 64, thread_body);
+        thread.state = State::ready;
+    }
+    auto live = [] {
+        return std::any_of(launch.threads.begin(), launch.threads.end(),
+                           [](const Thread& thread) { return thread.state != State::done; });
+    };
+    while (!launch.failed) {
+        if (run_ready(order) || launch.failed) continue;
+        if (!live()) break;
+        if (!finish_collectives() && !launch.failed) release_barrier();
+    }
+}
+
+// --- a launch --------------------------------------------------------------------------------------------------------
+
+// A kernel that reads a wild address without hooks (plain mode), or overflows its stack, must not end the process.
+static sigjmp_buf crash_exit;
+static void on_crash(int signal_number, siginfo_t* info, void*) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(info->si_addr);
+    Finding finding{ILLEGAL_ADDRESS, "crash", "", ""};
+    if (signal_number == SIGFPE) {
+        finding.code = LAUNCH_FAILED;
+        finding.what = "integer division by zero";
+    } else if (address - launch.stacks_low < launch.stacks_bytes) {
+        finding.what = "stack overflow: this thread's local variables need more than " +
+                       number(STACK_BYTES >> 10) + " KiB";
+        finding.likely = "large local arrays or recursion; on a GPU they would live in slow local memory";
+    } else {
+        finding.what = "access to address " + number(address) + ", which is no memory at all";
+        finding.likely = "a null or host pointer, or an index far out of range";
+    }
+    note(finding, launch.current);
+    siglongjmp(crash_exit, 1);
+}
+
+struct CrashGuard {
+    struct sigaction old[3];
+    stack_t old_stack;
+    const int signals[3] = {SIGSEGV, SIGBUS, SIGFPE};
+    CrashGuard() {
+        static char alternative[64 << 10];  // the fiber's own stack may be what overflowed
+        stack_t stack{};
+        stack.ss_sp = alternative;
+        stack.ss_size = sizeof alternative;
+        sigaltstack(&stack, &old_stack);
+        struct sigaction action{};
+        action.sa_sigaction = on_crash;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        for (int i = 0; i < 3; i++) sigaction(signals[i], &action, &old[i]);
+    }
+    ~CrashGuard() {
+        for (int i = 0; i < 3; i++) sigaction(signals[i], &old[i], nullptr);
+        sigaltstack(&old_stack, nullptr);
+    }
+};
+
+static void make_stacks(size_t n) {
+    if (launch.stacks_bytes >= n * STACK_BYTES) return;
+    if (launch.stacks_bytes) munmap(reinterpret_cast<void*>(launch.stacks_low), launch.stacks_bytes);
+    launch.stacks_bytes = n * STACK_BYTES;
+    void* memory = mmap(nullptr, launch.stacks_bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    launch.stacks_low = reinterpret_cast<uintptr_t>(memory);
+    for (size_t i = 0; i < n; i++)  // the lowest page of each stack catches an overflow
+        mprotect(static_cast<char*>(memory) + i * STACK_BYTES, 4096, PROT_NONE);
+}
+
+// Always at one address: a kernel file may declare its extern __shared__ array outside of any function.
+static char* dynamic_shared_buffer() {
+    static char* const buffer = [] {
+        void* memory = mmap(nullptr, MAX_SHARED + 2 * SHARED_MARGIN, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        return static_cast<char*>(memory) + SHARED_MARGIN;
+    }();
+    return buffer;
+}
+
+static void run_blocks(Index grid) {
+    const uint64_t total = (uint64_t)grid.x * grid.y * grid.z;
+    const uint64_t first = std::min(settings.first_block, total), n = std::min(settings.n_blocks, total - first);
+    std::vector<unsigned> order(launch.threads.size());
+    for (unsigned i = 0; i < order.size(); i++) order[i] = i;
+    if (settings.schedule == Schedule::reverse) std::reverse(order.begin(), order.end());
+    std::vector<uint64_t> blocks;  // only a random order needs the list, and only a short one is shuffled
+    if (settings.schedule == Schedule::random && n <= 65536) {
+        for (uint64_t i = 0; i < n; i++) blocks.push_back(i);
+        for (size_t i = blocks.size(); i > 1; i--) std::swap(blocks[i - 1], blocks[random_below(i)]);
+    }
+    for (uint64_t i = 0; i < n && !launch.failed; i++) {
+        uint64_t block = first + (!blocks.empty() ? blocks[i] : settings.schedule == Schedule::reverse ? n - 1 - i : i);
+        blockIdx = {unsigned(block % grid.x), unsigned(block / grid.x % grid.y), unsigned(block / grid.x / grid.y)};
+        run_block(order);
+    }
+}
+
+Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared, void** arguments) {
+    static std::mutex one_launch;
+    std::lock_guard<std::mutex> lock(one_launch);
+    const size_t n = (size_t)block.x * block.y * block.z;
+    launch.function = &function;
+    launch.module = function.module;
+    launch.failed = false;
+    launch.deadline = now_s() + settings.timeout_s;
+    launch.threads.assign(n, Thread{});
+    for (unsigned i = 0; i < n; i++)
+        launch.threads[i].index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+    const size_t n_arguments = function.kernel->layout[0];
+    launch.arguments.assign(reinterpret_cast<uint64_t*>(arguments), reinterpret_cast<uint64_t*>(arguments) + n_arguments);
+    gridDim = grid;
+    blockDim = block;
+    random_state = settings.seed * 2654435761u | 1;
+    make_stacks(n);
+    launch.dynamic_shared = dynamic_shared_buffer();
+    launch.dynamic_bytes = dynamic_shared;
+    begin_memory_checks();
+    if (settings.counting) begin_counting();
+    {
+        CrashGuard guard;
+        if (sigsetjmp(crash_exit, 1) == 0) run_blocks(grid);
+    }
+    launch.running_thread = false;
+    if (settings.counting && !launch.failed) end_counting(function.name);
+    Code code = launch.failed ? report(launch.finding) : SUCCESS;
+    launch.function = nullptr;
+    return code;
+}
+
+}  // namespace emulator
+
+// --- what kernels call -----------------------------------------------------------------------------------------------
+
+using namespace emulator;
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define RETURN_ADDRESS reinterpret_cast<uintptr_t>(__builtin_return_address(0))
+
+EXPORT int emulator_syncthreads(int line, int kind, int predicate) {
+    Thread& thread = current();
+    thread.pc = RETURN_ADDRESS;
+    thread.line = line;
+    thread.barrier_kind = kind;
+    thread.predicate = predicate;
+    wait_as(State::at_barrier);
+    return thread.barrier_result;
+}
+
+EXPORT uint64_t emulator_collective(int op, unsigned mask, uint64_t value, int source_lane, int line) {
+    Thread& thread = current();
+    const unsigned warp = warp_of(launch.current), lane = launch.current - warp;
+    const unsigned lanes = std::min<unsigned>(WARP, launch.threads.size() - warp);
+    thread.pc = RETURN_ADDRESS;
+    thread.line = line;
+    if (!(mask >> lane & 1))
+        fail({LAUNCH_FAILED, "absent lane", "lane " + number(lane) + " calls a warp operation whose mask leaves it out",
+              "the mask must name every lane that executes the call", thread.pc});
+    thread.op = op;
+    thread.mask = mask;
+    thread.value = value;
+    thread.source_lane = source_lane;
+    thread.state = State::in_collective;
+    if (all_arrived(warp, lanes, mask)) complete_collective(warp, lanes, mask);
+    if (launch.failed || thread.state == State::in_collective) wait_as(State::in_collective);
+    return thread.result;
+}
+
+EXPORT unsigned emulator_lane() { return launch.current % WARP; }
+
+EXPORT unsigned emulator_active_mask() {
+    // Every lane that has not returned; which of them run together is the hardware's choice, so never rely on it.
+    unsigned mask = 0, warp = warp_of(launch.current);
+    for (unsigned l = 0; l < WARP && warp + l < launch.threads.size(); l++)
+        if (launch.threads[warp + l].state != State::done) mask |= 1u << l;
+    return mask;
+}
+
+EXPORT void* emulator_dynamic_shared() { return dynamic_shared_buffer(); }
+
+EXPORT void emulator_device_assert(const char* text, const char* file, int line) {
+    fail({DEVICE_ASSERT, "assert", std::string(file) + ":" + std::to_string(line) + ": assertion `" + text + "` failed",
+          "", RETURN_ADDRESS});
+}
+
+EXPORT void emulator_trap() { fail({ILLEGAL_INSTRUCTION, "trap", "__trap() was called", "", RETURN_ADDRESS}); }

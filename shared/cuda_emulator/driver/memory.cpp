@@ -1,0 +1,507 @@
+// Device memory, and the checks of every load and store of a kernel.
+//
+// A checked kernel is compiled with -fsanitize=thread but not linked with its library: the compiler then calls
+// __tsan_read4(address) and the like before each access, and those functions are here. In the same way
+// -fsanitize=signed-integer-overflow,bounds,integer-divide-by-zero calls the __ubsan_handle_* functions.
+#include <sys/mman.h>
+
+#include <cstring>
+#include <deque>
+
+#include "emulator.hpp"
+
+namespace emulator {
+
+// --- allocations -----------------------------------------------------------------------------------------------------
+
+constexpr size_t PAGE = 4096, DEVICE_BYTES = 80ull << 30;
+constexpr size_t POISONED_UP_TO = 64 << 20;  // larger arrays stay untouched, so that a virtual one costs no memory
+constexpr size_t QUARANTINE = 1024;          // freed allocations that are remembered, to name a use after free
+
+static std::map<uintptr_t, Allocation> live, freed;
+static std::deque<uintptr_t> freed_order;
+static size_t used;
+
+// The allocations that were hit last, most recent first: a kernel works on two or three arrays.
+struct Range {
+    uintptr_t low = 1, bytes = 0;
+};
+static Range recent[4];
+static void forget_recent() {
+    for (Range& range : recent) range = {};
+}
+
+size_t used_bytes() { return used; }
+
+uintptr_t allocate(size_t bytes, const char* kind) {
+    if (bytes > DEVICE_BYTES - used) return 0;
+    // A margin of a page on both sides. The start is a multiple of 256 like cudaMalloc's, but not of the page.
+    const size_t shift = 256 * (live.size() % 8 + 1);
+    const size_t mapping_bytes = (shift + bytes + PAGE - 1) / PAGE * PAGE + 2 * PAGE;
+    void* mapping = mmap(nullptr, mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                         -1, 0);
+    if (mapping == MAP_FAILED) return 0;
+    uintptr_t address = reinterpret_cast<uintptr_t>(mapping) + PAGE + shift;
+    if (bytes <= POISONED_UP_TO) memset(reinterpret_cast<void*>(address), 0xFF, bytes);  // NaN, -1
+    live[address] = {bytes, static_cast<char*>(mapping), mapping_bytes, kind};
+    used += bytes;
+    forget_recent();
+    return address;
+}
+
+static const std::pair<const uintptr_t, Allocation>* find_in(const std::map<uintptr_t, Allocation>& map,
+                                                             uintptr_t address) {
+    auto after = map.upper_bound(address);
+    if (after == map.begin()) return nullptr;
+    const auto& entry = *std::prev(after);
+    return address - entry.first < entry.second.bytes ? &entry : nullptr;
+}
+
+const std::pair<const uintptr_t, Allocation>* find_allocation(uintptr_t address) { return find_in(live, address); }
+
+Code release(uintptr_t address, const char* kind) {
+    auto found = live.find(address);
+    if (found == live.end()) {
+        if (freed.count(address)) return error(INVALID_VALUE, "this memory has been freed before");
+        if (find_allocation(address))
+            return error(INVALID_VALUE, "this pointer is inside an allocation, not at its start");
+        return error(INVALID_VALUE, "this pointer was not allocated by the driver");
+    }
+    if (strcmp(found->second.kind, kind) && strcmp(found->second.kind, "managed"))
+        return error(INVALID_VALUE, std::string("this is ") + found->second.kind + " memory: wrong function to free it");
+    const Allocation allocation = found->second;
+    live.erase(found);
+    forget_recent();
+    used -= allocation.bytes;
+    if (allocation.mapping) {
+        // The addresses stay reserved, without memory behind them, so that no new array takes their place.
+        mmap(allocation.mapping, allocation.mapping_bytes, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        freed[address] = allocation;
+        freed_order.push_back(address);
+    }
+    if (freed_order.size() > QUARANTINE) {
+        const Allocation& oldest = freed[freed_order.front()];
+        munmap(oldest.mapping, oldest.mapping_bytes);
+        freed.erase(freed_order.front());
+        freed_order.pop_front();
+    }
+    return SUCCESS;
+}
+
+void register_host(uintptr_t address, size_t bytes) {
+    live[address] = {bytes, nullptr, 0, "registered host"};
+    used += bytes;
+    forget_recent();
+}
+
+bool unregister_host(uintptr_t address) {
+    auto found = live.find(address);
+    if (found == live.end() || strcmp(found->second.kind, "registered host")) return false;
+    used -= found->second.bytes;
+    live.erase(found);
+    forget_recent();
+    return true;
+}
+
+// A fresh array is zero and takes no memory until it is written: keep it so.
+void fill_zero(uintptr_t address, size_t bytes) {
+    uintptr_t low = (address + PAGE - 1) / PAGE * PAGE, high = (address + bytes) / PAGE * PAGE;
+    if (bytes <= POISONED_UP_TO || high <= low) {
+        memset(reinterpret_cast<void*>(address), 0, bytes);
+        return;
+    }
+    memset(reinterpret_cast<void*>(address), 0, low - address);
+    madvise(reinterpret_cast<void*>(low), high - low, MADV_DONTNEED);
+    memset(reinterpret_cast<void*>(high), 0, address + bytes - high);
+}
+
+Code check_range(const char* function, const char* what, uintptr_t address, size_t bytes) {
+    if (!bytes) return SUCCESS;
+    const auto* entry = find_allocation(address);
+    const std::string start = std::string(function) + ": " + what + " ";
+    if (!entry) {
+        if (!address) return error(INVALID_VALUE, start + "is a null pointer (an empty array has no device memory)");
+        if (find_in(freed, address)) return error(INVALID_VALUE, start + "points to memory that has been freed");
+        return error(INVALID_VALUE, start + "is not device memory");
+    }
+    const size_t left = entry->first + entry->second.bytes - address;
+    if (bytes > left)
+        return error(INVALID_VALUE, start + "has " + number(left) + " bytes left, but " + number(bytes) +
+                                        " are to be copied");
+    return SUCCESS;
+}
+
+// --- shared memory: one cell of history per granule ------------------------------------------------------------------
+
+// Two accesses race when they touch one cell, at least one writes, they are by different threads, and nothing orders
+// them: no __syncthreads between (the epoch is the same) and, in one warp, no __syncwarp (the clocks).
+// Two readers are kept, of two threads: whoever writes next races with at least one of them.
+struct Cell {
+    uint32_t write_epoch, read_epoch;  // counts barriers and blocks, never reset: old entries need no clearing
+    int16_t writer, reader[2];
+    bool atomic;
+    uint32_t write_clock, read_clock[2];
+    uint32_t write_pc, read_pc[2];  // relative to the module
+};
+
+static uint32_t epoch = 1, block_epoch = 1;
+// seen[t][l]: up to which of its own clock thread t has seen lane l of its warp. Only __syncwarp moves it: a shuffle
+// orders no memory.
+static uint32_t seen[MAX_THREADS][WARP];
+static std::vector<Cell> static_cells, dynamic_cells;
+static bool checked;  // the running module has hooks, so the cells are in use
+
+void begin_memory_checks() {
+    Module& module = *launch.module;
+    checked = module.info->checked;
+    if (!checked) return;
+    static_cells.resize(std::max(static_cells.size(), (module.shared_high - module.shared_low) / module.granule + 1));
+    dynamic_cells.resize(std::max(dynamic_cells.size(), launch.dynamic_bytes / module.granule + 1));
+    epoch++;  // nothing of another launch is of this one
+}
+
+void begin_block_memory() {
+    for (const Variable& variable : launch.module->shared)  // NaN, -1: what was never written shows in the result
+        memset(reinterpret_cast<void*>(variable.low), 0xFF, variable.high - variable.low);
+    memset(launch.dynamic_shared, 0xFF, launch.dynamic_bytes);
+    if (settings.counting) flush_requests();
+    block_epoch = ++epoch;
+    if (!checked) return;
+    for (unsigned t = 0; t < launch.threads.size(); t++) {
+        memset(seen[t], 0, sizeof seen[t]);
+        seen[t][t % WARP] = 1;
+    }
+}
+
+void barrier_passed() {
+    epoch++;
+    if (settings.counting) flush_requests();
+}
+
+void warp_synced(unsigned first_thread, unsigned mask) {
+    if (!checked) return;
+    uint32_t joined[WARP] = {};
+    const unsigned lanes = std::min<unsigned>(WARP, launch.threads.size() - first_thread);
+    for (unsigned l = 0; l < lanes; l++)
+        if (mask >> l & 1)
+            for (unsigned k = 0; k < WARP; k++) joined[k] = std::max(joined[k], seen[first_thread + l][k]);
+    for (unsigned l = 0; l < lanes; l++)
+        if (mask >> l & 1) {
+            memcpy(seen[first_thread + l], joined, sizeof joined);
+            seen[first_thread + l][l]++;
+        }
+}
+
+static bool ordered(unsigned other, uint32_t other_epoch, uint32_t other_clock) {
+    const unsigned me = launch.current;
+    if (other_epoch != epoch || other == me) return true;
+    return other / WARP == me / WARP && seen[me][other % WARP] >= other_clock;
+}
+
+// "element [3][1] of tile" would need types; the byte offset says enough to find it.
+static std::string shared_name(uintptr_t address) {
+    const auto low = reinterpret_cast<uintptr_t>(launch.dynamic_shared);
+    if (address - low < launch.dynamic_bytes) return "dynamic shared memory, byte " + number(address - low);
+    for (const Variable& v : launch.module->shared)
+        if (address >= v.low && address < v.high) return v.name + ", byte " + number(address - v.low);
+    return "shared memory";
+}
+
+[[noreturn]] static void fail_race(const char* now, const char* before, unsigned other, uint32_t other_pc,
+                                   uintptr_t address, uintptr_t pc, bool read_first) {
+    Finding finding{LAUNCH_FAILED, "race",
+                    std::string("shared memory race: ") + now + " of " + shared_name(address) + " is not ordered after a " +
+                        before + " by " + thread_name(other),
+                    "", pc, std::string("the other ") + before + " is at", launch.module->base + other_pc};
+    const bool same_warp = other / WARP == launch.current / WARP;
+    finding.likely = read_first ? "a missing barrier before shared memory is written again: without it a fast warp "
+                                  "overwrites the tile that a slow one still reads (the second __syncthreads() of a loop)"
+                                : "a missing __syncthreads() between the write and its use by other threads";
+    if (same_warp) finding.likely += ", or __syncwarp() inside one warp";
+    fail(finding);
+}
+
+static void check_cell(Cell& cell, uintptr_t address, Access access, uintptr_t pc) {
+    const int me = launch.current;
+    const uint32_t clock = seen[me][me % WARP], relative = pc - launch.module->base;
+    const bool writes = access != Access::load, atomic = access == Access::atomic;
+    const bool initialised = cell.write_epoch >= block_epoch;
+    if (access != Access::store && !initialised)
+        fail({LAUNCH_FAILED, "uninitialised shared memory",
+              "use of uninitialised shared memory: " + shared_name(address) + " was never written in this block",
+              "a tile element that no thread filled (edge tiles need zeros), or a reduction that reads more partial "
+              "results than there are warps", pc});
+    if (initialised && !(atomic && cell.atomic) && !ordered(cell.writer, cell.write_epoch, cell.write_clock))
+        fail_race(atomic ? "atomic access" : writes ? "write" : "read", cell.atomic ? "atomic access" : "write",
+                  cell.writer, cell.write_pc, address, pc, false);
+    if (writes && cell.read_epoch == epoch)
+        for (int i = 0; i < 2; i++)
+            if (cell.reader[i] >= 0 && !ordered(cell.reader[i], cell.read_epoch, cell.read_clock[i]))
+                fail_race(atomic ? "atomic access" : "write", "read", cell.reader[i], cell.read_pc[i], address, pc, true);
+    if (writes) {
+        cell.write_epoch = epoch;
+        cell.writer = me;
+        cell.write_clock = clock;
+        cell.write_pc = relative;
+        cell.atomic = atomic;
+    } else {
+        if (cell.read_epoch != epoch) {
+            cell.read_epoch = epoch;
+            cell.reader[0] = cell.reader[1] = -1;
+        }
+        // Slot 0 is mine if it is free or mine; else slot 1, unless it holds another warp's reader and I am no better.
+        int slot = cell.reader[0] < 0 || cell.reader[0] == me ? 0 : 1;
+        if (slot == 1 && cell.reader[1] >= 0 && cell.reader[1] != me &&
+            cell.reader[1] / (int)WARP != cell.reader[0] / (int)WARP)
+            return;
+        cell.reader[slot] = me;
+        cell.read_clock[slot] = clock;
+        cell.read_pc[slot] = relative;
+    }
+}
+
+// --- every load and store --------------------------------------------------------------------------------------------
+
+static const char* verb(Access access) {
+    return access == Access::load ? "read" : access == Access::store ? "write" : "atomic access";
+}
+
+// The argument that an allocation was passed as, for the report.
+static std::string argument_of(uintptr_t low, size_t bytes) {
+    const size_t* layout = launch.function->kernel->layout;
+    for (size_t i = 0; i < layout[0]; i++) {
+        uint64_t value;
+        if (layout[1 + i] != 8) continue;
+        memcpy(&value, reinterpret_cast<void*>(launch.arguments[i]), 8);
+        if (value - low <= bytes) return ", argument " + number(i + 1) + " of the kernel";
+    }
+    return "";
+}
+
+[[noreturn]] static void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
+    const std::string action = std::string("global ") + verb(access) + " of " + number(size) + " bytes";
+    if (const auto* entry = find_in(freed, address))
+        fail({ILLEGAL_ADDRESS, "use after free",
+              action + " in memory that has been freed" + argument_of(entry->first, entry->second.bytes),
+              "the array was garbage-collected or freed before the launch: keep a reference to it", pc});
+    // The nearest array is most probably the one that was meant.
+    const std::pair<const uintptr_t, Allocation>* nearest = nullptr;
+    uint64_t distance = ~0ull;
+    for (const auto& entry : live) {
+        const uintptr_t end = entry.first + entry.second.bytes;
+        const uint64_t d = address >= end ? address - end : entry.first > address ? entry.first - address : 0;
+        if (d < distance) distance = d, nearest = &entry;
+    }
+    if (!nearest || distance > (16ull << 30) || address < PAGE)
+        fail({ILLEGAL_ADDRESS, "out of bounds", action + " at " + (address < PAGE ? "a null pointer" : "no device memory"),
+              address < PAGE ? "an empty array has pointer 0: do not launch for size 0"
+                             : "a host pointer (a NumPy array) passed where the device's was meant", pc});
+    const uintptr_t low = nearest->first, bytes = nearest->second.bytes;
+    const bool behind = address >= low;
+    const uint64_t gap = behind ? address + size - low - bytes : low - address;
+    std::string what = "out-of-bounds " + action + ": " + number(behind ? address - low - std::min<uint64_t>(bytes, address - low) : gap) +
+                       (behind ? " bytes past the end" : " bytes before the start") + " of an array of " +
+                       number(bytes) + " bytes" + argument_of(low, bytes);
+    std::string likely = !behind ? (gap >= (1ull << 30) ? "an index that overflowed 32 bits: compute it in size_t or long long"
+                                                        : "a negative index")
+                         : gap <= 64 << 10 ? "no guard for the tail: the last block has more threads than elements left "
+                                             "(if (i < n)), or a row or column is not checked"
+                                           : "a wrong stride, rows and columns swapped, or a missing bounds check";
+    fail({ILLEGAL_ADDRESS, "out of bounds", what, likely, pc});
+}
+
+[[noreturn]] static void fail_shared_range(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
+    const auto low = reinterpret_cast<uintptr_t>(launch.dynamic_shared);
+    std::string what = std::string("out-of-bounds shared ") + verb(access) + " of " + number(size) + " bytes: ";
+    std::string likely = "an index past the tile, or a pad that the declaration lacks";
+    if (address - (low - SHARED_MARGIN) < MAX_SHARED + 2 * SHARED_MARGIN) {
+        what += address < low ? number(low - address) + " bytes before the start of dynamic shared memory"
+                              : "byte " + number(address - low) + " of dynamic shared memory, of which the launch asked for " +
+                                    number(launch.dynamic_bytes) + " bytes";
+        likely = "the launch's shared= is too small for what the kernel uses (bytes, not elements)";
+    } else {
+        what += "no __shared__ variable is there";
+    }
+    fail({ILLEGAL_ADDRESS, "out of bounds", what, likely, pc});
+}
+
+[[noreturn]] static void fail_alignment(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
+    fail({MISALIGNED_ADDRESS, "misaligned",
+          "misaligned " + std::string(verb(access)) + " of " + number(size) + " bytes at an address that is " +
+              number(address % size) + " more than a multiple of " + number(size),
+          "a vector load (float4, float2) needs an aligned address: handle an offset view's head and the tail with single "
+          "elements, or fall back to them when a pointer or row length does not fit", pc});
+}
+
+static void check_shared(Cell* cells, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc) {
+    const unsigned granule = launch.module->granule;
+    for (uintptr_t i = offset / granule; i <= (offset + size - 1) / granule; i++)
+        check_cell(cells[i], address, access, pc);
+}
+
+static void check_timeout(uintptr_t pc) {
+    static uint32_t accesses;
+    if ((++accesses & 0xFFFFF) == 0 && now_s() > launch.deadline)
+        fail({LAUNCH_TIMEOUT, "timeout", "the launch runs for more than " + number((uint64_t)settings.timeout_s) + " s",
+              "a loop that does not end, or that waits for another thread without a barrier; or a launch too large for "
+              "the emulator (cuda_emulator.settings(timeout_s=...))", pc});
+}
+
+static bool in_shared_variable(uintptr_t address, unsigned size) {
+    for (const Variable& v : launch.module->shared)
+        if (address >= v.low && address + size <= v.high) return true;
+    return false;
+}
+
+static inline void on_access(uintptr_t address, unsigned size, Access access, bool aligned, uintptr_t pc) {
+    if (!launch.running_thread) return;                               // a constructor, before any launch
+    if (address - launch.stacks_low < launch.stacks_bytes) return;  // a local variable
+    check_timeout(pc);
+    const Module& module = *launch.module;
+    const auto dynamic = reinterpret_cast<uintptr_t>(launch.dynamic_shared);
+    const bool power_of_two = (size & (size - 1)) == 0 && size <= 16;
+    const bool misaligned = aligned && power_of_two && (address & (size - 1));
+    bool shared = true;
+    if (address - dynamic < launch.dynamic_bytes && address + size <= dynamic + launch.dynamic_bytes) {
+        if (misaligned) fail_alignment(address, size, access, pc);
+        check_shared(dynamic_cells.data(), address - dynamic, address, size, access, pc);
+    } else if (address - module.shared_low < module.shared_high - module.shared_low &&
+               in_shared_variable(address, size)) {
+        if (misaligned) fail_alignment(address, size, access, pc);
+        check_shared(static_cells.data(), address - module.shared_low, address, size, access, pc);
+    } else if (address - module.image_low < module.image_high - module.image_low) {
+        if (address - module.shared_low < module.shared_high - module.shared_low) {
+            for (const Variable& v : module.globals)
+                if (address >= v.low && address + size <= v.high) return;
+            fail_shared_range(address, size, access, pc);
+        }
+        return;  // a __constant__ or __device__ variable
+    } else {
+        shared = false;
+        bool known = false;
+        for (Range& range : recent)
+            if (address - range.low < range.bytes && address + size - range.low <= range.bytes) {
+                known = true;
+                if (&range != recent) std::swap(range, recent[0]);
+                break;
+            }
+        if (!known) {
+            if (address - (dynamic - SHARED_MARGIN) < MAX_SHARED + 2 * SHARED_MARGIN)
+                fail_shared_range(address, size, access, pc);
+            const auto* entry = find_allocation(address);
+            if (!entry || address + size > entry->first + entry->second.bytes) fail_address(address, size, access, pc);
+            for (int i = 3; i > 0; i--) recent[i] = recent[i - 1];
+            recent[0] = {entry->first, entry->second.bytes};
+        }
+        if (misaligned) fail_alignment(address, size, access, pc);
+    }
+    if (settings.counting) count_access(pc, address, size, access, shared);
+}
+
+}  // namespace emulator
+
+// --- the compiler's entry points -------------------------------------------------------------------------------------
+
+using namespace emulator;
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define RETURN_ADDRESS reinterpret_cast<uintptr_t>(__builtin_return_address(0))
+
+#define HOOKS(size)                                                                                                  \
+    EXPORT void __tsan_read##size(uintptr_t p) { on_access(p, size, Access::load, true, RETURN_ADDRESS); }          \
+    EXPORT void __tsan_write##size(uintptr_t p) { on_access(p, size, Access::store, true, RETURN_ADDRESS); }        \
+    EXPORT void __tsan_unaligned_read##size(uintptr_t p) { on_access(p, size, Access::load, false, RETURN_ADDRESS); } \
+    EXPORT void __tsan_unaligned_write##size(uintptr_t p) { on_access(p, size, Access::store, false, RETURN_ADDRESS); }
+HOOKS(1)
+HOOKS(2)
+HOOKS(4)
+HOOKS(8)
+HOOKS(16)
+EXPORT void __tsan_read_range(uintptr_t p, size_t n) { if (n) on_access(p, n, Access::load, false, RETURN_ADDRESS); }
+EXPORT void __tsan_write_range(uintptr_t p, size_t n) { if (n) on_access(p, n, Access::store, false, RETURN_ADDRESS); }
+EXPORT void __tsan_init() {}
+EXPORT void __tsan_func_entry(void*) {}
+EXPORT void __tsan_func_exit() {}
+EXPORT void __tsan_vptr_update(void**, void*) {}
+EXPORT void __tsan_vptr_read(void**) {}
+EXPORT void* __tsan_memcpy(void* to, const void* from, size_t n) {
+    if (n) on_access((uintptr_t)from, n, Access::load, false, RETURN_ADDRESS);
+    if (n) on_access((uintptr_t)to, n, Access::store, false, RETURN_ADDRESS);
+    return memcpy(to, from, n);
+}
+EXPORT void* __tsan_memset(void* to, int value, size_t n) {
+    if (n) on_access((uintptr_t)to, n, Access::store, false, RETURN_ADDRESS);
+    return memset(to, value, n);
+}
+
+EXPORT uint64_t emulator_atomic_load(const void* address, unsigned size) {
+    if (checked) on_access((uintptr_t)address, size, Access::atomic, true, RETURN_ADDRESS);
+    uint64_t value = 0;
+    memcpy(&value, address, size);
+    return value;
+}
+EXPORT void emulator_atomic_store(void* address, unsigned size, uint64_t value) { memcpy(address, &value, size); }
+
+// What the compiler passes to __ubsan_handle_*: a static description of the place and the type.
+struct SourceLocation {
+    const char* file;
+    uint32_t line, column;
+};
+struct TypeDescriptor {
+    uint16_t kind, info;  // info: bit 0 signed, above it the logarithm of the width in bits
+    char name[1];
+};
+struct OverflowData {
+    SourceLocation place;
+    const TypeDescriptor* type;
+};
+struct BoundsData {
+    SourceLocation place;
+    const TypeDescriptor *array, *index;
+};
+
+static std::string signed_text(const TypeDescriptor* type, uintptr_t value) {
+    const unsigned bits = 1u << (type->info >> 1);
+    if (bits > 64) return "a 128-bit value";  // passed by address
+    if (!(type->info & 1)) return number(value);
+    const int64_t wide = bits == 64 ? (int64_t)value : (int64_t)((uint64_t)value << (64 - bits)) >> (64 - bits);
+    return std::to_string(wide);
+}
+
+static void fail_overflow(const OverflowData* data, const char* sign, uintptr_t a, uintptr_t b, uintptr_t pc) {
+    if (!launch.running_thread) return;
+    fail({LAUNCH_FAILED, "integer overflow",
+          "integer overflow: " + signed_text(data->type, a) + " " + sign + " " + signed_text(data->type, b) +
+              " does not fit in " + data->type->name,
+          "index arithmetic in 32 bits: make one operand size_t or long long before the multiplication", pc});
+}
+
+// The _abort names are the same handlers under -fno-sanitize-recover.
+#define OVERFLOW_HANDLER(name, sign)                                                                \
+    EXPORT void __ubsan_handle_##name##_overflow(OverflowData* d, uintptr_t a, uintptr_t b) {       \
+        fail_overflow(d, sign, a, b, RETURN_ADDRESS);                                               \
+    }                                                                                               \
+    EXPORT void __ubsan_handle_##name##_overflow_abort(OverflowData* d, uintptr_t a, uintptr_t b) { \
+        fail_overflow(d, sign, a, b, RETURN_ADDRESS);                                               \
+    }
+OVERFLOW_HANDLER(add, "+")
+OVERFLOW_HANDLER(sub, "-")
+OVERFLOW_HANDLER(mul, "*")
+
+EXPORT void __ubsan_handle_negate_overflow(OverflowData* data, uintptr_t a) {
+    fail_overflow(data, "negated, 0 -", 0, a, RETURN_ADDRESS);
+}
+EXPORT void __ubsan_handle_divrem_overflow(OverflowData* data, uintptr_t a, uintptr_t b) {
+    if (b) fail_overflow(data, "/", a, b, RETURN_ADDRESS);
+    fail({LAUNCH_FAILED, "division by zero", "integer division of " + signed_text(data->type, a) + " by zero",
+          "on a GPU this gives some number and no error", RETURN_ADDRESS});
+}
+EXPORT void __ubsan_handle_out_of_bounds(BoundsData* data, uintptr_t index) {
+    if (!launch.running_thread) return;
+    fail({ILLEGAL_ADDRESS, "out of bounds",
+          "index " + signed_text(data->index, index) + " is outside an array of type " + data->array->name,
+          "a loop bound or a tile size that does not fit the declaration", RETURN_ADDRESS});
+}
+EXPORT void __ubsan_handle_out_of_bounds_abort(BoundsData* data, uintptr_t index) {
+    __ubsan_handle_out_of_bounds(data, index);
+}

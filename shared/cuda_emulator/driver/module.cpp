@@ -1,0 +1,149 @@
+// Loads an object that the nvcc stand-in made: an ELF shared object of the host, in place of a cubin.
+//
+// The symbol table says what nothing else does: where the kernels, the __constant__ and __device__ variables and
+// the __shared__ variables are. The object is loaded from an anonymous file, so nothing is left behind on disk.
+#include <cxxabi.h>
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "emulator.hpp"
+
+namespace emulator {
+
+#if defined(__x86_64__)
+constexpr unsigned HOST_MACHINE = EM_X86_64;
+#elif defined(__aarch64__)
+constexpr unsigned HOST_MACHINE = EM_AARCH64;
+#else
+#error "the emulator knows x86-64 and arm64"
+#endif
+
+static std::string demangle(const char* name) {
+    int status = 0;
+    char* text = abi::__cxa_demangle(name, nullptr, nullptr, &status);
+    std::string result = status == 0 ? text : name;
+    free(text);
+    return result;
+}
+
+// Tells what an image is that cannot be loaded; SUCCESS where it is an object for this machine.
+static Code check_image(const char* image) {
+    uint32_t magic;
+    memcpy(&magic, image, 4);
+    const char* advice =
+        "; the CPU emulator runs what its own nvcc makes (cuda_emulator.activate() puts it first on PATH)";
+    if (magic == 0xBA55ED50) return error(NO_BINARY_FOR_GPU, std::string("this is a fatbin for a real GPU") + advice);
+    if (!memcmp(image, ELFMAG, SELFMAG)) {
+        const auto* header = reinterpret_cast<const Elf64_Ehdr*>(image);
+        if (header->e_machine == 190)  // EM_CUDA
+            return error(NO_BINARY_FOR_GPU, std::string("this is a cubin for a real GPU") + advice);
+        if (header->e_machine == HOST_MACHINE && header->e_ident[EI_CLASS] == ELFCLASS64) return SUCCESS;
+        return error(NO_BINARY_FOR_GPU, std::string("this object is for another machine") + advice);
+    }
+    if (strstr(std::string(image, strnlen(image, 4096)).c_str(), ".version"))
+        return error(NO_BINARY_FOR_GPU, std::string("this is PTX, which the emulator cannot run") + advice);
+    return error(INVALID_IMAGE, std::string("this is no ELF object") + advice);
+}
+
+// The driver API passes no length: the section headers, which compilers put last, say where the file ends.
+static size_t image_bytes(const char* image) {
+    const auto* header = reinterpret_cast<const Elf64_Ehdr*>(image);
+    size_t end = header->e_shoff + (size_t)header->e_shentsize * header->e_shnum;
+    const auto* sections = reinterpret_cast<const Elf64_Shdr*>(image + header->e_shoff);
+    for (int i = 0; i < header->e_shnum; i++)
+        if (sections[i].sh_type != SHT_NOBITS) end = std::max<size_t>(end, sections[i].sh_offset + sections[i].sh_size);
+    return end;
+}
+
+// Sorts one symbol into the module's tables.
+static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* name) {
+    const int type = ELF64_ST_TYPE(symbol.st_info);
+    if (symbol.st_shndx == SHN_UNDEF) {
+        // The code has 1- or 2-byte accesses: the race detector needs cells that small.
+        const std::string hook = name;
+        if (hook.rfind("__tsan_", 0) == 0 && (hook.back() == '1' || hook.back() == '2'))
+            module.granule = std::min(module.granule, (unsigned)(hook.back() - '0'));
+        return SUCCESS;
+    }
+    const uintptr_t low = module.base + symbol.st_value, high = low + symbol.st_size;
+    if (type == STT_FUNC) {
+        module.functions[name] = low;
+    } else if (type == STT_OBJECT && !strncmp(name, "_ZGVZ", 5)) {
+        return error(INVALID_IMAGE, demangle(name) + ": a __shared__ variable cannot have a constructor or initial value");
+    } else if (type == STT_OBJECT && !strncmp(name, "_ZZ", 3)) {
+        // "void kernel<16>(float*)::tile" or "kernel::tile"
+        std::string full = demangle(name);
+        size_t cut = full.rfind("::");
+        std::string function = cut == std::string::npos ? "" : full.substr(0, cut);
+        module.shared.push_back({cut == std::string::npos ? full : full.substr(cut + 2), function, low, high});
+    } else if (type == STT_OBJECT && high > low) {
+        module.globals.push_back({demangle(name), "", low, high});
+    }
+    return SUCCESS;
+}
+
+static Code read_symbols(Module& module, const char* image) {
+    const auto* header = reinterpret_cast<const Elf64_Ehdr*>(image);
+    const auto* sections = reinterpret_cast<const Elf64_Shdr*>(image + header->e_shoff);
+    for (int i = 0; i < header->e_shnum; i++) {
+        if (sections[i].sh_type != SHT_SYMTAB) continue;
+        const char* strings = image + sections[sections[i].sh_link].sh_offset;
+        const auto* symbols = reinterpret_cast<const Elf64_Sym*>(image + sections[i].sh_offset);
+        for (size_t k = 0; k < sections[i].sh_size / sizeof(Elf64_Sym); k++) {
+            const Elf64_Sym& symbol = symbols[k];
+            // Constants (static constexpr tables in read-only sections) are no shared memory.
+            bool writable = symbol.st_shndx >= header->e_shnum || sections[symbol.st_shndx].sh_flags & SHF_WRITE;
+            if (ELF64_ST_TYPE(symbol.st_info) == STT_OBJECT && symbol.st_shndx != SHN_UNDEF && !writable) continue;
+            if (Code code = read_symbol(module, symbol, strings + symbol.st_name)) return code;
+        }
+    }
+    std::sort(module.shared.begin(), module.shared.end(), [](auto& a, auto& b) { return a.low < b.low; });
+    if (!module.shared.empty()) {
+        module.shared_low = module.shared.front().low & ~uintptr_t(15);
+        module.shared_high = module.shared.back().high;
+    }
+    return SUCCESS;
+}
+
+Code Module::load(const void* data) {
+    const char* image = static_cast<const char*>(data);
+    if (Code code = check_image(image)) return code;
+    size_t bytes = image_bytes(image);
+    file = memfd_create("emulated.cubin", MFD_CLOEXEC);
+    for (size_t done = 0; done < bytes;) {
+        ssize_t n = write(file, image + done, bytes - done);
+        if (n <= 0) return error(OUT_OF_MEMORY, "no room for the module");
+        done += n;
+    }
+    std::string path = "/proc/self/fd/" + std::to_string(file);
+    handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!handle) return error(INVALID_IMAGE, dlerror());
+    info = static_cast<const emulator_module*>(dlsym(handle, "emulator_module_info"));
+    if (!info || info->abi != EMULATOR_ABI)
+        return error(INVALID_IMAGE, "this object was not made by this version of the emulator's nvcc");
+    link_map* map = nullptr;
+    dlinfo(handle, RTLD_DI_LINKMAP, &map);
+    base = map->l_addr;
+    const auto* header = reinterpret_cast<const Elf64_Ehdr*>(image);
+    const auto* segments = reinterpret_cast<const Elf64_Phdr*>(image + header->e_phoff);
+    image_low = ~uintptr_t(0);
+    for (int i = 0; i < header->e_phnum; i++) {
+        if (segments[i].p_type != PT_LOAD) continue;
+        image_low = std::min<uintptr_t>(image_low, base + segments[i].p_vaddr);
+        image_high = std::max<uintptr_t>(image_high, base + segments[i].p_vaddr + segments[i].p_memsz);
+    }
+    return read_symbols(*this, image);
+}
+
+Module::~Module() {
+    if (handle) dlclose(handle);
+    if (file >= 0) close(file);
+}
+
+}  // namespace emulator

@@ -1,0 +1,63 @@
+// CUDA C++ for the host's compiler. The nvcc stand-in includes this file ahead of every .cu file.
+//
+// What is where: keywords and built-in variables here, vectors.hpp, warp.hpp (barriers, shuffles, votes),
+// atomics.hpp, math.hpp, kernel_table.hpp (how the driver finds the kernels). A kernel that asks for something
+// that is in none of them fails to compile, with the name of what is missing: never a wrong number.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "abi.hpp"
+
+#define __CUDA_EMULATOR__ 1
+#define __CUDA_ARCH__ 900
+
+#define __global__ __attribute__((noinline))
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __align__(n) __attribute__((aligned(n)))
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __managed__
+// `used`: the host writes it by name, which the compiler cannot see and would otherwise fold away.
+#define __constant__ __attribute__((used))
+// One copy is enough, since blocks run one after another. The driver finds the variables in the symbol table,
+// where a function's statics are named _ZZ<function>E<variable>, and poisons them before each block.
+#define __shared__ static
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+    constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
+};
+
+// The driver sets these at each switch of thread. To one thread they never change, hence const: the compiler may
+// keep them in registers, and assigning to one is the error that nvcc makes of it. blockDim and gridDim are uint3 and
+// not dim3: reads of a class with constructors would go through the access hooks.
+extern "C" {
+extern const uint3 threadIdx, blockIdx, blockDim, gridDim;
+}
+static constexpr int warpSize = 32;
+
+#undef assert
+#define assert(condition) \
+    ((condition) ? (void)0 : emulator_device_assert(#condition, __FILE__, __LINE__))
+#define __trap emulator_trap
+
+#include "vectors.hpp"
+#include "warp.hpp"
+#include "atomics.hpp"
+#include "math.hpp"
+#include "kernel_table.hpp"

@@ -1,0 +1,219 @@
+"""Compile the driver and the kernels with the host's C++ compiler, each once: the cache is keyed by content.
+
+Only the standard library, and little of it: the nvcc stand-in runs this in a fresh process for every kernel file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from shared.cuda_emulator.source import UnsupportedError, host_source
+
+HERE = Path(__file__).resolve().parent
+DRIVER = "libcuda.so.1"
+# The compiler may not merge, vectorise or drop accesses: the hooks must see what the kernel asks for. -fno-tree-sra
+# keeps a float4 whole. Local statics of templates must not be shared between modules (-fno-gnu-unique).
+EXACT_ACCESSES = ["-fno-tree-loop-distribute-patterns", "-fno-strict-aliasing", "-fno-tree-vectorize"]
+ONLY_GCC = ["-fno-gnu-unique", "-fno-tree-sra", "-fno-store-merging", "-fno-tree-slp-vectorize"]
+SANITIZE = "-fsanitize=thread,signed-integer-overflow,bounds,integer-divide-by-zero"
+HOOKS = [SANITIZE, "-fno-sanitize-recover=all", "-fsanitize-coverage=trace-pc,trace-cmp", "-DEMULATOR_CHECKED=1"]
+NO_FUNCTION_HOOKS = {
+    "gcc": ["--param", "tsan-instrument-func-entry-exit=0"],
+    "clang": ["-mllvm", "-tsan-instrument-func-entry-exit=0"],
+}
+
+
+class ToolchainError(RuntimeError):
+    """No C++ compiler, or the emulator itself does not compile."""
+
+
+def cache_folder() -> Path:
+    """Return where compiled objects are kept: GROUNDWORK_CACHE, or the user's cache directory."""
+    given = os.environ.get("GROUNDWORK_CACHE")
+    base = Path(given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundwork")
+    folder = base / "cuda_emulator"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def compiler() -> str:
+    """Return the host's C++ compiler: $CXX, g++ or clang++."""
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and shutil.which(name):
+            return name
+    raise ToolchainError("no C++ compiler: install g++ or clang++, or name one in $CXX")
+
+
+def is_clang() -> bool:
+    """Tell whether the compiler is clang, which spells a few flags differently."""
+    return "clang" in Path(compiler()).name
+
+
+def digest(*parts: str | bytes) -> str:
+    """Return a key for the cache."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.encode() if isinstance(part, str) else part)
+        total.update(b"\0")
+    return total.hexdigest()[:20]
+
+
+def _contents(folder: str) -> bytes:
+    files = [path for path in sorted((HERE / folder).iterdir()) if path.is_file()]
+    return b"".join(path.name.encode() + path.read_bytes() for path in files)
+
+
+def driver_path() -> Path:
+    """Return the path of the emulated libcuda.so.1, compiling it on the first call (about ten seconds).
+
+    CUDA_EMULATOR_FIBERS=ucontext selects the portable switch of threads, which arm64 always uses.
+    """
+    portable = ["-DEMULATOR_UCONTEXT"] if os.environ.get("CUDA_EMULATOR_FIBERS") == "ucontext" else []
+    key = digest(_contents("driver"), (HERE / "include" / "abi.hpp").read_bytes(), compiler(), *portable)
+    library = cache_folder() / key / DRIVER
+    if not library.exists():
+        _build_driver(library, portable)
+    return library
+
+
+def _build_driver(library: Path, flags: list[str]) -> None:
+    """Compile driver/*.cpp, two at a time, and the stubs; the library appears under its name when complete."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as work:
+        stubs = Path(work, "stubs.cpp")
+        stubs.write_text(stub_source(), encoding="utf-8")
+        common = [compiler(), "-std=c++17", "-O2", "-w", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", *flags]
+        waiting = [*sorted((HERE / "driver").glob("*.cpp")), stubs]
+        objects = [Path(work, source.stem + ".o") for source in waiting]
+        running: list[subprocess.Popen[str]] = []
+        for source, target in zip(waiting, objects, strict=True):
+            if len(running) >= 2:
+                _finish(running.pop(0))
+            command = [*common, "-c", str(source), "-o", str(target)]
+            running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+        for process in running:
+            _finish(process)
+        part = Path(work, DRIVER)
+        link = [compiler(), "-shared", f"-Wl,-soname,{DRIVER}", "-o", str(part), *map(str, objects), "-ldl"]
+        _finish(subprocess.Popen(link, stderr=subprocess.PIPE, text=True))
+        part.rename(library)
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    message = process.communicate()[1]
+    if process.returncode:
+        raise ToolchainError(f"the emulator's driver does not compile:\n{message[-4000:]}")
+
+
+def stub_source() -> str:
+    """Return C++ for the functions of cuda.h that driver/api.cpp does not have: each answers with its own name."""
+    written = set(re.findall(r"\bAPI (cu\w+)\(", (HERE / "driver" / "api.cpp").read_text(encoding="utf-8")))
+    names = (HERE / "driver" / "functions.txt").read_text(encoding="utf-8").split()
+    lines = ['extern "C" int emulator_not_supported(const char*);']
+    lines += [
+        f'extern "C" __attribute__((visibility("default"))) int {name}() '
+        f'{{ return emulator_not_supported("{name}"); }}'
+        for name in names
+        if name not in written
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def nvcc_folder() -> Path:
+    """Return a folder that holds a command named nvcc, to be put first on PATH."""
+    command = "#!/bin/sh\n# Stands in for NVIDIA's compiler: see shared/cuda_emulator/nvcc.py.\n"
+    code = f"import sys; sys.path.insert(0, {str(HERE.parent.parent)!r}); from shared.cuda_emulator.nvcc import main; "
+    command += f'exec {sys.executable!r} -S -E -c "{code}sys.exit(main())" "$@"\n'
+    folder = cache_folder() / f"nvcc-{digest(command)}"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "nvcc").exists():
+        part = folder / f"part-{os.getpid()}"
+        part.write_text(command)
+        part.chmod(0o755)
+        part.rename(folder / "nvcc")
+    return folder
+
+
+def compile_kernels(
+    source: str, name: str, *, mode: str | None = None, options: tuple[str, ...] = ()
+) -> Path:
+    """Compile CUDA C++ to an object that the emulated driver loads; return its path in the cache.
+
+    Parameters
+    ----------
+    source : the text of the .cu file
+    name : what errors and reports call the file
+    mode : "checked" (every access goes through the checks) or "plain" (fast); default: CUDA_EMULATOR_MODE, checked
+    options : -I, -D and -std options
+
+    Raises
+    ------
+    UnsupportedError
+        the source uses what the emulator does not have
+    CompileError
+        the host's compiler refuses the source; the message is the compiler's, with .cu lines
+    """
+    mode = mode or os.environ.get("CUDA_EMULATOR_MODE") or "checked"
+    if mode not in ("checked", "plain"):
+        raise ToolchainError(f"CUDA_EMULATOR_MODE must be checked or plain, not {mode!r}")
+    text = host_source(source, name)
+    command = [compiler(), *_kernel_flags(mode), *options]
+    library = driver_path()
+    included = _included(options, text)
+    key = digest(text, *command, _contents("include"), *included)
+    target = cache_folder() / f"{key}.cubin"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
+            _compile_and_link(command, text, library, Path(work)).rename(target)
+    return target
+
+
+def _compile_and_link(command: list[str], text: str, library: Path, work: Path) -> Path:
+    """Compile, then link in a step of its own: without -fsanitize, whose library must not come along."""
+    linked = work / "linked"
+    steps = (
+        [*command, "-c", "-x", "c++", "-", "-o", str(work / "object")],
+        [compiler(), "-shared", "-o", str(linked), str(work / "object"), str(library)],
+    )
+    for step in steps:
+        done = subprocess.run(step, input=text, capture_output=True, text=True)
+        if done.returncode:
+            raise CompileError(done.stderr)
+    return linked
+
+
+class CompileError(RuntimeError):
+    """The host's compiler refuses a kernel file."""
+
+
+def _kernel_flags(mode: str) -> list[str]:
+    flags = ["-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", *EXACT_ACCESSES]
+    flags += ["-I", str(HERE / "include"), "-include", str(HERE / "include" / "device.hpp")]
+    flags += [] if is_clang() else ONLY_GCC
+    if mode == "plain":
+        return [*flags, "-O2", "-g1", "-fwrapv"]  # overflow wraps, as on a GPU
+    return [*flags, "-O1", "-g1", *HOOKS, *NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]]
+
+
+def _included(options: tuple[str, ...], text: str) -> list[bytes]:
+    """Return the contents of the user's own headers, which belong to the cache's key."""
+    folders = [Path(option[2:]) for option in options if option.startswith("-I")]
+    names = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text, flags=re.MULTILINE)
+    found = []
+    for name in names:
+        for folder in folders:
+            if (folder / name).is_file():
+                header = (folder / name).read_bytes()
+                found += [header, *_included(options, header.decode(errors="replace"))]
+                break
+    return found
+
+
+__all__ = ["CompileError", "ToolchainError", "UnsupportedError", "compile_kernels", "driver_path", "nvcc_folder"]
