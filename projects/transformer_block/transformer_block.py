@@ -435,49 +435,65 @@ class TransformerBlock(nn.Module):
         return y
 
     def _attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend with all heads: softmax(q kᵀ / sqrt(d_head) + bias) v.
-
-        These lines are those of the project `attention`, again: a folder here stands alone.
-        """
-        B, T, D = x.shape
-        heads = self.qkv(x).view(B, T, 3, self.n_heads, D // self.n_heads).permute(2, 0, 3, 1, 4)
+        """Let the tokens exchange: queries, keys and values of all heads, attention, and a mix of the heads."""
+        (B, T, D), h = x.shape, self.n_heads
+        heads = self.qkv(x).view(B, T, 3, h, D // h).permute(2, 0, 3, 1, 4)
         query, key, value = heads  # each (B, h, T, d_head)
         if self.position == "rotary":
             query, key = rotary(heads[:2], torch.arange(T, device=x.device))
-        scores = (query / math.sqrt(D // self.n_heads)) @ key.transpose(-2, -1)  # (B, h, T, T)
-        bias, hopeless = _attention_bias(mask, self.causal, scores)
-        if bias is not None:
-            scores += bias
-        weights = self.dropout(torch.softmax(scores, dim=-1))
-        attended = weights @ value
+        bias, hopeless = _attention_bias(mask, self.causal, query)
+        attended = self._attend_in_groups(query, key, value, bias)
         if hopeless is not None:
             attended = attended.masked_fill(hopeless, 0)
         y: Tensor = self.dropout(self.out(attended.transpose(1, 2).reshape(B, T, D)))
         return y
 
+    def _attend_in_groups(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Attend in a few of the B·h attention matrices at a time: the same numbers, but they stay in the cache."""
+        B, h, T, _ = query.shape
+        n_matrices = max(1, _GROUP_SCORES // max(T * T, 1)) if query.device.type == "cpu" else B * h
+        inputs = (query, key, value) if bias is None else (query, key, value, bias.expand(B, h, T, T))
+        groups = [tensor.split(max(1, n_matrices // h), dim=0) for tensor in inputs]
+        batches = []
+        for group in zip(*groups, strict=True):
+            heads = zip(*(tensor.split(min(h, n_matrices), dim=1) for tensor in group), strict=True)
+            batches.append(torch.cat([self._attend(*tensors) for tensors in heads], dim=1))
+        return torch.cat(batches)
 
-def _attention_bias(mask: Tensor | None, causal: bool, scores: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return softmax(query keyᵀ / sqrt(d_head) + bias) value.
+
+        These lines are those of the project `attention`, again: a folder here stands alone.
+        """
+        scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
+        if bias is not None:
+            scores += bias
+        weights: Tensor = self.dropout(torch.softmax(scores, dim=-1))
+        return weights @ value
+
+
+# Attention scores computed at a time on a CPU: 2 MB of float32. benchmark.py measures what that is worth.
+_GROUP_SCORES = 1 << 19
+
+
+def _attention_bias(mask: Tensor | None, causal: bool, query: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return what to add to the scores, and which queries have nothing to attend to; None where there is no need.
 
     Those queries get a bias of 0 instead of minus infinity, which would make their weights and gradients NaN.
     """
-    T = scores.shape[-1]
-    bias = None
-    if causal:
-        bias = torch.full((T, T), -torch.inf, dtype=scores.dtype, device=scores.device).triu(1)
+    B, h, T, _ = query.shape
+    bias = query.new_full((T, T), -torch.inf).triu(1) if causal else None
     if mask is None:
         return bias, None
     try:
-        mask.expand(scores.shape)
+        mask.expand(B, h, T, T)
     except RuntimeError as error:
-        raise ValueError(
-            f"mask must broadcast to {tuple(scores.shape)}, got {tuple(mask.shape)}"
-        ) from error
+        raise ValueError(f"mask must broadcast to {(B, h, T, T)}, got {tuple(mask.shape)}") from error
     if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=scores.dtype, device=scores.device).masked_fill(~mask, -torch.inf)
+        mask = query.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)
     elif not mask.is_floating_point():
         raise TypeError(f"mask must be boolean or floating, got {mask.dtype}")
-    bias = mask.to(scores.dtype) if bias is None else bias + mask
+    bias = mask.to(query.dtype) if bias is None else bias + mask.to(query.dtype)
     hopeless = (bias == -torch.inf).all(dim=-1, keepdim=True)
     return bias.masked_fill(hopeless, 0), hopeless
 
@@ -490,7 +506,7 @@ class Transformer(nn.Module):
     Parameters
     ----------
     n_layers : int
-        How many blocks; 0 is allowed.
+        How many blocks.
     d_model, n_heads, d_ff, norm, norm_position, activation, position, dropout, causal, bias
         As in `TransformerBlock`.
 

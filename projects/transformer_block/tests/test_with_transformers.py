@@ -1,0 +1,112 @@
+"""The judge beside the blocks in use: Llama, GPT-2 and BLOOM from the library `transformers`, with random weights.
+
+Last, because importing that library takes seconds. Nothing is downloaded.
+"""
+
+import importlib
+import warnings
+
+import pytest
+import torch
+from peers import block_mistakes, gradients, normal, randomised
+
+import transformer_block as tb
+from shared.checks import assert_close
+
+T = 9
+CAUSAL = torch.full((T, T), -torch.inf).triu(1)[None, None]
+
+
+def library(model):
+    """Import one model's module; what other packages warn about on the way is not our business."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(f"transformers.models.{model}.modeling_{model}")
+
+
+def compare(what, block, n_heads, theirs, run, generator, **how):
+    """Copy weights (ours by name -> the library's tensor), then compare the output and every gradient."""
+    missing = {name for name, _ in block.named_parameters()} ^ theirs.keys()
+    assert not missing, f"parameters that only one side has: {sorted(missing)}"
+    with torch.no_grad():
+        for name, parameter in block.named_parameters():
+            parameter.copy_(theirs[name])
+    x = normal(2, T, block.out.in_features, generator=generator, dtype=torch.float32).requires_grad_()
+    cotangent = normal(*x.shape, generator=generator, dtype=torch.float32)
+    y, expected = block(x), run(x)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    mistakes = block_mistakes(block, n_heads, x.detach(), **how)
+    assert_close(y, expected, rtol=1e-5, what=what, mistakes=mistakes)
+    names = [name for name, _ in block.named_parameters()]
+    got = gradients(y, (x, *block.parameters()), cotangent)
+    wanted = gradients(expected, (x, *(theirs[name] for name in names)), cotangent)
+    for name, mine, other in zip(("x", *names), got, wanted, strict=True):
+        # a key's bias changes no weight: its gradient is rounding alone
+        mine, other = (torch.cat((g[: len(g) // 3], g[-len(g) // 3 :])) if name == "qkv.bias" else g for g in (mine, other))
+        assert_close(mine, other, rtol=3e-5, what=f"gradient by {name} of {what}")
+
+
+@pytest.mark.grades("TransformerBlock")
+def test_equals_llama(generator):
+    """RMS norm, swiglu, rotary half-split, causal, no bias: one decoder layer of Llama."""
+    options = {"norm": "rms", "activation": "swiglu", "position": "rotary", "causal": True, "bias": False}
+    block = tb.TransformerBlock(24, 3, d_ff=40, **options)
+    llama = library("llama")
+    config = llama.LlamaConfig(
+        hidden_size=24,
+        intermediate_size=40,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        rms_norm_eps=1e-6,
+        attn_implementation="eager",
+    )
+    layer = randomised(llama.LlamaDecoderLayer(config, 0), generator, torch.float32)
+    attention, mlp = layer.self_attn, layer.mlp
+    theirs = {
+        "attention_norm.weight": layer.input_layernorm.weight,
+        "qkv.weight": torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)),
+        "out.weight": attention.o_proj.weight,
+        "feed_forward_norm.weight": layer.post_attention_layernorm.weight,
+        "feed_forward.up.weight": mlp.up_proj.weight,
+        "feed_forward.gate.weight": mlp.gate_proj.weight,
+        "feed_forward.down.weight": mlp.down_proj.weight,
+    }
+    turn = llama.LlamaRotaryEmbedding(config)
+
+    def run(x):
+        return layer(x, attention_mask=CAUSAL, position_embeddings=turn(x, torch.arange(T)[None]))
+
+    compare("Llama's decoder layer", block, 3, theirs, run, generator, causal=True, rotary=True)
+
+
+@pytest.mark.grades("TransformerBlock")
+def test_equals_gpt2(generator):
+    """Layer norm first, gelu by tanh, causal, biases: one block of GPT-2, whose weights are (in, out)."""
+    block = tb.TransformerBlock(24, 3, d_ff=40, activation="gelu_tanh", causal=True)
+    gpt2 = library("gpt2")
+    config = gpt2.GPT2Config(n_embd=24, n_head=3, n_inner=40, attn_implementation="eager")
+    config.resid_pdrop = config.attn_pdrop = 0.0
+    layer = randomised(gpt2.GPT2Block(config, 0), generator, torch.float32).eval()
+    theirs = {}
+    for ours, module in {
+        "attention_norm": layer.ln_1,
+        "qkv": layer.attn.c_attn,
+        "out": layer.attn.c_proj,
+        "feed_forward_norm": layer.ln_2,
+        "feed_forward.up": layer.mlp.c_fc,
+        "feed_forward.down": layer.mlp.c_proj,
+    }.items():
+        theirs[f"{ours}.weight"] = module.weight.T if module.weight.ndim == 2 else module.weight
+        theirs[f"{ours}.bias"] = module.bias
+    run = lambda x: layer(x, attention_mask=CAUSAL)  # noqa: E731
+    compare("GPT-2's block", block, 3, theirs, run, generator, causal=True)
+
+
+@pytest.mark.grades("alibi_bias")
+@pytest.mark.parametrize("n_heads", [1, 2, 3, 5, 8, 12, 20, 32])
+def test_alibi_equals_bloom(n_heads):
+    """BLOOM's bias is slope · key position; a softmax cannot tell it from ours, since each row differs by a constant."""
+    ours = tb.alibi_bias(n_heads, 7)
+    theirs = library("bloom").build_alibi_tensor(torch.ones(1, 7), n_heads, torch.float32).view(n_heads, 1, 7)
+    last_query = theirs - theirs[..., -1:]
+    assert_close(ours[:, -1:], last_query, rtol=1e-5, what=f"ALiBi bias of {n_heads} heads, last query")
