@@ -1,0 +1,462 @@
+"""Scaled dot-product attention of one head, written out, and the same result in memory that grows with T, not T².
+
+    weights = softmax(query keyᵀ / sqrt(d) + mask),   output = weights value
+
+Reading order: `attention_weights` says who looks at whom, `attention` takes the weighted mean of the values,
+`chunked_attention` does both tile by tile and never holds the whole matrix of weights, `SingleHeadAttention` makes
+query, key and value from a sequence.
+
+Shape names: Tq queries and Tk keys of d numbers, Tk values of dv numbers. Any number of leading axes (batch, heads)
+broadcast as in ``torch.matmul``. The file is longer than others because of the backward pass of `chunked_attention`.
+
+Sources: Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762; Dao et al., "FlashAttention", 2022,
+arXiv 2205.14135; Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv 1805.02867.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["attention_weights", "attention", "chunked_attention", "SingleHeadAttention"]
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """Say how much each query attends to each key: ``softmax(scale · query keyᵀ + mask)`` over the keys.
+
+    Parameters
+    ----------
+    query : (..., Tq, d) tensor
+        float16, bfloat16, float32 or float64.
+    key : (..., Tk, d) tensor
+        Of the same dtype.
+    mask : tensor, optional
+        Broadcast to (..., Tq, Tk). Boolean: True where attention is allowed. Float: added to the scaled scores, so
+        ``-inf`` forbids.
+    causal : bool
+        Query i sees key j only if ``j <= i + Tk - Tq``: the last query sees every key, whatever Tq and Tk are.
+        Together with a mask, both must allow.
+    scale : float, optional
+        The default is ``1 / sqrt(d)``.
+
+    Returns
+    -------
+    (..., Tq, Tk) tensor
+        Of the dtype of `query`. Each row sums to 1, or is all 0 if the query may attend to nothing (with finite
+        gradients). The half types are computed in float32 and rounded once, at the end. A NaN spoils the row of its
+        query; Tk = 0 gives (..., Tq, 0).
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit; the message holds them.
+    TypeError
+        If query and key are not of one floating dtype, or the mask is neither boolean nor float; the message holds the
+        dtypes.
+
+    Source: Vaswani et al. 2017, eq. 1.
+    """
+    _check(query, key, key, mask)
+    return _wide_weights(query, key, mask, causal, scale).to(query.dtype)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Give each query the mean of the values, weighted by `attention_weights`: ``weights value``.
+
+    Parameters
+    ----------
+    query, key, mask, causal, scale
+        As for `attention_weights`.
+    value : (..., Tk, dv) tensor
+        Of the same dtype; dv need not be d.
+    dropout_p : float
+        In [0, 1). Each weight is set to 0 with this probability, independently, and the others are divided by
+        ``1 - dropout_p``: inverted dropout, so that the mean stays. The rows are not normalised again.
+    generator : torch.Generator, optional
+        Where the dropout draws from; the default is torch's global generator.
+
+    Returns
+    -------
+    (..., Tq, dv) tensor
+        Of the dtype of `query`; 0 where a query may attend to nothing. The half types are computed in float32 and
+        rounded once, at the end. NaN and inf in a value reach every query, also one whose weight for it is 0.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit or `dropout_p` is out of range; the message holds what came.
+    TypeError
+        As for `attention_weights`.
+
+    Source: Vaswani et al. 2017, eq. 1; Srivastava et al., "Dropout", JMLR 2014 (dropout).
+    """
+    _check(query, key, value, mask)
+    _check_dropout("dropout_p", dropout_p)
+    weights = _wide_weights(query, key, mask, causal, scale)
+    if dropout_p > 0:
+        chance = torch.rand(weights.shape, generator=generator, dtype=weights.dtype, device=weights.device)
+        weights = weights * (chance >= dropout_p) / (1 - dropout_p)
+    return (weights @ _widen(value)).to(query.dtype)
+
+
+def chunked_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    query_chunk: int = 256,
+    key_chunk: int = 512,
+) -> Tensor:
+    """Compute `attention` exactly, in tiles of ``query_chunk × key_chunk`` scores: memory O(T), not O(T²).
+
+    A softmax needs the largest score and the sum of exponentials of its whole row. Both can be kept up to date while the
+    tiles of the row go by: with `m` the largest score so far, `z` the sum of ``exp(score - m)`` and `o` the sum of
+    ``exp(score - m) value``, a tile with the scores `s` changes them to
+
+        m' = max(m, max s),   z' = z·exp(m - m') + sum exp(s - m'),   o' = o·exp(m - m') + exp(s - m') value
+
+    and the output is o / z at the end. The backward pass computes each tile again instead of storing it.
+
+    Parameters
+    ----------
+    query, key, value, mask, causal, scale
+        As for `attention`. A float mask gets its gradient too.
+    query_chunk, key_chunk : int
+        Rows and columns of a tile; the last ones may be smaller. They change time and memory, not the result.
+
+    Returns
+    -------
+    (..., Tq, dv) tensor
+        As for `attention`. Beside inputs, output and gradients, neither pass holds more than a few tiles and a few
+        numbers per query (for the half types: also float32 copies). Tiles that `causal` forbids entirely are
+        skipped. The gradient cannot be differentiated again.
+
+    Raises
+    ------
+    ValueError
+        As for `attention`, or if a chunk is not a positive integer; the message holds it.
+    TypeError
+        As for `attention`.
+
+    Source: Milakov and Gimelshein 2018, algorithm 3 (online softmax); Dao et al. 2022, algorithms 1 and 4.
+    """
+    _check(query, key, value, mask)
+    for name, chunk in (("query_chunk", query_chunk), ("key_chunk", key_chunk)):
+        if not isinstance(chunk, int) or chunk < 1:
+            raise ValueError(f"{name} must be a positive integer, got {chunk!r}")
+    leading = _leading(query, key, value)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    tiles = _Tiles(leading, query.shape[-2], key.shape[-2], query_chunk, key_chunk, causal, scale)
+    batches = [  # one leading axis, as torch.bmm wants it; a copy only where something is broadcast
+        _widen(x).expand(*leading, *x.shape[-2:]).reshape(math.prod(leading), *x.shape[-2:])
+        for x in (query, key, value)
+    ]
+    if mask is not None:
+        mask = mask.reshape((1,) * (len(leading) + 2 - mask.ndim) + mask.shape)
+    output: Tensor = _ChunkedAttention.apply(*batches, mask, tiles)  # type: ignore[no-untyped-call]
+    return output.view(*leading, query.shape[-2], value.shape[-1]).to(query.dtype)
+
+
+class SingleHeadAttention(nn.Module):
+    """One attention head: three learned projections make query, key and value, then `attention`.
+
+    Parameters
+    ----------
+    d_model : int
+        Width of the input.
+    d_head : int, optional
+        Width of query, key, value and output; the default is `d_model`.
+    bias : bool
+        Whether the projections add a bias.
+    causal : bool
+        As for `attention_weights`.
+    dropout : float
+        In [0, 1): `dropout_p` of `attention` in training mode. It draws from torch's global generator. In evaluation
+        mode there is no dropout.
+
+    Attributes
+    ----------
+    query, key, value : nn.Linear
+        (d_model, d_head), initialised by torch.
+
+    Raises
+    ------
+    ValueError
+        If a width is not positive or `dropout` is out of range; the message holds it.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_head: int | None = None,
+        *,
+        bias: bool = False,
+        causal: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        d_head = d_model if d_head is None else d_head
+        if d_model < 1 or d_head < 1:
+            raise ValueError(f"d_model and d_head must be positive, got {d_model} and {d_head}")
+        _check_dropout("dropout", dropout)
+        self.query = nn.Linear(d_model, d_head, bias=bias)
+        self.key = nn.Linear(d_model, d_head, bias=bias)
+        self.value = nn.Linear(d_model, d_head, bias=bias)
+        self.causal = causal
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
+        """Let each position of `x` attend to `context`, or to `x` itself (self-attention).
+
+        Parameters
+        ----------
+        x : (..., Tq, d_model) tensor
+            Gives the queries.
+        context : (..., Tk, d_model) tensor, optional
+            Gives the keys and the values (cross-attention); the default is `x`.
+        mask : tensor, optional
+            As for `attention_weights`.
+
+        Returns
+        -------
+        (..., Tq, d_head) tensor
+
+        Raises
+        ------
+        ValueError
+            If `x` or `context` is not d_model wide; the message holds both shapes.
+        """
+        context = x if context is None else context
+        d_model = self.query.in_features
+        if x.shape[-1] != d_model or context.shape[-1] != d_model:
+            shapes = f"{tuple(x.shape)} and {tuple(context.shape)}"
+            raise ValueError(f"x and context must be (..., T, {d_model}), got {shapes}")
+        return attention(
+            self.query(x),
+            self.key(context),
+            self.value(context),
+            mask=mask,
+            causal=self.causal,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+
+
+def _wide_weights(
+    query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
+    """Return `attention_weights` before they are rounded to a half type."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (_widen(query) * scale) @ _widen(key).mT  # (..., Tq, Tk)
+    if mask is not None:
+        allowed = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, -math.inf) if allowed else scores + mask.to(scores.dtype)
+    if causal:
+        scores = scores.masked_fill(~_causal_mask(*scores.shape[-2:], device=scores.device), -math.inf)
+    if mask is None and scores.shape[-2] <= scores.shape[-1]:
+        return torch.softmax(scores, dim=-1)  # every query sees a key
+    # The softmax of a row of -inf is 0/0. Replacing the NaN afterwards would not do: its gradient is NaN as well.
+    nothing = scores.isneginf().all(dim=-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(nothing, 0.0), dim=-1).masked_fill(nothing, 0.0)
+
+
+def _causal_mask(n_queries: int, n_keys: int, *, device: torch.device) -> Tensor:
+    """Return (n_queries, n_keys) bool, True where key j <= query i + n_keys - n_queries."""
+    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """How the (Tq, Tk) matrix of scores is cut, and how one tile of it is computed."""
+
+    leading: torch.Size  # the axes before (T, d), which are one axis in what follows
+    n_queries: int
+    n_keys: int
+    query_chunk: int
+    key_chunk: int
+    causal: bool
+    scale: float
+
+    def rows(self) -> Iterator[slice]:
+        """Cut the queries."""
+        return _spans(self.n_queries, self.query_chunk)
+
+    def columns(self, rows: slice) -> Iterator[slice]:
+        """Cut the keys that any of these queries may see: no tile is all masked, the last ends at the diagonal."""
+        last = rows.stop + self.n_keys - self.n_queries if self.causal else self.n_keys
+        return _spans(min(last, self.n_keys), self.key_chunk)
+
+    def buffer(self, like: Tensor) -> Tensor:
+        """Return room for one tile: fresh memory for each would cost more than the arithmetic saves."""
+        n_rows, n_columns = min(self.query_chunk, self.n_queries), min(self.key_chunk, self.n_keys)
+        return like.new_empty(like.shape[0] * n_rows * n_columns)
+
+    def scores(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, rows: slice, columns: slice, buffer: Tensor
+    ) -> Tensor:
+        """Return the scores of one tile, (N, rows, columns) in `buffer`; `query` holds these rows, scaled."""
+        scores = _product(query, key[:, columns].mT, buffer)
+        if mask is not None:
+            tile, view = _mask_tile(mask, rows, columns), scores.view(*self.leading, *scores.shape[1:])
+            _ = view.masked_fill_(~tile, -math.inf) if tile.dtype == torch.bool else view.add_(tile)
+        diagonal = rows.start + self.n_keys - self.n_queries - columns.start
+        if self.causal and scores.shape[2] - 1 > diagonal:  # the first row does not see the last column
+            seen = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).tril(diagonal)
+            scores.masked_fill_(~seen, -math.inf)
+        return scores
+
+
+class _ChunkedAttention(torch.autograd.Function):
+    """`chunked_attention` for (N, T, d) tensors of one wide dtype."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, tiles: _Tiles
+    ) -> Tensor:
+        """Go along each row of tiles with the running maximum, sum and output."""
+        exp_, unit = _exponential(mask)
+        output = query.new_empty(*query.shape[:2], value.shape[2])
+        # finfo.min instead of -inf: then a row that has seen no key yet computes -inf - min = -inf, never inf - inf.
+        largest = query.new_full((*query.shape[:2], 1), torch.finfo(query.dtype).min)
+        total = torch.zeros_like(largest)
+        buffer = tiles.buffer(query)
+        for rows in tiles.rows():
+            scaled = query[:, rows] * (tiles.scale * unit)
+            m, z, o = largest[:, rows], total[:, rows], torch.zeros_like(output[:, rows])
+            for columns in tiles.columns(rows):
+                scores = tiles.scores(scaled, key, mask, rows, columns, buffer)
+                new_m = torch.maximum(m, scores.amax(dim=-1, keepdim=True))
+                weights = exp_(scores.sub_(new_m))
+                shrink = exp_(m - new_m)
+                z.mul_(shrink).add_(weights.sum(dim=-1, keepdim=True))
+                o.mul_(shrink).baddbmm_(weights, value[:, columns])
+                m.copy_(new_m)
+            z.masked_fill_(z == 0, 1.0)  # nothing to attend to: 0 / 1, and weights of 0 in the backward pass
+            torch.div(o, z, out=output[:, rows])
+        # Not m + log(z) in one number: beside an m of 1e4, float32 would keep only three digits of log(z).
+        ctx.save_for_backward(query, key, value, mask, output, largest, total)
+        ctx.tiles = tiles
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Compute each tile of weights again; with weights p = exp(s - m) / z and p' their gradient, s' = p (p' - Σ p p').
+
+        The 1/z of every p goes into the gradient of the output instead, once per query. Σ p p' over the keys is
+        the product of the output and its gradient (Dao et al. 2022, appendix B.2, eq. 4).
+        """
+        query, key, value, mask, output, largest, total = ctx.saved_tensors
+        tiles: _Tiles = ctx.tiles
+        exp_, unit = _exponential(mask)
+        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query, key, value))
+        grad_mask = query.new_zeros(mask.shape) if ctx.needs_input_grad[3] else None
+        buffers = tiles.buffer(query), tiles.buffer(query)
+        for rows in tiles.rows():
+            scaled = query[:, rows] * (tiles.scale * unit)
+            grad = grad_output[:, rows] / total[:, rows]
+            mean = (grad * output[:, rows]).sum(dim=-1, keepdim=True)
+            for columns in tiles.columns(rows):
+                scores = tiles.scores(scaled, key, mask, rows, columns, buffers[0])
+                weights = exp_(scores.sub_(largest[:, rows]))
+                grad_value[:, columns].baddbmm_(weights.mT, grad)
+                grad_scores = _product(grad, value[:, columns].mT, buffers[1]).sub_(mean).mul_(weights)
+                grad_query[:, rows].baddbmm_(grad_scores, key[:, columns], alpha=tiles.scale)
+                grad_key[:, columns].baddbmm_(grad_scores.mT, query[:, rows], alpha=tiles.scale)
+                if grad_mask is not None:
+                    tile = _mask_tile(grad_mask, rows, columns)
+                    tile += grad_scores.view(*tiles.leading, *grad_scores.shape[1:]).sum_to_size(tile.shape)
+        return grad_query, grad_key, grad_value, None if grad_mask is None else grad_mask.to(mask.dtype), None
+
+
+def _exponential(mask: Tensor | None) -> tuple[Any, float]:
+    """Return an exponential that works in place, and the factor that goes into the scale with it.
+
+    2^(s · log2 e) is e^s, and exp2 is the faster of the two (benchmark.py measures it). But a float mask may hold
+    finfo.min, which the factor would turn into -inf.
+    """
+    additive = mask is not None and mask.dtype != torch.bool
+    return (torch.exp_, 1.0) if additive else (torch.exp2_, math.log2(math.e))
+
+
+def _spans(n: int, size: int) -> Iterator[slice]:
+    """Cut range(n) into slices of `size`, the last one shorter."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def _product(a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
+    """Return a @ b, written into the front of `buffer`."""
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    return torch.bmm(a, b, out=buffer[: math.prod(shape)].view(shape))
+
+
+def _mask_tile(mask: Tensor, rows: slice, columns: slice) -> Tensor:
+    """Cut a tile out of a mask, along the axes that it does not leave to broadcasting."""
+    everything = slice(None)
+    return mask[
+        ..., rows if mask.shape[-2] > 1 else everything, columns if mask.shape[-1] > 1 else everything
+    ]
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Return a half type as float32: its softmax would keep three digits, and its sums overflow at 65504."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+    """Refuse what the docstrings of the public functions refuse."""
+    dtypes = [x.dtype for x in (query, key, value)]
+    if len(set(dtypes)) > 1 or dtypes[0] not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        raise TypeError(f"query, key and value must be of one floating dtype, got {dtypes}")
+    shapes = [tuple(x.shape) for x in (query, key, value)]
+    problem = f"query (..., Tq, d), key (..., Tk, d) and value (..., Tk, dv) do not fit: {shapes}"
+    if min(map(len, shapes)) < 2 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
+        raise ValueError(problem)
+    try:
+        leading = _leading(query, key, value)
+    except RuntimeError:
+        raise ValueError(problem) from None
+    if mask is None:
+        return
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise TypeError(f"mask must be boolean (True: allowed) or float (added), got {mask.dtype}")
+    full = (*leading, query.shape[-2], key.shape[-2])
+    fits = all(size in (1, wanted) for size, wanted in zip(mask.shape[::-1], full[::-1], strict=False))
+    if mask.ndim > len(full) or not fits:
+        raise ValueError(f"mask must be broadcastable to {full}, got {tuple(mask.shape)}")
+
+
+def _leading(*tensors: Tensor) -> torch.Size:
+    """Return what the axes before the last two broadcast to."""
+    shape: torch.Size = torch.broadcast_shapes(*(x.shape[:-2] for x in tensors))  # type: ignore[no-untyped-call]
+    return shape
+
+
+def _check_dropout(name: str, probability: float) -> None:
+    if not 0 <= probability < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {probability}")

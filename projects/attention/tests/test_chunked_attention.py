@@ -1,0 +1,436 @@
+"""The judge of attention in tiles: the same results, memory that grows with T, skipped tiles.
+
+Oracles: values worked by hand, torch's scaled_dot_product_attention in float64, finite differences, and torch's own
+account of what ran: the sizes of tensors, of what is kept for the backward pass, and the FLOPs.
+"""
+
+import math
+
+import pytest
+import torch
+from oracles import (
+    causal_mask,
+    check_finite_differences,
+    double,
+    gradients,
+    output_mistakes,
+    random_inputs,
+    sdpa,
+)
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import attention
+from shared.checks import assert_close, expect_error, refuse_calls, unchanged
+
+INF = math.inf
+CHUNKS = [(1, 1), (2, 3), (4, 4), (5, 2), (3, 100), (100, 3), (100, 100)]
+pytestmark = pytest.mark.grades("chunked_attention")
+
+
+def chunked(*inputs, chunks=(2, 3), **options):
+    return attention.chunked_attention(*inputs, query_chunk=chunks[0], key_chunk=chunks[1], **options)
+
+
+def test_two_tiles_by_hand():
+    """One query, two keys, one key per tile: the scores are ln(1) and ln(3), the values 8 and 16: (8 + 3·16)/4."""
+    query = torch.tensor([[1.0]], dtype=torch.float64)
+    key = torch.tensor([[1.0], [3.0]], dtype=torch.float64).log()
+    value = torch.tensor([[8.0], [16.0]], dtype=torch.float64)
+    mistakes = {
+        "the running sums are not shrunk when a tile raises the maximum": torch.tensor([[12.0]]),
+        "only the first tile arrives in the output": torch.tensor([[8.0]]),
+        "only the last tile arrives in the output": torch.tensor([[16.0]]),
+        "the output is not divided by the sum of exponentials": torch.tensor([[56 / 3]]),
+        "the output is shrunk but the sum is not": torch.tensor([[(8 / 3 + 16) / 2]]),
+        "the sum is shrunk but the output is not": torch.tensor([[24 / (4 / 3)]]),
+        "each tile has a softmax of its own": torch.tensor([[24.0]]),
+    }
+    got = chunked(query, key, value, chunks=(1, 1))
+    assert_close(got, torch.tensor([[14.0]], dtype=torch.float64), what="output", mistakes=mistakes)
+    got = chunked(query, key.flip(0), value.flip(0), chunks=(1, 1))
+    assert_close(got, torch.tensor([[14.0]], dtype=torch.float64), what="output, larger score first")
+
+
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)], ids=str)
+def test_any_chunks(leading, chunks, generator):
+    """Every size of tile gives the same, also where the last one is incomplete or one tile is enough."""
+    query, key, value = random_inputs(generator, *leading, n_queries=7, n_keys=11)
+    mistakes = {
+        "the incomplete last tile of keys is dropped": lambda: sdpa(
+            query, *(x[..., : 11 - 11 % chunks[1], :] for x in (key, value))
+        ),
+        "only the first tile of keys arrives in the output": lambda: sdpa(
+            query, *(x[..., : chunks[1], :] for x in (key, value))
+        ),
+        **output_mistakes(query, key, value),
+    }
+    expected = sdpa(query, key, value)
+    rows = 7 - 7 % chunks[0]
+    if rows < 7:
+        mistakes["the incomplete last block of queries is dropped"] = torch.cat(
+            [expected[..., :rows, :], torch.zeros_like(expected[..., rows:, :])], dim=-2
+        )
+    assert_close(chunked(query, key, value, chunks=chunks), expected, n=15, what="output", mistakes=mistakes)
+
+
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(7, 11), (11, 7), (8, 8), (1, 9), (9, 1)])
+def test_causal_any_chunks(n_queries, n_keys, chunks, generator):
+    """The diagonal crosses tiles anywhere; queries before the first key get zeros."""
+    query, key, value = random_inputs(generator, 2, n_queries=n_queries, n_keys=n_keys)
+    mistakes = output_mistakes(query, key, value, causal=True)
+    hint = "is a tile skipped that the last query of its block may still see, or the diagonal not masked?"
+    got = chunked(query, key, value, causal=True, chunks=chunks)
+    assert_close(got, sdpa(query, key, value, causal=True), n=15, mistakes=mistakes, hint=hint)
+
+
+MASK_SHAPES = [(2, 3, 7, 11), (1, 3, 7, 11), (7, 11), (2, 1, 1, 11), (3, 7, 1), (1, 1), (11,), ()]
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+@pytest.mark.parametrize("shape", MASK_SHAPES, ids=str)
+def test_boolean_masks(shape, causal, generator):
+    """Boolean masks of any shape that broadcasts; rows with nothing to attend to give zeros."""
+    inputs = random_inputs(generator, 2, 3, n_queries=7, n_keys=11)
+    mask = torch.rand(shape, generator=generator) > 0.5
+    if mask.numel() == 1:
+        mask = torch.ones_like(mask)
+    options = {"mask": mask, "causal": causal}
+    with unchanged(*inputs, mask):
+        got = chunked(*inputs, **options)
+    assert_close(got, sdpa(*inputs, **options), n=15, mistakes=output_mistakes(*inputs, **options))
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+@pytest.mark.parametrize("shape", MASK_SHAPES, ids=str)
+def test_float_masks(shape, causal, generator):
+    """Float masks of any shape that broadcasts, with -inf in them, and their gradient."""
+    inputs = random_inputs(generator, 2, 3, n_queries=7, n_keys=11)
+    mask = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if mask.numel() > 1:
+        mask = mask.masked_fill(torch.rand(shape, generator=generator) > 0.7, -INF)
+    mask.requires_grad_()
+    options = {"mask": mask, "causal": causal}
+    expected = sdpa(*inputs, **options)
+    got = chunked(*inputs, **options)
+    assert_close(got, expected, n=15, mistakes=output_mistakes(*inputs, **options))
+    cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    right = torch.autograd.grad(expected, [*inputs, mask], cotangent)
+    found = gradients(got, [*inputs, mask], cotangent)
+    for name, mine, oracle in zip(("query", "key", "value", "mask"), found, right, strict=True):
+        # A number added to a whole row changes nothing: its gradient is 0, known to rounding only.
+        assert_close(mine, oracle, rtol=1e-12, atol=1e-13, what=f"gradient of {name}", vacuous_ok="see above")
+
+
+ORDERS = {"rising": 1.0, "falling": -1.0}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("size", [1.0, 1e2, 1e4])
+def test_maximum_in_the_last_or_first_tile(order, size, generator):
+    """Scores from -size to size, rising or falling from tile to tile: nothing overflows, nothing is lost."""
+    query = torch.ones(2, 3, 1)
+    key = torch.linspace(-size, size, 12)[:, None] * ORDERS[order] + torch.rand(12, 1, generator=generator)
+    value = torch.randn(12, 5, generator=generator)
+    hint = "the maximum moves from tile to tile: subtract the running one, and shrink the sums when it rises"
+    got = chunked(query, key, value)
+    assert_close(got, sdpa(query, key, value), dtype=torch.float32, rtol=1e-5, hint=hint)
+
+
+def test_gradients_of_large_scores(generator):
+    """With scores of 1e4 the weights must come out as exactly in the backward pass as in the forward pass."""
+    query = torch.full((1, 3, 1), 1e4, requires_grad=True)
+    key = (1 + 1e-4 * torch.randn(1, 9, 1, generator=generator)).requires_grad_()
+    value = torch.randn(1, 9, 4, generator=generator, requires_grad=True)
+    inputs = [query, key, value]
+    expected = sdpa(*inputs)
+    cotangent = torch.randn(expected.shape, generator=generator)
+    right = torch.autograd.grad(expected, [key, value], cotangent.double())
+    found = torch.autograd.grad(chunked(*inputs), [key, value], cotangent)
+    # A score of 1e4 is known to 5e-4 in float32, which the weights inherit.
+    hint = "m + log(z) in one float32 number is too coarse for scores of 1e4: keep m and z apart"
+    for name, mine, oracle in zip(("key", "value"), found, right, strict=True):
+        assert_close(
+            mine, double(oracle), dtype=torch.float32, rtol=2e-3, what=f"gradient of {name}", hint=hint
+        )
+
+
+@pytest.mark.parametrize("kind", ["boolean", "float"])
+def test_first_tiles_all_masked(kind, generator):
+    """A row whose first tiles are masked entirely must not turn NaN before its first key comes."""
+    inputs = random_inputs(generator, 2, n_queries=4, n_keys=9)
+    mask = torch.ones(4, 9, dtype=torch.bool)
+    mask[1, :6] = mask[2, :3] = mask[3] = False
+    mask = mask if kind == "boolean" else torch.zeros(4, 9, dtype=torch.float64).masked_fill(~mask, -INF)
+    expected = sdpa(*inputs, mask=mask)
+    hint = "-inf minus -inf is NaN: before its first key a row's maximum must be a finite number"
+    got = chunked(*inputs, mask=mask)
+    assert_close(got, expected, n=15, hint=hint)
+    cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    right = torch.autograd.grad(expected, inputs, cotangent)
+    for name, mine, oracle in zip("qkv", gradients(got, inputs, cotangent), right, strict=True):
+        hint = "NaN in the backward pass of masked rows"
+        assert_close(mine, oracle, rtol=1e-12, what=f"gradient of {name}", hint=hint)
+
+
+def test_mask_of_the_smallest_number(generator):
+    """finfo.min instead of -inf: a row full of it is a plain mean, as in torch."""
+    query, key, value = random_inputs(generator, 2, dtype=torch.float32)
+    mask = torch.zeros(5, 7).masked_fill(~causal_mask(5, 7), torch.finfo(torch.float32).min)
+    mask[1] = torch.finfo(torch.float32).min
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    hint = "a mask of finfo.min became -inf: was it multiplied with something?"
+    got = chunked(query, key, value, mask=mask)
+    assert_close(got, expected.detach(), rtol=1e-5, what="output", hint=hint)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_dtypes(dtype, generator):
+    """Output and gradients in every dtype; the half types are rounded once."""
+    inputs = random_inputs(generator, 2, n_queries=33, n_keys=65, d=16, dv=8, dtype=dtype)
+    half = dtype in (torch.float16, torch.bfloat16)
+    rtol = {torch.float32: 1e-5, torch.float64: 1e-12}.get(dtype, 0.52 * torch.finfo(dtype).eps)
+    expected = sdpa(*inputs, causal=True)
+    got = chunked(*inputs, causal=True, chunks=(16, 20))
+    options = {"dtype": dtype, "rtol": rtol, "atol": 1e-5 if half else None}
+    hint = f"more than one rounding to {dtype}: compute the tiles in float32" if half else None
+    assert_close(got, double(expected), what="output", hint=hint, **options)
+    cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(dtype)
+    right = torch.autograd.grad(expected, inputs, cotangent.double())
+    for name, mine, oracle in zip("qkv", gradients(got, inputs, cotangent), right, strict=True):
+        assert_close(mine, double(oracle), what=f"gradient of {name}", hint=hint, **options)
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.0])
+def test_scale(scale, generator):
+    """The option `scale` replaces 1/sqrt(d)."""
+    inputs = random_inputs(generator, 2)
+    mistakes = output_mistakes(*inputs, scale=scale)
+    assert_close(chunked(*inputs, scale=scale), sdpa(*inputs, scale=scale), n=15, mistakes=mistakes)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+@pytest.mark.parametrize("chunks", [(1, 1), (2, 3), (5, 2), (100, 100)], ids=str)
+def test_gradients(chunks, causal, generator):
+    """Gradients of query, key and value for a random cotangent, as torch's to 1e-12; the first query sees nothing."""
+    inputs = random_inputs(generator, 2, 3, n_queries=8, n_keys=7)
+    expected = sdpa(*inputs, causal=causal, scale=0.4)
+    cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    right = torch.autograd.grad(expected, inputs, cotangent)
+    found = gradients(chunked(*inputs, causal=causal, scale=0.4, chunks=chunks), inputs, cotangent)
+    for name, mine, oracle in zip(("query", "key", "value"), found, right, strict=True):
+        assert_close(mine, oracle, rtol=1e-12, what=f"gradient of {name}")
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_gradient_of_one_input(wanted, generator):
+    """A frozen input asks for no gradient, the others get theirs."""
+    inputs = [x.detach() for x in random_inputs(generator, 2)]
+    inputs[wanted].requires_grad_()
+    expected = sdpa(*inputs)
+    cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    (right,) = torch.autograd.grad(expected, inputs[wanted], cotangent)
+    (mine,) = gradients(chunked(*inputs), [inputs[wanted]], cotangent)
+    assert_close(mine, right, rtol=1e-12, what=f"gradient of {('query', 'key', 'value')[wanted]}")
+
+
+def test_leading_axes_broadcast(generator):
+    """Leading axes broadcast, and what was broadcast gets the sum of the gradients."""
+    query, _, _ = random_inputs(generator, 2, 3)
+    _, key, value = random_inputs(generator, 2, 1)
+    inputs = [query, key, value]
+    expected = sdpa(query, *(x.expand(2, 3, -1, -1) for x in (key, value)))
+    got = chunked(*inputs)
+    assert_close(got, expected, n=15, what="output")
+    cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    right = torch.autograd.grad(expected, inputs, cotangent)
+    for name, mine, oracle in zip("qkv", gradients(got, inputs, cotangent), right, strict=True):
+        assert_close(mine, oracle, rtol=1e-12, what=f"gradient of {name}")
+
+
+def test_views(generator):
+    """Transposed and strided inputs, as they come out of a projection that is split into heads."""
+    x = torch.randn(2, 9, 3, 3, 4, generator=generator, dtype=torch.float64)  # (batch, T, q/k/v, head, d)
+    query, key, value = x.permute(2, 0, 3, 1, 4).unbind(0)
+    with unchanged(x):
+        got = chunked(query, key, value, causal=True)
+    assert_close(got, sdpa(query, key, value, causal=True), n=15, what="output of views")
+
+
+@pytest.mark.parametrize("sizes", [(0, 3, 5), (3, 0, 5), (3, 4, 0)], ids=str)
+def test_empty(sizes):
+    """No queries, no keys or no batch element: no error, and zeros where there is nothing to attend to."""
+    n_queries, n_keys, n_batch = sizes
+    query, key = torch.ones(n_batch, n_queries, 4), torch.ones(n_batch, n_keys, 4)
+    output = chunked(query, key, key[..., :2], causal=True)
+    assert output.shape == (n_batch, n_queries, 2), f"got shape {tuple(output.shape)}"
+    assert n_keys or not output.any(), "without keys the output must be 0"
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.0, None])
+@pytest.mark.parametrize("name", ["query_chunk", "key_chunk"])
+def test_wrong_chunks(name, bad):
+    """A chunk is a positive integer."""
+    x = torch.ones(5, 4)
+    with expect_error(ValueError, name, str(bad), otherwise=f"{name}={bad} is not refused"):
+        attention.chunked_attention(x, x, x, **{name: bad})
+
+
+def test_wrong_inputs():
+    """What attention refuses is refused here too."""
+    x = torch.ones(2, 5, 4)
+    with expect_error(ValueError, "(2, 5, 4)", "(2, 5, 3)", otherwise="wrong shapes are accepted"):
+        chunked(x, x[..., :3], x)
+    with expect_error(ValueError, "(4, 5)", otherwise="a mask of a wrong shape is accepted"):
+        chunked(x, x, x, mask=torch.ones(4, 5, dtype=torch.bool))
+    with expect_error(TypeError, "int64", otherwise="an integer mask is accepted"):
+        chunked(x, x, x, mask=torch.ones(5, 5, dtype=torch.int64))
+    with expect_error(TypeError, "float64", otherwise="different dtypes are accepted"):
+        chunked(x, x, x.double())
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+def test_gradcheck(causal, generator):
+    """Finite differences agree, also for the mask, with rows that see nothing."""
+    inputs = random_inputs(generator, 2, n_queries=4, n_keys=3, d=2, dv=2)
+    mask = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    forbidden = torch.tensor([[False], [False], [True], [False]])
+
+    def run(query, key, value, mask):
+        mask = mask.masked_fill(forbidden, -INF)
+        return chunked(query, key, value, mask=mask, causal=causal, chunks=(3, 2))
+
+    check_finite_differences(run, [*inputs, mask])
+
+
+def test_second_derivative(generator):
+    """A second derivative is right or refused, never silently wrong."""
+    inputs = random_inputs(generator, 2)
+
+    def second(function):
+        output = function(*inputs)
+        (first,) = torch.autograd.grad(output.square().sum(), inputs[0], create_graph=True)
+        return torch.autograd.grad(first.square().sum(), inputs[0])[0]
+
+    def plain(query, key, value):
+        return torch.softmax(query @ key.mT / 2, dim=-1) @ value
+
+    try:
+        got = second(chunked)
+    except RuntimeError:
+        return
+    assert_close(got, second(plain), rtol=1e-10, what="second derivative")
+
+
+def test_default_chunks(generator):
+    """With the default tiles: 600 queries and 1100 keys make incomplete tiles both ways."""
+    inputs = random_inputs(generator, 1, 2, n_queries=600, n_keys=1100, d=8, dv=4, dtype=torch.float32)
+    for causal in (False, True):
+        got = attention.chunked_attention(*inputs, causal=causal)
+        expected = sdpa(*inputs, causal=causal)
+        assert_close(got, double(expected), dtype=torch.float32, rtol=1e-5, what="output")
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remember the most elements that any tensor has which an operator returns, in the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(x, torch.Tensor):
+                # An expanded view costs nothing: count what lies in memory.
+                self.numel = max(self.numel, min(x.numel(), x.untyped_storage().nbytes() // x.element_size()))
+        return result
+
+
+@pytest.mark.parametrize("mask", [None, "boolean", "float"])
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+def test_no_large_tensor(causal, mask, generator):
+    """Forward and backward, nothing is larger than a tile or the inputs: no (Tq, Tk), no (Tq, key_chunk)."""
+    inputs = random_inputs(generator, 2, n_queries=256, n_keys=256, d=4, dv=4)
+    padding = torch.rand(1, 1, 256, generator=generator) > 0.3  # broadcasts over the queries
+    bias = torch.randn(1, 1, 256, generator=generator, dtype=torch.float64)
+    options = {"mask": {None: None, "boolean": padding, "float": bias}[mask], "causal": causal}
+    allowed = 2 * max(2 * 256 * 4, 2 * 16 * 32)
+    with LargestTensor() as forward:
+        output = chunked(*inputs, chunks=(16, 32), **options)
+    assert forward.numel <= allowed, (
+        f"a tensor of {forward.numel} numbers arises: T² is {2 * 256 * 256}, a tile {2 * 16 * 32}, an input {2 * 256 * 4}"
+    )
+    with LargestTensor() as backward:
+        output.sum().backward()
+    assert backward.numel <= allowed, (
+        f"the backward pass makes a tensor of {backward.numel} numbers: T² is {2 * 256 * 256}, a tile {2 * 16 * 32}"
+    )
+
+
+def test_little_is_kept_for_the_backward_pass(generator):
+    """Inputs, output and a few numbers per query are kept, not the tiles: the backward pass computes them again."""
+    inputs = random_inputs(generator, 2, n_queries=256, n_keys=256, d=4, dv=4)
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // x.element_size()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        output = chunked(*inputs, chunks=(16, 32))
+    assert output.requires_grad, "the result has no graph"
+    size = inputs[0].numel()
+    assert sum(kept.values()) <= 8 * size, (
+        f"{sum(kept.values())} numbers are kept for the backward pass, {sum(kept.values()) / size:.0f} times an input: "
+        "the tiles of weights must not be stored but computed again"
+    )
+
+
+class MatmulFlops(TorchDispatchMode):
+    """Count the FLOPs of matrix products (torch's own counter passes over those that work in place)."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__.rstrip("_")
+        if name in ("mm", "bmm", "addmm", "baddbmm"):
+            a, b = args[-2:]
+            self.total += 2 * a.numel() * b.shape[-1]
+        return func(*args, **(kwargs or {}))
+
+
+def test_masked_tiles_are_skipped(generator):
+    """Causal does about half of the multiplications, forward and backward: tiles above the diagonal are skipped."""
+    inputs = random_inputs(generator, 2, n_queries=128, n_keys=128, d=4, dv=4)
+    flops = {}
+    for causal in (False, True):
+        with MatmulFlops() as forward:
+            output = chunked(*inputs, causal=causal, chunks=(8, 8))
+        with MatmulFlops() as backward:
+            output.sum().backward()
+        flops[causal] = forward.total, backward.total
+    least = 2 * 2 * 128 * 128 * (4 + 4)
+    assert flops[False][0] >= least, f"{flops[False][0]} FLOPs counted, a full attention needs {least}"
+    for name, full, half in zip(("forward", "backward"), flops[False], flops[True], strict=True):
+        share = half / full
+        assert share < 0.56, (
+            f"causal does {share:.0%} of the full work in the {name} pass: skip the tiles that are all masked "
+            "(16 tiles each way leave 17/32 of it)"
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_does_not_call_the_library(dtype, generator):
+    """The tiles are computed by matrix products and exponentials, not by torch's own attention."""
+    inputs = random_inputs(generator, 2, dtype=dtype)
+    with refuse_calls("scaled_dot_product", "multi_head_attention", "flex_attention", "flash_attention"):
+        for options in ({}, {"causal": True}, {"mask": torch.ones(5, 7, dtype=torch.bool)}):
+            chunked(*inputs, **options).sum().backward()

@@ -1,0 +1,208 @@
+"""The judge of the module: its parameters, then its forward pass.
+
+Oracles: torch's nn.MultiheadAttention with one head, its scaled_dot_product_attention in float64.
+"""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from oracles import double, sdpa
+from torch import nn
+from torch.nn import functional as F
+
+import attention
+from shared.checks import assert_close, expect_error, refuse_calls
+
+INF = math.inf
+
+
+def expected_output(head, x, context=None, **options):
+    """Return the output from the module's parameters, by F.linear and torch's attention in float64."""
+    context = x if context is None else context
+    projected = [
+        F.linear(source.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double())
+        for source, layer in ((x, head.query), (context, head.key), (context, head.value))
+    ]
+    return sdpa(*projected, **options)
+
+
+def random_head(generator, *args, dtype=torch.float64, **options):
+    """Return a module in which every parameter, biases too, is random."""
+    head = attention.SingleHeadAttention(*args, **options).to(dtype)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=dtype))
+    return head
+
+
+@pytest.mark.grades("SingleHeadAttention")
+@pytest.mark.parametrize("d_head", [None, 3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_parameters(d_head, bias):
+    """Three linear layers named query, key and value, (d_model, d_head), with or without a bias."""
+    head = attention.SingleHeadAttention(5, d_head, bias=bias)
+    width = 5 if d_head is None else d_head
+    kinds = ("weight", "bias") if bias else ("weight",)
+    expected = {f"{name}.{kind}" for name in ("query", "key", "value") for kind in kinds}
+    found = {name: tuple(parameter.shape) for name, parameter in head.named_parameters()}
+    assert set(found) == expected, f"the parameters are {sorted(found)}, expected {sorted(expected)}"
+    for name, shape in found.items():
+        right = (width, 5) if name.endswith("weight") else (width,)
+        assert shape == right, f"{name} has shape {shape}, expected {right}"
+    weights = [head.query.weight, head.key.weight, head.value.weight]
+    assert not any(torch.equal(a, b) for a, b in pairwise(weights)), "the projections are the same"
+    assert attention.SingleHeadAttention(5).query.bias is None, "bias is on by default"
+
+
+@pytest.mark.grades("SingleHeadAttention")
+@pytest.mark.parametrize(
+    ("arguments", "options", "mentions"),
+    [
+        ((0,), {}, "0"),
+        ((5, -3), {}, "-3"),
+        ((5,), {"dropout": 1.0}, "1.0"),
+        ((5,), {"dropout": -0.5}, "-0.5"),
+    ],
+)
+def test_wrong_arguments(arguments, options, mentions):
+    """Widths are positive, dropout is in [0, 1)."""
+    with expect_error(ValueError, mentions, otherwise=f"{arguments} {options} are accepted"):
+        attention.SingleHeadAttention(*arguments, **options)
+
+
+@pytest.mark.grades("SingleHeadAttention", "SingleHeadAttention.forward")
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_self_attention(bias, leading, generator):
+    """Without a context, x attends to itself."""
+    head = random_head(generator, 5, 3, bias=bias)
+    x = torch.randn(*leading, 7, 5, generator=generator, dtype=torch.float64)
+    query, key, value = (layer(x) for layer in (head.query, head.key, head.value))
+    mistakes = {
+        "query and key have changed places": lambda: sdpa(key, query, value),
+        "the values are x itself: the value projection is missing": lambda: sdpa(query, key, x),
+        "the scale is 1/sqrt(d_model): the scores have the width d_head": lambda: sdpa(
+            query, key, value, scale=5**-0.5
+        ),
+        "x is added to the output: the residual connection belongs to the block around this": lambda: (
+            sdpa(query, key, value) + x
+        ),
+    }
+    assert_close(head(x), expected_output(head, x), n=20, mistakes=mistakes, what="output")
+
+
+@pytest.mark.grades("SingleHeadAttention.forward")
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+def test_equals_multihead_attention_with_one_head(causal, generator):
+    """torch's nn.MultiheadAttention with one head and an identity at its end gives the same."""
+    head = random_head(generator, 6, bias=True, causal=causal)
+    twin = nn.MultiheadAttention(6, 1, batch_first=True, dtype=torch.float64)
+    with torch.no_grad():
+        twin.in_proj_weight.copy_(torch.cat([p.weight for p in (head.query, head.key, head.value)]))
+        twin.in_proj_bias.copy_(torch.cat([p.bias for p in (head.query, head.key, head.value)]))
+        twin.out_proj.weight.copy_(torch.eye(6))
+        twin.out_proj.bias.zero_()
+    x = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64)
+    forbidden = torch.ones(4, 4, dtype=torch.bool).triu(1) if causal else None
+    expected, _ = twin(x, x, x, attn_mask=forbidden, need_weights=False)
+    hint = "causal is ignored" if causal else None
+    assert_close(head(x), expected, n=20, what="output", hint=hint)
+
+
+@pytest.mark.grades("SingleHeadAttention.forward")
+def test_cross_attention(generator):
+    """With a context, x asks and the context answers."""
+    head = random_head(generator, 5, 3)
+    x = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    context = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    mistakes = {
+        "the context is ignored": lambda: expected_output(head, x),
+        "the queries come from the context": lambda: expected_output(head, context, x),
+    }
+    assert_close(head(x, context), expected_output(head, x, context), n=20, mistakes=mistakes)
+
+
+@pytest.mark.grades("SingleHeadAttention.forward")
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+@pytest.mark.parametrize("kind", ["boolean", "float"])
+def test_mask(kind, causal, generator):
+    """A mask reaches the attention, together with causal."""
+    head = random_head(generator, 5, 3, causal=causal)
+    x = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    context = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    mask = torch.rand(2, 4, 7, generator=generator) > 0.4
+    mask[..., 0] = True
+    if kind == "float":
+        mask = torch.randn(2, 4, 7, generator=generator, dtype=torch.float64).masked_fill(~mask, -INF)
+    mistakes = {
+        "the mask is ignored": lambda: expected_output(head, x, context, causal=causal),
+        "causal is ignored": lambda: expected_output(head, x, context, mask=mask),
+    }
+    expected = expected_output(head, x, context, mask=mask, causal=causal)
+    mistakes = mistakes if causal else {"the mask is ignored": mistakes["the mask is ignored"]}
+    assert_close(head(x, context, mask=mask), expected, n=20, mistakes=mistakes)
+
+
+@pytest.mark.grades("SingleHeadAttention", "SingleHeadAttention.forward")
+def test_dropout_in_training_only(generator):
+    """In training the weights are dropped and the rest rescaled; in evaluation nothing is dropped."""
+    head = random_head(generator, 5, 3, dropout=0.25, dtype=torch.float32)
+    x = torch.randn(4, 6, 5, generator=generator)
+    plain = double(expected_output(head, x))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        runs = torch.stack([head(x).detach() for _ in range(2000)]).double()
+        head.eval()
+        evaluated = head(x)
+    assert_close(
+        evaluated, plain, dtype=torch.float32, rtol=1e-5, what="output", hint="dropout in evaluation"
+    )
+    assert runs.std(dim=0).max() > 0, "dropout is ignored in training"
+    away = ((runs.mean(dim=0) - plain) / (runs.std(dim=0) / math.sqrt(2000) + 1e-9)).abs()
+    assert away.max() < 6, "the mean over many draws is not the output without dropout: rescale by 1/(1 - p)"
+    # Dropout of weights changes the output by Σ (w v)² p/(1 - p), of the output itself by its square p/(1 - p).
+    layers = [F.linear(x, layer.weight).double() for layer in (head.query, head.key, head.value)]
+    weights = torch.softmax(layers[0] @ layers[1].mT / 3**0.5, dim=-1)
+    variance = (weights**2 @ layers[2] ** 2) * 0.25 / 0.75
+    ratio = (runs.var(dim=0).sum() / variance.sum()).item()
+    assert 0.95 < ratio < 1.05, (
+        f"the spread of the output is {ratio:.2f} times what dropout of the weights gives: what is dropped instead?"
+    )
+
+
+@pytest.mark.grades("SingleHeadAttention", "SingleHeadAttention.forward")
+def test_gradients_of_parameters(generator):
+    """All parameters and both inputs get the gradients that torch's attention gives them."""
+    head = random_head(generator, 5, 3, bias=True, causal=True)
+    x = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    names = ["x", "context", *dict(head.named_parameters())]
+    leaves = [x, context, *head.parameters()]
+    expected = expected_output(head, x, context, causal=True)
+    cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    right = torch.autograd.grad(expected, leaves, cotangent)
+    found = torch.autograd.grad(head(x, context), leaves, cotangent, allow_unused=True)
+    for name, mine, oracle in zip(names, found, right, strict=True):
+        assert mine is not None, f"the gradient does not reach {name}"
+        # Adding the same to every key shifts all scores of a row alike: no gradient, but for rounding.
+        ok = "the bias of the keys has no effect" if name == "key.bias" else None
+        assert_close(mine, oracle, rtol=1e-11, atol=1e-12, what=f"gradient of {name}", vacuous_ok=ok)
+
+
+@pytest.mark.grades("SingleHeadAttention.forward")
+def test_wrong_width(generator):
+    """An input that is not d_model wide is a ValueError with the shape, not an error from inside torch."""
+    head = random_head(generator, 5, 3, dtype=torch.float32)
+    for arguments in ((torch.ones(2, 4, 6),), (torch.ones(2, 4, 5), torch.ones(2, 4, 6))):
+        with expect_error(ValueError, "(2, 4, 6)", "5", otherwise="a wrong width is not refused"):
+            head(*arguments)
+
+
+@pytest.mark.grades("SingleHeadAttention.forward")
+def test_does_not_call_the_library(generator):
+    """The module uses the attention of this file."""
+    head = random_head(generator, 5, 3, causal=True, dropout=0.5, dtype=torch.float32)
+    with refuse_calls("scaled_dot_product", "multi_head_attention", "flex_attention", "flash_attention"):
+        head(torch.randn(2, 4, 5, generator=generator)).sum().backward()

@@ -1,0 +1,11 @@
+# diagnosis: what dropout keeps is normalised again
+
+
+def attention(query, key, value, *, mask=None, causal=False, scale=None, dropout_p=0.0, generator=None):
+    _check(query, key, value, mask)
+    _check_dropout("dropout_p", dropout_p)
+    weights = _wide_weights(query, key, mask, causal, scale)
+    if dropout_p > 0:
+        weights = weights * (torch.rand(weights.shape, generator=generator) >= dropout_p)
+        weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-30)
+    return (weights @ _widen(value)).to(query.dtype)

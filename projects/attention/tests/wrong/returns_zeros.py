@@ -1,0 +1,7 @@
+# diagnosis: attention returns zeros
+
+_attention = attention
+
+
+def attention(query, key, value, **options):
+    return 0 * _attention(query, key, value, **options)
