@@ -1,4 +1,4 @@
-"""The judge of the written-out attention; test_chunked_attention.py and test_single_head.py go on from here.
+"""The judge of the written-out attention; test_attention_module.py and test_chunked_attention.py go on from here.
 
 Oracles: values worked by hand, torch's scaled_dot_product_attention in float64, laws (rows sum to 1, order does not
 matter), finite differences (torch.autograd.gradcheck).
@@ -85,10 +85,11 @@ def test_mask_by_hand(kind):
 
 @pytest.mark.grades("attention_weights")
 def test_causal_by_hand():
-    """Two queries and three keys: the first sees two keys, the last sees all. It is as if the queries came last."""
-    expected = torch.tensor([[1 / 3, 2 / 3, 0], [4 / 8, 1 / 8, 3 / 8]], dtype=torch.float64)
-    got = attention.attention_weights(QUERY, KEY, causal=True)
-    assert_close(got, expected, what="weights", mistakes=weight_mistakes(QUERY, KEY, causal=True))
+    """Two queries and four keys: the first sees three keys, the last sees all, as if the queries came last."""
+    key = torch.cat([KEY, torch.tensor([[1.0, 2, 1, 1]], dtype=torch.float64).log()])
+    expected = torch.tensor([[1 / 8, 2 / 8, 5 / 8, 0], [0.4, 0.1, 0.3, 0.2]], dtype=torch.float64)
+    got = attention.attention_weights(QUERY, key, causal=True)
+    assert_close(got, expected, what="weights", mistakes=weight_mistakes(QUERY, key, causal=True))
 
 
 @pytest.mark.grades("attention_weights")
@@ -112,6 +113,22 @@ def test_nothing_to_attend_to_by_hand():
 # --- shapes, dtypes and what is refused -------------------------------------------------------------------------------
 
 
+@pytest.mark.grades("attention")
+def test_nothing_leaks_between_batches(generator):
+    """What happens in one batch element or head does not show in another."""
+    query, key, value = random_inputs(generator, 2, 3)
+    before = attention.attention(query, key, value)
+    changed = [x.detach().clone() for x in (query, key, value)]
+    for x in changed:
+        x[0, 1] += 1.0
+    after = attention.attention(*changed)
+    others = torch.ones(2, 3, dtype=torch.bool)
+    others[0, 1] = False
+    hint = "one batch element or head changes the result of another: the batch leaks"
+    assert_close(after[others], before[others], what="the other elements", hint=hint)
+    assert not torch.allclose(after[0, 1], before[0, 1]), "the output does not depend on the input"
+
+
 @pytest.mark.grades("attention_weights", "attention")
 @pytest.mark.parametrize("leading", [(), (2,), (2, 3), (2, 1, 3)], ids=str)
 def test_leading_axes(leading, generator):
@@ -133,22 +150,6 @@ def test_leading_axes_broadcast(generator):
         attention.attention_weights(query, key), sdpa_weights(query, expanded[0]), n=11, what="weights"
     )
     assert_close(attention.attention(query, key, value), sdpa(query, *expanded), n=11, what="output")
-
-
-@pytest.mark.grades("attention")
-def test_nothing_leaks_between_batches(generator):
-    """What happens in one batch element or head does not show in another."""
-    query, key, value = random_inputs(generator, 2, 3)
-    before = attention.attention(query, key, value)
-    changed = [x.detach().clone() for x in (query, key, value)]
-    for x in changed:
-        x[0, 1] += 1.0
-    after = attention.attention(*changed)
-    others = torch.ones(2, 3, dtype=torch.bool)
-    others[0, 1] = False
-    hint = "one batch element or head changes the result of another: the batch leaks"
-    assert_close(after[others], before[others], what="the other elements", hint=hint)
-    assert not torch.allclose(after[0, 1], before[0, 1]), "the output does not depend on the input"
 
 
 @pytest.mark.grades("attention")
@@ -236,7 +237,7 @@ def test_half_scores_do_not_overflow():
     key = torch.tensor([[200.0] * 4, [100] * 4], dtype=torch.float16)
     value = torch.tensor([[3.0, 5], [7, 11]], dtype=torch.float16)
     expected = torch.tensor([[1.0, 0]], dtype=torch.float16)
-    hint = "the scores overflow: multiply query and key in float32"
+    hint = "overflow: multiply query and key in float32, and subtract each row's largest score before exp"
     assert_close(attention.attention_weights(query, key), expected, what="weights", hint=hint)
     assert_close(attention.attention(query, key, value), value[:1], what="output", hint=hint)
 
@@ -249,11 +250,14 @@ def test_inputs_and_views(generator):
     mask = (torch.rand(7, 5, generator=generator) > 0.3).mT
     with unchanged(query, key, value, mask):
         got = attention.attention(query, key, value, mask=mask)
-    assert_close(got, sdpa(query, key, value, mask=mask), n=11, what="output of views")
+    mistakes = output_mistakes(query, key, value, mask=mask)
+    assert_close(got, sdpa(query, key, value, mask=mask), n=11, what="output of views", mistakes=mistakes)
     bias = torch.randn(5, 7, generator=generator, dtype=torch.float64)
     with unchanged(query, key, bias):
         got = attention.attention_weights(query, key, mask=bias, causal=True)
-    assert_close(got, sdpa_weights(query, key, mask=bias, causal=True), n=11, what="weights of views")
+    mistakes = weight_mistakes(query, key, mask=bias, causal=True)
+    expected = sdpa_weights(query, key, mask=bias, causal=True)
+    assert_close(got, expected, n=11, what="weights of views", mistakes=mistakes)
 
 
 BAD_SHAPES = {

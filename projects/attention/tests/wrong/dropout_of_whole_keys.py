@@ -1,4 +1,4 @@
-# diagnosis: dropout is not independent across queries
+# diagnosis: dropout is not independent across
 
 
 def attention(query, key, value, *, mask=None, causal=False, scale=None, dropout_p=0.0, generator=None):

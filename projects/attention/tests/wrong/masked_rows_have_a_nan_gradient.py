@@ -12,4 +12,6 @@ def _wide_weights(query, key, mask, causal, scale):
     if causal:
         allowed = allowed & _causal_mask(*scores.shape[-2:], device=scores.device)
     # right forwards; for a float mask the NaN comes back out of the backward pass of the softmax
-    return torch.softmax(scores.masked_fill(~allowed, -math.inf), dim=-1).nan_to_num(0.0)
+    scores = scores.masked_fill(~allowed, -math.inf)
+    nothing = scores.isneginf().all(dim=-1, keepdim=True)
+    return torch.softmax(scores, dim=-1).masked_fill(nothing, 0.0)

@@ -1,4 +1,4 @@
-# diagnosis: softmax
+# diagnosis: the argument scale is ignored
 
 _weights = _wide_weights
 

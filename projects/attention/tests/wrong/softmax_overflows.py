@@ -1,4 +1,4 @@
-# diagnosis: exp overflows
+# diagnosis: subtract each row's largest score before exp
 
 
 def _wide_weights(query, key, mask, causal, scale):
