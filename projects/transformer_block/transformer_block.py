@@ -389,7 +389,12 @@ class TransformerBlock(nn.Module):
             raise ValueError(f"rotary needs an even head size, got {d_model} / {n_heads}")
         _check_choice("norm_position", norm_position, "pre", "post")
         _check_choice("position", position, None, "rotary")
-        self.n_heads, self.norm_position, self.position, self.causal = n_heads, norm_position, position, causal
+        self.n_heads, self.norm_position, self.position, self.causal = (
+            n_heads,
+            norm_position,
+            position,
+            causal,
+        )
         self.attention_norm = _norm(norm, d_model, bias)
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=bias)
         self.out = nn.Linear(d_model, d_model, bias=bias)

@@ -166,7 +166,9 @@ def block_mistakes(block, n_heads, x, **how):
 
     found = {diagnosis: (lambda wrong=wrong: value(wrong)) for wrong, diagnosis in MISTAKES.items()}
     if how.get("rotary"):
-        found["queries and keys are not rotated"] = lambda: by_torch(block, n_heads, x, **{**how, "rotary": False})
+        found["queries and keys are not rotated"] = lambda: by_torch(
+            block, n_heads, x, **{**how, "rotary": False}
+        )
     return found
 
 

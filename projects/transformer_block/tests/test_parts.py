@@ -77,9 +77,7 @@ def test_layer_norm_parameters():
     assert [name for name, _ in without.named_parameters()] == ["weight"], "bias=False keeps a bias"
     assert without.bias is None, "with bias=False the attribute bias is None"
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0, 3.0]])
-    assert_close(
-        without(x), F.layer_norm(x, (5,)), rtol=1e-5, what="layer norm without bias"
-    )
+    assert_close(without(x), F.layer_norm(x, (5,)), rtol=1e-5, what="layer norm without bias")
 
 
 @pytest.mark.grades("RMSNorm")
@@ -273,9 +271,7 @@ def test_swiglu_by_hand():
         "the gate goes through gelu: that is GEGLU": [[3 * 2 * 0.5 * (1 + math.erf(2 / math.sqrt(2)))]],
     }
     got = network(torch.ones(1, 1, dtype=torch.float64))
-    assert_close(
-        got, torch.tensor([[3 * silu2]], dtype=torch.float64), what="swiglu", mistakes=mistakes
-    )
+    assert_close(got, torch.tensor([[3 * silu2]], dtype=torch.float64), what="swiglu", mistakes=mistakes)
 
 
 @pytest.mark.grades("FeedForward")
@@ -297,7 +293,9 @@ def test_feed_forward_parameters(options, shapes, bias):
     if bias:
         expected |= {f"{name}.bias": shape[:1] for name, shape in shapes.items()}
     got = {name: tuple(p.shape) for name, p in network.named_parameters()}
-    assert got == expected, f"parameters of FeedForward(12, {options}, bias={bias}):\n{got}, expected\n{expected}"
+    assert got == expected, (
+        f"parameters of FeedForward(12, {options}, bias={bias}):\n{got}, expected\n{expected}"
+    )
 
 
 REFERENCE = {
@@ -319,7 +317,11 @@ def test_feed_forward_equals_torch(activation, bias, generator):
 
     def compute(name):
         up = F.linear(x, network.up.weight, network.up.bias)
-        h = F.silu(F.linear(x, network.gate.weight, network.gate.bias)) * up if activation == "swiglu" else None
+        h = (
+            F.silu(F.linear(x, network.gate.weight, network.gate.bias)) * up
+            if activation == "swiglu"
+            else None
+        )
         h = REFERENCE[name](up) if h is None else h
         return F.linear(h, network.down.weight, network.down.bias)
 
@@ -331,7 +333,9 @@ def test_feed_forward_equals_torch(activation, bias, generator):
     y, expected = network(x), compute(activation)
     assert_close(y, expected, rtol=1e-11, what=f"feed-forward, {activation}", mistakes=mistakes)
     inputs = (x, *network.parameters())
-    for mine, theirs in zip(gradients(y, inputs, cotangent), gradients(expected, inputs, cotangent), strict=True):
+    for mine, theirs in zip(
+        gradients(y, inputs, cotangent), gradients(expected, inputs, cotangent), strict=True
+    ):
         assert_close(mine, theirs, rtol=1e-10, what="gradient of the feed-forward network")
 
 
@@ -443,9 +447,7 @@ def test_learned_encoding(generator):
         "the encoding is returned, not added": np.broadcast_to(rows[:4], (2, 4, 3)),
         "x is returned as it is": x,
     }
-    assert_close(
-        y, x + encoding.weight.detach()[:4], rtol=1e-12, what="learned encoding", mistakes=mistakes
-    )
+    assert_close(y, x + encoding.weight.detach()[:4], rtol=1e-12, what="learned encoding", mistakes=mistakes)
     cotangent = normal(2, 4, 3, generator=generator)
     (gradient,) = gradients(y, (encoding.weight,), cotangent)
     expected = torch.cat((cotangent.sum(0), torch.zeros(2, 3, dtype=torch.float64)))

@@ -41,7 +41,12 @@ def test_parameters(norm, activation, bias):
     """Names and shapes of all parameters, as the docstrings list them."""
     block = tb.TransformerBlock(12, 3, norm=norm, activation=activation, bias=bias)
     d_ff = 32 if activation == "swiglu" else 48
-    linear = {"qkv": (36, 12), "out": (12, 12), "feed_forward.up": (d_ff, 12), "feed_forward.down": (12, d_ff)}
+    linear = {
+        "qkv": (36, 12),
+        "out": (12, 12),
+        "feed_forward.up": (d_ff, 12),
+        "feed_forward.down": (12, d_ff),
+    }
     if activation == "swiglu":
         linear["feed_forward.gate"] = (d_ff, 12)
     expected = {f"{name}.weight": shape for name, shape in linear.items()}
@@ -54,7 +59,7 @@ def test_parameters(norm, activation, bias):
     assert not missing, f"parameters are missing: {missing}"
     assert not extra, f"parameters that should not be there: {extra} (norm={norm!r}, bias={bias})"
     wrong = {name: got[name] for name in got if got[name] != expected[name]}
-    assert not wrong, f"wrong shapes {wrong}, expected {({name: expected[name] for name in wrong})}"
+    assert not wrong, f"wrong shapes {wrong}, expected { ({name: expected[name] for name in wrong}) }"
 
 
 @pytest.mark.grades("TransformerBlock")
@@ -116,15 +121,20 @@ def test_residual_only(norm, generator):
         assert kinds == {layer.__name__}, f"norm={norm!r} must use {layer.__name__} twice, got {kinds}"
         first, second = block.attention_norm, block.feed_forward_norm
         mistakes = {
-            "the residual connection is missing: each branch is added to its input": 0 * x,
-            "the residual is taken from the normed input: add the branch to x itself": lambda: (
-                second(first(x)) if norm_position == "pre" else x  # noqa: B023
+            "the residual connection is missing: each branch is added to its input": (
+                0 * x if norm_position == "pre" else second(0 * x).detach()
             ),
-            "norm_position is the other one": lambda: second(first(x)) if norm_position == "pre" else x,  # noqa: B023
-            "the norm at the end of the block belongs to the stack": lambda: second(x),  # noqa: B023
-            "only one of the two norms is there": lambda: first(x),  # noqa: B023
-            "the norms are in the wrong order": lambda: first(second(x)),  # noqa: B023
+            "only one of the two norms is there": first(x).detach(),
+            "the first norm is left out": second(x).detach(),
+            "the norms are in the wrong order": first(second(x)).detach(),
         }
+        if norm_position == "pre":
+            mistakes[
+                "post-norm where pre-norm is asked, or the residual is taken from the normed input: "
+                "add the branch to x itself"
+            ] = second(first(x)).detach()
+        else:
+            mistakes["pre-norm where post-norm is asked, or the block returns its input"] = x
         with torch.no_grad():
             expected = x if norm_position == "pre" else second(first(x))
             what = f"{norm_position}-norm block whose branches add nothing"
@@ -151,7 +161,9 @@ def test_attention_by_hand():
     mean = (e - 1 / e) / (e + 1 / e)  # weights softmax(1, -1) on the values 1, -1; head 1: (10 - 10)/2 = 0
     expected = torch.tensor([[[1 + mean, -1.0], [-1 - mean, 1.0]]], dtype=torch.float64)
     mistakes = {
-        "the residual connection is missing: each branch is added to its input": [[[mean, 0.0], [-mean, 0.0]]],
+        "the residual connection is missing: each branch is added to its input": [
+            [[mean, 0.0], [-mean, 0.0]]
+        ],
         "every token attends to itself only: scores need keys of all tokens": [[[2.0, -11.0], [-2.0, 11.0]]],
         "softmax goes over the queries, not over the keys": None,
         "the weights are not used: values are averaged": [[[1.0, -1.0], [-1.0, 1.0]]],
@@ -359,7 +371,11 @@ def test_nothing_to_attend_to(kind, generator):
     x = normal(2, 4, 8, generator=generator).requires_grad_()
     allowed = torch.ones(4, 4, dtype=torch.bool)
     allowed[1] = False
-    mask = allowed if kind == "boolean" else torch.zeros(4, 4, dtype=torch.float64).masked_fill(~allowed, -torch.inf)
+    mask = (
+        allowed
+        if kind == "boolean"
+        else torch.zeros(4, 4, dtype=torch.float64).masked_fill(~allowed, -torch.inf)
+    )
     y = block(x, mask=mask)
     expected = by_torch(block, 2, x, mask=mask)
     hint = "zeros from attention leave x plus the bias of `out`"
@@ -432,13 +448,13 @@ def test_empty(shape):
 def test_dtypes(dtype, generator):
     """The dtype of x comes back, with rotary positions and a float32 mask as well."""
     block = randomised(tb.TransformerBlock(16, 2, position="rotary", norm="rms"), generator, dtype)
-    x = normal(2, 5, 16, generator=generator).to(dtype)
+    x = normal(2, 5, 16, generator=generator, scale=3.0).to(dtype)
     mask = normal(5, 5, generator=generator).float()
     with torch.no_grad():
         y = block(x, mask=mask)
         expected = by_torch(block.double(), 2, x.double(), mask=mask.double(), rotary=True)
-    eps = torch.finfo(dtype).eps
-    assert_close(y, expected, dtype=dtype, rtol=4 * eps, atol=16 * eps, what=f"block in {dtype}")
+    eps = torch.finfo(dtype).eps  # a dozen roundings of numbers up to 10
+    assert_close(y, expected, dtype=dtype, rtol=4 * eps, atol=8 * eps, what=f"block in {dtype}")
 
 
 @pytest.mark.grades("TransformerBlock")
@@ -471,7 +487,9 @@ def test_flops(causal, generator):
     with FlopCounterMode(display=False) as backward:
         y.backward(torch.ones_like(y))
     got = backward.get_total_flops()
-    assert got == 2 * expected, f"the backward pass takes {got} FLOPs, expected twice the forward's {expected}"
+    assert got == 2 * expected, (
+        f"the backward pass takes {got} FLOPs, expected twice the forward's {expected}"
+    )
 
 
 # --- dropout ----------------------------------------------------------------------------------------------------------
@@ -545,7 +563,9 @@ def test_stack_parameters(norm, norm_position):
     first, second = stack.blocks[0].qkv.weight, stack.blocks[1].qkv.weight
     assert not torch.equal(first, second), "all blocks start with the same weights: draw new ones for each"
     if norm_position == "post":
-        assert stack.final_norm is None, "with post-norm the last block has normed already: final_norm is None"
+        assert stack.final_norm is None, (
+            "with post-norm the last block has normed already: final_norm is None"
+        )
         return
     kind = "LayerNorm" if norm == "layer" else "RMSNorm"
     assert type(stack.final_norm).__name__ == kind, (
@@ -599,7 +619,14 @@ def test_stack_equals_encoder(pre, mask, generator):
 @pytest.mark.parametrize(
     "options",
     [
-        {"norm": "rms", "activation": "swiglu", "position": "rotary", "causal": True, "bias": False, "d_ff": 5},
+        {
+            "norm": "rms",
+            "activation": "swiglu",
+            "position": "rotary",
+            "causal": True,
+            "bias": False,
+            "d_ff": 5,
+        },
         {"norm": "layer", "activation": "relu", "norm_position": "post"},
     ],
     ids=["llama", "post"],
@@ -632,6 +659,8 @@ def test_stack_dropout(generator):
     stack = randomised(tb.Transformer(2, 8, 2, dropout=0.3), generator)
     x = normal(2, 5, 8, generator=generator)
     with torch.no_grad():
-        assert not torch.equal(stack(x), stack(x)), "dropout=0.3 does nothing in training: is it handed to the blocks?"
+        assert not torch.equal(stack(x), stack(x)), (
+            "dropout=0.3 does nothing in training: is it handed to the blocks?"
+        )
         stack.eval()
         assert torch.equal(stack(x), stack(x)), "dropout is still on in evaluation mode"

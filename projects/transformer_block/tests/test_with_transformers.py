@@ -24,26 +24,36 @@ def library(model):
         return importlib.import_module(f"transformers.models.{model}.modeling_{model}")
 
 
-def compare(what, block, n_heads, theirs, run, generator, **how):
-    """Copy weights (ours by name -> the library's tensor), then compare the output and every gradient."""
-    missing = {name for name, _ in block.named_parameters()} ^ theirs.keys()
+def joined(tensors, transposed):
+    """Return the library's parts as one of our tensors; GPT-2 keeps its weights as (in, out)."""
+    return torch.cat([tensor.T if transposed and tensor.ndim == 2 else tensor for tensor in tensors])
+
+
+def compare(what, block, n_heads, theirs, run, generator, *, transposed=False, **how):
+    """Copy weights (ours by name -> the library's parts), then compare the output and every gradient."""
+    names = [name for name, _ in block.named_parameters()]
+    missing = set(names) ^ theirs.keys()
     assert not missing, f"parameters that only one side has: {sorted(missing)}"
     with torch.no_grad():
         for name, parameter in block.named_parameters():
-            parameter.copy_(theirs[name])
+            parameter.copy_(joined(theirs[name], transposed))
     x = normal(2, T, block.out.in_features, generator=generator, dtype=torch.float32).requires_grad_()
     cotangent = normal(*x.shape, generator=generator, dtype=torch.float32)
     y, expected = block(x), run(x)
     expected = expected[0] if isinstance(expected, tuple) else expected
     mistakes = block_mistakes(block, n_heads, x.detach(), **how)
     assert_close(y, expected, rtol=1e-5, what=what, mistakes=mistakes)
-    names = [name for name, _ in block.named_parameters()]
-    got = gradients(y, (x, *block.parameters()), cotangent)
-    wanted = gradients(expected, (x, *(theirs[name] for name in names)), cotangent)
-    for name, mine, other in zip(("x", *names), got, wanted, strict=True):
-        # a key's bias changes no weight: its gradient is rounding alone
-        mine, other = (torch.cat((g[: len(g) // 3], g[-len(g) // 3 :])) if name == "qkv.bias" else g for g in (mine, other))
-        assert_close(mine, other, rtol=3e-5, what=f"gradient by {name} of {what}")
+    mine = gradients(y, (x, *block.parameters()), cotangent)
+    parts = [part for name in names for part in theirs[name]]
+    by_x, *by_part = gradients(expected, (x, *parts), cotangent)
+    assert_close(mine[0], by_x, rtol=3e-5, what=f"gradient by x of {what}")
+    of_part = iter(by_part)
+    for name, got in zip(names, mine[1:], strict=True):
+        wanted = joined([next(of_part) for _ in theirs[name]], transposed)
+        if name == "qkv.bias":  # a key's bias changes no weight: its gradient is rounding alone
+            n = len(got) // 3
+            got, wanted = (torch.cat((g[:n], g[2 * n :])) for g in (got, wanted))
+        assert_close(got, wanted, rtol=3e-5, what=f"gradient by {name} of {what}")
 
 
 @pytest.mark.grades("TransformerBlock")
@@ -63,13 +73,13 @@ def test_equals_llama(generator):
     layer = randomised(llama.LlamaDecoderLayer(config, 0), generator, torch.float32)
     attention, mlp = layer.self_attn, layer.mlp
     theirs = {
-        "attention_norm.weight": layer.input_layernorm.weight,
-        "qkv.weight": torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight)),
-        "out.weight": attention.o_proj.weight,
-        "feed_forward_norm.weight": layer.post_attention_layernorm.weight,
-        "feed_forward.up.weight": mlp.up_proj.weight,
-        "feed_forward.gate.weight": mlp.gate_proj.weight,
-        "feed_forward.down.weight": mlp.down_proj.weight,
+        "attention_norm.weight": [layer.input_layernorm.weight],
+        "qkv.weight": [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight],
+        "out.weight": [attention.o_proj.weight],
+        "feed_forward_norm.weight": [layer.post_attention_layernorm.weight],
+        "feed_forward.up.weight": [mlp.up_proj.weight],
+        "feed_forward.gate.weight": [mlp.gate_proj.weight],
+        "feed_forward.down.weight": [mlp.down_proj.weight],
     }
     turn = llama.LlamaRotaryEmbedding(config)
 
@@ -96,10 +106,12 @@ def test_equals_gpt2(generator):
         "feed_forward.up": layer.mlp.c_fc,
         "feed_forward.down": layer.mlp.c_proj,
     }.items():
-        theirs[f"{ours}.weight"] = module.weight.T if module.weight.ndim == 2 else module.weight
-        theirs[f"{ours}.bias"] = module.bias
-    run = lambda x: layer(x, attention_mask=CAUSAL)  # noqa: E731
-    compare("GPT-2's block", block, 3, theirs, run, generator, causal=True)
+        theirs[f"{ours}.weight"], theirs[f"{ours}.bias"] = [module.weight], [module.bias]
+
+    def run(x):
+        return layer(x, attention_mask=CAUSAL)
+
+    compare("GPT-2's block", block, 3, theirs, run, generator, transposed=True, causal=True)
 
 
 @pytest.mark.grades("alibi_bias")
