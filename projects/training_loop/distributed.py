@@ -11,7 +11,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 @contextlib.contextmanager
@@ -252,7 +252,7 @@ class _DataUnpickler(pickle.Unpickler):
             ("pathlib", "WindowsPath"),
         }
         dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if not (index and name in _INDEX_CLASSES or data or dtype):
+        if not ((index and name in _INDEX_CLASSES) or data or dtype):
             raise pickle.UnpicklingError(f"the index refers to {module}.{name}, which is not data")
         return super().find_class(module, name)
 

@@ -126,7 +126,8 @@ class Windows:
 
 def epoch_order(n_windows: int, *, seed: int, epoch: int) -> Tensor:
     """Return a permutation of 0 … n_windows - 1, int64: another one each epoch, the same on every rank and machine."""
-    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    # torch's CPU generator looks at 32 bits of its seed only, so (seed << 32) + epoch would forget the seed
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**32)
     return torch.randperm(n_windows, generator=generator)
 
 

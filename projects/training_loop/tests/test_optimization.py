@@ -1,0 +1,259 @@
+"""The judge of decay groups, clipping and averaging. Oracles: hand values, torch.nn.utils, torch.optim.swa_utils, laws."""
+
+import pytest
+import torch
+from torch import nn
+
+import optimization
+from shared.checks import assert_close, expect_error, refuse_calls
+
+
+class Tied(nn.Module):
+    """An embedding tied to the head, a norm, a convolution, something frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Embedding(11, 6)
+        self.norm = nn.LayerNorm(6)
+        self.linear = nn.Linear(6, 7)
+        self.conv = nn.Conv1d(7, 6, 3)
+        self.frozen = nn.Linear(6, 6)
+        self.frozen.requires_grad_(False)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.tokens.weight
+
+
+def named(model, parameters):
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [names.get(id(p), "?") for p in parameters]
+
+
+@pytest.mark.grades("parameter_groups")
+def test_groups_by_hand():
+    """Matrices of linear and convolution layers decay; biases, norms and the embedding do not."""
+    model = Tied()
+    groups = optimization.parameter_groups(model, 0.3)
+    decayed = [n for g in groups if g["weight_decay"] for n in named(model, g["params"])]
+    others = [n for g in groups if not g["weight_decay"] for n in named(model, g["params"])]
+    everything = sorted(decayed + others)
+    assert len(set(everything)) == len(everything), (
+        f"a parameter is in the groups twice: {everything}\ntied weights are one parameter and get one step"
+    )
+    assert "frozen.weight" not in everything, "a frozen parameter is not the optimizer's business"
+    biases = [name for name in decayed if name.endswith("bias")]
+    assert not biases, f"biases are decayed: {biases}"
+    assert "norm.weight" not in decayed, "the gain of a norm is decayed: towards 0, although its neutral value is 1"
+    assert "tokens.weight" not in decayed, "the embedding is decayed: a rare token's row shrinks at every step"
+    assert decayed == ["linear.weight", "conv.weight"], f"decayed: {decayed}"
+    assert others == ["tokens.weight", "norm.weight", "norm.bias", "linear.bias", "conv.bias"], (
+        f"without decay, in the model's order: {others}"
+    )
+    assert {g["weight_decay"] for g in groups} == {0.3, 0.0}, "the groups' weight_decay must be 0.3 and 0.0"
+
+
+@pytest.mark.grades("parameter_groups")
+def test_groups_in_an_optimizer():
+    """AdamW with zero gradients moves nothing but the decayed matrices."""
+    model = Tied()
+    optimizer = torch.optim.AdamW(optimization.parameter_groups(model, 0.5), lr=0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimizer.step()
+    for name, p in model.named_parameters():
+        factor = 0.95 if name in ("linear.weight", "conv.weight") else 1.0
+        assert torch.allclose(p, before[name] * factor), f"{name} must be multiplied by {factor}"
+
+
+@pytest.mark.grades("parameter_groups")
+def test_groups_negative_decay():
+    """A negative decay is refused."""
+    with expect_error(ValueError, "-0.1", otherwise="a negative weight_decay is accepted"):
+        optimization.parameter_groups(Tied(), -0.1)
+
+
+def with_gradients(*gradients):
+    parameters = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
+    for p, g in zip(parameters, gradients, strict=True):
+        p.grad = g.clone()
+    return parameters
+
+
+@pytest.mark.grades("clip_gradients")
+def test_clip_by_hand():
+    """Gradients (3, 0) and (4): their joint norm is 5, clipped to 1 they are (0.6, 0) and (0.8)."""
+    parameters = with_gradients(torch.tensor([3.0, 0.0]), torch.tensor([4.0]))
+    norm = optimization.clip_gradients(parameters, 1.0)
+    got = torch.cat([p.grad for p in parameters])
+    assert_close(
+        got,
+        torch.tensor([0.6, 0.0, 0.8]),
+        rtol=1e-5,
+        what="clipped gradients",
+        mistakes={
+            "each parameter is clipped by its own norm: the direction of the step changes": torch.tensor([1.0, 0.0, 1.0]),
+            "each entry is clipped: the direction of the step changes": torch.tensor([1.0, 0.0, 1.0]),
+            "the gradients are not clipped": torch.tensor([3.0, 0.0, 4.0]),
+            "divided by the squared norm: take the root": torch.tensor([3 / 25, 0.0, 4 / 25]),
+        },
+    )
+    mistakes = {"the norm after clipping is returned; the one before is what a plot needs": torch.tensor(1.0)}
+    assert_close(norm, torch.tensor(5.0), rtol=1e-6, what="returned norm", mistakes=mistakes)
+
+
+@pytest.mark.grades("clip_gradients")
+def test_clip_leaves_small_gradients_alone():
+    """Below the limit nothing changes, not by one bit; inf only measures."""
+    gradients = [torch.tensor([0.3, -0.4]), torch.tensor([[0.5]])]
+    for limit in (0.8, float("inf")):
+        parameters = with_gradients(*gradients)
+        optimization.clip_gradients(parameters, limit)
+        for p, g in zip(parameters, gradients, strict=True):
+            assert torch.equal(p.grad, g), f"norm 0.707, limit {limit}: small gradients are scaled up or down"
+
+
+@pytest.mark.grades("clip_gradients")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("max_norm", [0.25, 2.0, 100.0])
+def test_clip_equals_torch(dtype, max_norm, generator):
+    """The same as torch.nn.utils.clip_grad_norm_, over several shapes; a parameter without gradient is passed over."""
+    gradients = [torch.randn(s, generator=generator, dtype=dtype) for s in [(3, 4), (5,), (), (2, 1, 3)]]
+    ours, theirs = with_gradients(*gradients), with_gradients(*gradients)
+    ours.insert(1, nn.Parameter(torch.zeros(3)))
+    with refuse_calls("clip_grad_norm"):
+        norm = optimization.clip_gradients(ours, max_norm)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    assert_close(norm, expected, rtol=1e-6, what="norm")
+    got = torch.cat([p.grad.flatten() for p in ours if p.grad is not None])
+    assert_close(got, torch.cat([p.grad.flatten() for p in theirs]), rtol=1e-5, what="gradients")
+
+
+@pytest.mark.grades("clip_gradients")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_clip_not_finite(bad):
+    """The norm of a broken gradient is not finite, and the other gradients are not poisoned."""
+    parameters = with_gradients(torch.tensor([1.0, bad]), torch.tensor([2.0]))
+    norm = optimization.clip_gradients(parameters, 1.0)
+    assert not torch.isfinite(norm), f"a gradient with {bad} must give a norm that is not finite, got {norm}"
+    assert parameters[1].grad.item() == 2.0, (
+        f"a gradient with {bad} changed the others to {parameters[1].grad.item()}: leave them alone"
+    )
+
+
+@pytest.mark.grades("clip_gradients")
+def test_clip_edge_cases():
+    """A generator of parameters; no gradients at all; zero gradients; limits that make no sense."""
+    parameters = with_gradients(torch.tensor([6.0]), torch.tensor([8.0]))
+    norm = optimization.clip_gradients((p for p in parameters), 5.0)
+    assert_close(torch.cat([p.grad for p in parameters]), torch.tensor([3.0, 4.0]), what="from a generator")
+    assert norm.item() == 10.0
+    assert optimization.clip_gradients([nn.Parameter(torch.zeros(2))], 1.0).item() == 0.0
+    zeros = with_gradients(torch.zeros(3))
+    optimization.clip_gradients(zeros, 1.0)
+    assert torch.equal(zeros[0].grad, torch.zeros(3)), "zero gradients must stay zero: 0/0 is NaN"
+    for limit in (0.0, -1.0, float("nan")):
+        with expect_error(ValueError, str(limit), otherwise=f"max_norm={limit} is accepted"):
+            optimization.clip_gradients(with_gradients(torch.ones(2)), limit)
+
+
+@pytest.mark.grades("Ema", "Ema.update", "Ema.applied")
+def test_ema_by_hand():
+    """Weights 1, then 2, then 3, decay 0.15: the first update uses min(0.15, 1/10), the second 0.15 (not 2/11)."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    ema = optimization.Ema(model, 0.15)
+    for value in (2.0, 3.0):
+        nn.init.constant_(model.weight, value)
+        ema.update()
+    first = 0.1 * 1 + 0.9 * 2
+    with ema.applied():
+        got = model.weight.detach().clone()
+    mistakes = {
+        "the decay does not start low: min(decay, (1 + n)/(10 + n))": torch.tensor([[0.15 * 1.85 + 0.85 * 3]]),
+        "decay and 1 - decay are exchanged": torch.tensor([[(1 + 0.1) * 0.85 + 0.15 * 3]]),
+        "the block sees the weights, not their average": torch.tensor([[3.0]]),
+    }
+    expected = torch.tensor([[0.15 * first + 0.85 * 3]])
+    assert_close(got, expected, rtol=1e-6, what="average", mistakes=mistakes)
+    assert model.weight.item() == 3.0, f"after the block the weights must be back: 3, got {model.weight.item()}"
+
+
+@pytest.mark.grades("Ema", "Ema.update", "Ema.applied")
+def test_ema_equals_torch(generator):
+    """With the decay already settled: torch.optim.swa_utils.AveragedModel gives the same averages."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    ema = optimization.Ema(model, 0.05)  # 0.05 < 1/10: constant from the first update on
+    twin = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.05), use_buffers=False
+    )
+    twin.update_parameters(model)  # the first call copies
+    for _ in range(3):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn(p.shape, generator=generator))
+        ema.update()
+        twin.update_parameters(model)
+    with ema.applied():
+        got = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert_close(got, torch.cat([p.detach().flatten() for p in twin.module.parameters()]), rtol=1e-5, what="averages")
+
+
+@pytest.mark.grades("Ema", "Ema.applied")
+def test_ema_gives_the_weights_back():
+    """After an error inside the block the weights are back, bit for bit; gradients may flow again."""
+    model = nn.Linear(3, 2)
+    ema = optimization.Ema(model, 0.5)
+    with torch.no_grad():
+        model.weight.add_(1 / 3)
+    before = model.weight.detach().clone()
+
+    def fail_inside():
+        with ema.applied():
+            assert not torch.equal(model.weight, before), "inside the block the model must have the averages"
+            raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        fail_inside()
+    assert torch.equal(model.weight, before), "an error in the block leaves the averages in the model: use finally"
+    model(torch.ones(1, 3)).sum().backward()
+    assert model.weight.grad is not None, "the parameters must stay trainable"
+
+
+@pytest.mark.grades("Ema", "Ema.state_dict", "Ema.load_state_dict", "Ema.update")
+def test_ema_state():
+    """A second average, loaded from the state of the first, goes on exactly like it."""
+
+    def moved(model, value):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.fill_(value)
+
+    model = nn.Linear(2, 2)
+    moved(model, 1.0)
+    ema = optimization.Ema(model, 0.9)
+    for value in (2.0, 4.0):
+        moved(model, value)
+        ema.update()
+    state = {"n_updates": ema.state_dict()["n_updates"], "averages": {k: v.clone() for k, v in ema.state_dict()["averages"].items()}}
+    assert state["n_updates"] == 2, f"n_updates must be 2 after two updates, got {state['n_updates']}"
+    assert state["averages"].keys() == {"weight", "bias"}, f"names: {sorted(state['averages'])}"
+    moved(model, 1.0)
+    other = optimization.Ema(model, 0.9)
+    other.load_state_dict(state)
+    moved(model, 7.0)
+    ema.update()
+    other.update()
+    for name, average in ema.state_dict()["averages"].items():
+        assert torch.equal(average, other.state_dict()["averages"][name]), (
+            f"{name} goes on differently after loading: is the number of updates restored?"
+        )
+    with expect_error(ValueError, "else", otherwise="averages with other names are accepted"):
+        other.load_state_dict({"n_updates": 1, "averages": {"else": torch.zeros(2)}})
+
+
+@pytest.mark.grades("Ema")
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+def test_ema_decay(decay):
+    """A decay of 1 would never move."""
+    with expect_error(ValueError, str(decay), otherwise=f"decay={decay} is accepted"):
+        optimization.Ema(nn.Linear(2, 2), decay)

@@ -1,0 +1,463 @@
+"""The judge of the step and of a whole run in one process.
+
+Oracles: one big batch by torch in float64, a run that was never interrupted, plain AdamW, laws.
+"""
+
+import copy
+import json
+import math
+import shutil
+import signal
+
+import pytest
+import torch
+import trials
+from torch import nn
+
+import text_data
+import training_loop
+from shared.checks import assert_close, expect_error
+
+PLAIN = {"out": "", "clip": 1e9, "warmup_steps": 0, "steps": 10}
+
+
+def trainer(model=None, **options):
+    return training_loop.Trainer(model or trials.Plain(), training_loop.Config(**{**PLAIN, **options}))
+
+
+def big_batch(n_windows, model=None):
+    """Loss and gradient of the mean over all valid tokens of one big batch, by torch."""
+    model = model or trials.Plain()
+    inputs, targets = trials.unequal_windows().batch(range(n_windows))
+    loss = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=-100)
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def dealt(n_windows, accumulate):
+    windows = trials.unequal_windows()
+    parts = text_data.micro_batches(
+        torch.arange(n_windows), rank=0, n_ranks=1, accumulate=accumulate, batch_size=len(windows)
+    )
+    return [windows.batch(part) for part in parts]
+
+
+def mean_of_means(n_windows, accumulate):
+    model = trials.Plain()
+    batches = dealt(n_windows, accumulate)
+    losses = [
+        nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-100) for x, y in batches
+    ]
+    (sum(losses) / len(losses)).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("Config", "Config.lr")
+def test_config():
+    """Bad settings are refused by name; the schedules are reached through Config.lr."""
+    for bad in ({"precision": "fp8"}, {"schedule": "step"}, {"steps": 0}, {"accumulate": 0}):
+        with expect_error(ValueError, *bad, otherwise=f"{bad} is accepted"):
+            training_loop.Config(out="", **bad)
+    with expect_error(ValueError, "fp16", otherwise="fsdp with fp16 is accepted"):
+        training_loop.Config(out="", fsdp=True, precision="fp16")
+    options = {"out": "", "steps": 101, "warmup_steps": 10, "peak_lr": 1.0, "min_lr": 0.2}
+    expected = {"cosine": 0.6, "linear": 0.6, "constant": 1.0, "wsd": 1.0}
+    for schedule, rate in expected.items():
+        config = training_loop.Config(schedule=schedule, **options)
+        assert math.isclose(config.lr(4), 5 / 11), f"{schedule}: the warmup is missing"
+        assert math.isclose(config.lr(55), rate), f"{schedule}: half-way the rate is {config.lr(55)}, expected {rate}"
+        assert math.isclose(config.lr(100), 1.0 if schedule == "constant" else 0.2), f"{schedule}: the last rate"
+
+
+@pytest.mark.grades("Trainer", "Trainer.forward_backward")
+@pytest.mark.parametrize("accumulate", [1, 2, 3, 10])
+@pytest.mark.parametrize("n_windows", [10, 7])
+def test_accumulation_equals_one_big_batch(accumulate, n_windows):
+    """Micro-batches with unequal numbers of valid tokens, and an incomplete step: the gradient of one big batch, 1e-12."""
+    assert len(trials.unequal_windows()) == 10
+    loss, gradient = big_batch(n_windows)
+    t = trainer(accumulate=accumulate)
+    batches = dealt(n_windows, accumulate)
+    n_tokens = sum(int((y != -100).sum()) for _, y in batches)
+    got = t.forward_backward(batches, n_tokens)
+    ours = torch.cat([p.grad.flatten() for p in t.model.parameters()])
+    averaged = mean_of_means(n_windows, accumulate)
+    mistakes = {"the gradients are summed over micro-batches, not divided by the tokens of all": len(batches) * averaged}
+    if len(batches) > 1:
+        mistakes["micro-batches are averaged: a token in a short one weighs more than one in a long one"] = averaged
+        mistakes["only the last micro-batch counts"] = lambda: big_batch(0)
+    assert_close(ours, gradient, rtol=1e-12, what="gradient", mistakes=mistakes)
+    assert_close(got.double(), loss, rtol=1e-6, what="loss")
+
+
+@pytest.mark.grades("Trainer", "Trainer.step", "Config.lr")
+def test_steps_equal_plain_adamw():
+    """Five updates equal torch's AdamW with the same rates, decay groups and one big batch."""
+    t = trainer(accumulate=3, weight_decay=0.2, peak_lr=0.05, min_lr=0.01, warmup_steps=2, clip=0.1)
+    twin = trials.Plain()
+    decay = [twin.hidden.weight, twin.head.weight]
+    rest = [p for p in twin.parameters() if all(p is not d for d in decay)]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.2}, {"params": rest, "weight_decay": 0.0}], betas=(0.9, 0.95)
+    )
+    for step in range(5):
+        rate = t.config.lr(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss, gradient = big_batch(10, twin)
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
+        optimizer.step()
+        report = t.step(dealt(10, 3))
+        assert report.taken and report.lr == rate, f"step {step} has the rate {report.lr}, expected {rate}"
+        assert math.isclose(report.loss, loss.item(), rel_tol=1e-5), f"reported loss {report.loss}, {loss.item()}"
+        assert math.isclose(report.gradient_norm, gradient.norm().item(), rel_tol=1e-5), "norm before clipping"
+        assert report.n_tokens == 54, f"54 valid tokens, reported {report.n_tokens}"
+    for (name, ours), theirs in zip(t.model.named_parameters(), twin.parameters(), strict=True):
+        assert_close(ours, theirs, rtol=1e-5, what=f"{name} after five updates")
+    assert t.progress.step == 5
+    assert all(p.grad is None or not p.grad.any() for p in t.model.parameters()), "gradients must be cleared"
+    with expect_error(ValueError, "no valid target", otherwise="a batch without targets is accepted"):
+        t.step([(torch.zeros(1, 3, dtype=torch.long), torch.full((1, 3), -100))])
+
+
+def snapshot(t):
+    """Everything that a skipped step may not touch."""
+    return copy.deepcopy(
+        {
+            "weights": t.model.state_dict(),
+            "optimizer": t.optimizer.state_dict()["state"],
+            "ema": t.ema.state_dict(),
+        }
+    )
+
+
+def equal(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.grades("Trainer", "Trainer.step")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_step_that_is_not_finite_is_skipped(precision, bad):
+    """NaN or inf in one gradient: counted, and weights, optimizer, averages and schedule stay as they are."""
+    t = trainer(trials.Plain().float(), precision=precision, warmup_steps=4, clip=1.0)
+    t.step(dealt(10, 1))
+    hook = t.model.hidden.bias.register_hook(lambda g: torch.full_like(g, bad))
+    before, n_ema = snapshot(t), t.ema.n_updates
+    report = t.step(dealt(10, 1))
+    assert not report.taken, f"a gradient of {bad} must be reported as not taken"
+    after = snapshot(t)
+    assert all(torch.isfinite(w).all() for w in after["weights"].values()), f"a gradient of {bad} reached the weights"
+    assert equal(before["weights"], after["weights"]), "a step that is not finite moved the weights"
+    assert equal(before["optimizer"], after["optimizer"]), "a skipped step moved the optimizer's state"
+    assert t.ema.n_updates == n_ema and equal(before["ema"], after["ema"]), "a skipped step updated the average"
+    assert t.progress.step == 1, "a skipped step advanced the schedule: only updates count"
+    assert (t.progress.skipped, t.progress.skipped_in_a_row) == (1, 1), "skipped steps must be counted"
+    assert all(p.grad is None or not p.grad.any() for p in t.model.parameters()), "the bad gradient stays around"
+    hook.remove()
+    report = t.step(dealt(10, 1))
+    assert report.taken and report.lr == t.config.lr(1), "the next step has the rate that the skipped one had"
+    assert (t.progress.skipped, t.progress.skipped_in_a_row) == (1, 0), "a good step ends the row"
+
+
+@pytest.mark.grades("Trainer", "Trainer.step")
+def test_clipping_comes_after_unscaling():
+    """With fp16 the norm and the limit are those of the true gradient, not of one scaled by 65536."""
+    _, gradient = big_batch(10)
+    norm = gradient.norm().item()
+    t = trainer(trials.Plain().float(), precision="fp16", clip=norm / 2)
+    seen = []
+    step = t.optimizer.step
+
+    def spy(*args, **kwargs):
+        seen.append(torch.cat([p.grad.flatten() for p in t.model.parameters()]).norm().item())
+        return step(*args, **kwargs)
+
+    t.optimizer.step = spy
+    report = t.step(dealt(10, 1))
+    assert report.gradient_norm < 100 * norm, (
+        f"clipping before unscaling: the norm {report.gradient_norm:.3g} is that of the scaled gradient, true {norm:.3g}"
+    )
+    assert math.isclose(report.gradient_norm, norm, rel_tol=0.02), f"norm {report.gradient_norm}, expected {norm}"
+    assert seen, "the optimizer did not step"
+    assert math.isclose(seen[0], norm / 2, rel_tol=0.02), (
+        f"the optimizer saw a gradient of norm {seen[0]:.3g}, the limit is {norm / 2:.3g}"
+    )
+
+
+@pytest.mark.grades("Trainer", "Trainer.forward_backward")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_precision_is_used(precision):
+    """Under bf16 and fp16 the products are in that type, weights and gradients in float32, fp16 scaled."""
+    seen = []
+    model = trials.Plain().float()
+    model.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    t = trainer(model, precision=precision)
+    t.forward_backward(dealt(10, 1), 54)
+    assert seen == [training_loop.PRECISIONS[precision]], f"precision={precision}: the head computed in {seen}"
+    assert t.model.head.weight.dtype == t.model.head.weight.grad.dtype == torch.float32, "master weights are float32"
+    _, gradient = big_batch(10)
+    ours = torch.cat([p.grad.flatten() for p in t.model.parameters()]).norm().item()
+    scale = ours / gradient.norm().item()
+    assert (scale > 100) == (precision == "fp16"), f"{precision}: the gradient is {scale:.3g} times the true one"
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("evaluate")
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 64])
+def test_evaluation_does_not_depend_on_the_batch_size(batch_size):
+    """Bits per byte, weighted by tokens."""
+    model = trials.Plain(dropout=0.4)
+    inputs, targets = trials.unequal_windows().batch(range(10))
+    with torch.no_grad():
+        logits = model.eval()(inputs).flatten(0, 1)
+        nats = nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=-100)
+        parts = [
+            nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-100)
+            for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
+        ]
+    model.train()
+    got = training_loop.evaluate(model, trials.unequal_windows(), batch_size=batch_size)
+    averages = torch.stack(parts).mean().item()
+    mistakes = {"nats, not bits: divide by log 2": nats.item()}
+    if len(parts) > 1:
+        mistakes["averaged over batches: weigh by their numbers of tokens"] = averages / math.log(2)
+    assert_close(
+        got,
+        nats.item() / math.log(2),
+        rtol=1e-10,
+        what="bits per byte",
+        mistakes=mistakes,
+        hint="is dropout off (eval mode) and every window used?",
+    )
+
+
+@pytest.mark.grades("evaluate")
+def test_evaluation_restores_the_mode():
+    """Train stays train, eval stays eval, a frozen submodule keeps its own mode, also after an error."""
+    for training in (True, False):
+        model = trials.Plain(dropout=0.4).train(training)
+        model.hidden.eval()
+        training_loop.evaluate(model, trials.unequal_windows(), batch_size=4)
+        assert model.training == model.dropout.training == training, (
+            f"the model was in {'train' if training else 'eval'} mode before the evaluation, not after it"
+        )
+        assert not model.hidden.training, "a submodule that was in eval mode is in train mode afterwards"
+    model = trials.Plain(dropout=0.4).train()
+    model.head = None
+    with pytest.raises(TypeError):
+        training_loop.evaluate(model, trials.unequal_windows(), batch_size=4)
+    assert model.training, "after an error the model stays in eval mode: use finally"
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.grades("evaluate")
+def test_evaluation_limit():
+    """A limit takes that many windows, evenly spread."""
+    model, windows = trials.Plain().eval(), trials.unequal_windows()
+    _, targets = windows.batch([0, 3, 6])
+    inputs, _ = windows.batch([0, 3, 6])
+    nats = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=-100)
+    got = training_loop.evaluate(model, windows, batch_size=2, limit=3)
+    assert_close(got, nats.item() / math.log(2), rtol=1e-10, what="bits per byte of windows 0, 3, 6")
+
+
+@pytest.mark.grades("weights_sha256")
+def test_weights_sha256():
+    """Equal weights, equal digest; one bit, a dtype, a shape, or two weights exchanged, another."""
+    def digest(model):
+        return training_loop.weights_sha256(model)
+
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    same = copy.deepcopy(first)
+    assert digest(first) == digest(same) and len(digest(first)) == 64
+    assert digest(copy.deepcopy(first).double()) != digest(first), "another dtype must be another digest"
+    with torch.no_grad():
+        same[1].bias[2] += 1e-7
+    assert digest(same) != digest(first), "a change in the last bias does not change the digest"
+    exchanged = nn.Sequential(first[1], first[0])
+    assert digest(exchanged) != digest(first), "two layers exchanged give the same digest"
+    assert digest(nn.Linear(2, 8).to(torch.bfloat16)), "bfloat16 must work: NumPy does not know it"
+
+
+# --- a whole run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A run of 22 updates with dropout over more than two epochs that kept every checkpoint."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, trials.train(out, checkpoint_every=1, keep_checkpoints=100)
+
+
+@pytest.mark.grades("train", "Trainer", "Trainer.step", "Result")
+def test_run_learns_and_leaves_its_records(whole_run):
+    """It gets better than guessing, and writes metrics and checkpoints."""
+    out, result = whole_run
+    assert result["step"] == 22 and not result["stopped"] and result["skipped"] == 0
+    assert result["val_bits_per_byte"] < 7, f"{result['val_bits_per_byte']} bits per byte: hardly better than 8"
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 23)), "one line of metrics per update"
+    assert {"loss", "lr", "gradient_norm", "tokens_per_second"} <= steps[0].keys()
+    assert steps[0]["loss"] > steps[-1]["loss"], "the loss does not fall"
+    rates = [line["lr"] for line in steps]
+    assert_close(torch.tensor(rates[:5]), 1e-2 * torch.tensor([0.25, 0.5, 0.75, 1.0, 0.992438]), rtol=1e-3, what="rates")
+    assert math.isclose(rates[-1], 1e-4, rel_tol=1e-6), f"the last update must have min_lr, got {rates[-1]}"
+    text = str(training_loop.Result(**result))
+    assert text.startswith("final step=22 train_loss=") and " val_bits_per_byte=" in text, text
+    assert text.endswith(f"weights_sha256={result['weights_sha256']}"), text
+
+
+@pytest.mark.grades("train", "Trainer.state_dict", "Trainer.load_state_dict", "Progress")
+@pytest.mark.parametrize("stop", [11, 1, 4, 8, 9, 10, 17, 21])
+def test_exact_resume(whole_run, tmp_path, stop):
+    """Stopped after any step, in mid-epoch or at its end, and resumed: bitwise the weights of the whole run."""
+    out, whole = whole_run
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(out / "run.json", tmp_path)
+    shutil.copy(out / f"checkpoints/step-{stop:08d}.pt", tmp_path / "checkpoints")
+    resumed = trials.train(tmp_path, resume=True)
+    losses = {
+        line["step"]: line["loss"]
+        for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        if "loss" in line
+    }
+    for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
+        if "loss" in line:
+            assert line["step"] > stop, f"resumed at {stop}, but update {line['step']} is made again: is step restored?"
+            assert line["loss"] == losses[line["step"]], (
+                f"stopped after {stop}, the first difference is at update {line['step']}: loss {line['loss']}, "
+                f"without stopping {losses[line['step']]}. The first update after resuming differs if data position, "
+                "RNG or weights are not restored; a later one if it is the optimizer"
+            )
+    assert resumed["weights_sha256"] == whole["weights_sha256"], "the losses agree, the final weights differ"
+    assert resumed["val_bits_per_byte"] == whole["val_bits_per_byte"], "the averaged weights are not restored"
+    assert resumed["train_loss"] == whole["train_loss"], "the running loss is not restored"
+
+
+@pytest.mark.grades("train", "Trainer", "Trainer.step")
+def test_accumulation_of_a_run(tmp_path):
+    """Without dropout, three micro-batches give the run that one gives, up to rounding."""
+    runs = [trials.train(tmp_path / str(n), accumulate=n, dropout=0.0, steps=12) for n in (1, 3)]
+    assert_close(
+        runs[1]["val_bits_per_byte"], runs[0]["val_bits_per_byte"], rtol=1e-4, what="bits per byte, accumulate=3"
+    )
+
+
+@pytest.mark.grades("train", "Trainer.state_dict", "Trainer.load_state_dict")
+def test_exact_resume_with_scaler(tmp_path):
+    """The same with fp16: the scale, and how long ago it grew, belong to the state."""
+    whole = trials.train(tmp_path / "a", precision="fp16", steps=6, checkpoint_every=3, keep_checkpoints=9)
+    (tmp_path / "b/checkpoints").mkdir(parents=True)
+    shutil.copy(tmp_path / "a/checkpoints/step-00000003.pt", tmp_path / "b/checkpoints")
+    resumed = trials.train(tmp_path / "b", precision="fp16", steps=6, resume=True)
+    assert resumed["weights_sha256"] == whole["weights_sha256"], "with fp16 the resumed run differs"
+    t = trainer(trials.Plain().float(), precision="fp16")
+    t.scaler.update(1024.0)
+    state = copy.deepcopy(t.state_dict())
+    other = trainer(trials.Plain().float(), precision="fp16")
+    other.load_state_dict(state)
+    assert other.scaler.get_scale() == 1024.0, "the scaler's factor is not restored"
+
+
+@pytest.mark.grades("train")
+def test_resume_is_asked_for(whole_run, tmp_path):
+    """An existing run is not overwritten; other settings are refused by name; resume without a run starts one."""
+    out, whole = whole_run
+    shutil.copytree(out, tmp_path / "a")
+    with expect_error(ValueError, "--resume", otherwise="a run is overwritten without a word"):
+        trials.train(tmp_path / "a")
+    with expect_error(ValueError, "n_layers", otherwise="a run is continued with another model"):
+        trials.train(tmp_path / "a", resume=True, n_layers=2)
+    fresh = trials.train(tmp_path / "b", resume=True)
+    assert fresh["weights_sha256"] == whole["weights_sha256"], "same seed, other weights"
+    other = trials.train(tmp_path / "c", seed=1)
+    assert other["weights_sha256"] != whole["weights_sha256"], "the seed is ignored"
+
+
+@pytest.mark.grades("train")
+def test_three_bad_steps_stop_the_run(tmp_path):
+    """A learning rate of 1e30 destroys the weights in the first update; the run stops and names the step."""
+    with expect_error(FloatingPointError, "step 1", otherwise="a run without finite gradients does not stop"):
+        trials.train(tmp_path, peak_lr=1e30, warmup_steps=0, clip=1e9)
+    skipped = [line for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "skipped" in line]
+    assert len(skipped) == 3, f"three in a row stop the run, not {len(skipped)}"
+
+
+@pytest.mark.grades("train", "Reporter", "Reporter.step", "Reporter.evaluation", "Reporter.close", "Reporter.records")
+def test_live_records(tmp_path):
+    """TensorBoard events, a loss curve, text samples, and evaluations in between."""
+    trials.train(tmp_path, live=True, steps=4, eval_every=2)
+    events = list((tmp_path / "tensorboard").glob("events*"))
+    assert events and events[0].stat().st_size > 500, "no TensorBoard events"
+    curve = tmp_path / "loss_curve.png"
+    assert curve.exists() and curve.read_bytes().startswith(b"\x89PNG") and curve.stat().st_size > 5000, "no loss curve"
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val_bits_per_byte" in line] == [2, 4], "evaluations at 2 and at the end"
+
+
+@pytest.mark.grades("Reporter", "Reporter.records", "Reporter.step", "Reporter.skipped", "Reporter.close")
+def test_records_after_a_crash(tmp_path):
+    """What a killed run wrote beyond its checkpoint goes, as does half a line."""
+    from metrics import Reporter
+
+    first = Reporter(tmp_path, first_step=0, total_steps=9, live=False)
+    for step in (1, 2, 3):
+        first.step(step, loss=1.0, lr=0.1, gradient_norm=2.0, n_tokens=5)
+    first.skipped(3, loss=float("nan"))
+    first.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')
+    second = Reporter(tmp_path, first_step=2, total_steps=9, live=False)
+    second.step(3, loss=0.5, lr=0.1, gradient_norm=2.0, n_tokens=5)
+    second.close()
+    records = second.records()
+    assert [r["step"] for r in records] == [1, 2, 3], f"steps {[r['step'] for r in records]}: 3 is not made twice"
+    assert records[-1]["loss"] == 0.5
+
+
+@pytest.mark.grades("main", "train")
+def test_command_line(tmp_path, monkeypatch, capsys):
+    """Every option reaches the run; the last line is the final line; a bad one is a message and status 1."""
+    monkeypatch.setitem(training_loop.PRESETS, "tiny", trials.MICRO)
+    seen, real = [], training_loop.train
+    monkeypatch.setattr(training_loop, "train", lambda config: (seen.append(config), real(config))[1])
+    options = "--steps 3 --seed 4 --precision bf16 --accumulate 2 --clip 0.5 --checkpoint-every 2 --deterministic"
+    command = ["--preset", "tiny", "--out", str(tmp_path / "a"), "--schedule", "linear", *options.split()]
+    assert training_loop.main(command) == 0
+    got = {name: getattr(seen[0], name) for name in ("steps", "seed", "precision", "accumulate", "clip")}
+    assert got == {"steps": 3, "seed": 4, "precision": "bf16", "accumulate": 2, "clip": 0.5}, f"options lost: {got}"
+    assert (seen[0].checkpoint_every, seen[0].deterministic, seen[0].schedule) == (2, True, "linear")
+    assert seen[0].batch_size == trials.MICRO["batch_size"], "the preset is ignored"
+    assert not torch.are_deterministic_algorithms_enabled(), "--deterministic must not outlive the run"
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith("final step=3 train_loss=") and "weights_sha256=" in last, f"the last line: {last}"
+    assert training_loop.main(command) == 1, "a folder that holds a run must give status 1"
+    assert "--resume" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the signal handler outlives the run"
+
+
+@pytest.mark.grades("train", "Trainer", "Trainer.step")
+def test_precisions_agree_after_100_steps(tmp_path):
+    """fp32, bf16 and fp16: the same training loss within 2 % after 100 updates."""
+    runs = {
+        precision: trials.train(
+            tmp_path / precision, precision=precision, steps=100, dropout=0.0, batch_size=64, data_bytes=60_000
+        )
+        for precision in ("fp32", "bf16", "fp16")
+    }
+    for precision, run in runs.items():
+        ratio = run["train_loss"] / runs["fp32"]["train_loss"]
+        assert abs(ratio - 1) < 0.02, f"{precision}: the loss is {ratio:.3f} times that of fp32"
+        assert run["skipped"] == 0
+    assert len({run["weights_sha256"] for run in runs.values()}) == 3, "the precision is ignored"

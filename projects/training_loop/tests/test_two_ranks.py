@@ -1,0 +1,165 @@
+"""The judge of several ranks (gloo, on this machine's CPU). Oracles: one big batch on one rank, uninterrupted runs."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+import trials
+from fork_server import run_ranks
+from test_training_loop import big_batch, dealt, mean_of_means
+
+import checkpoint
+import distributed
+from shared.checks import assert_close, expect_error
+
+
+@pytest.mark.grades("World", "process_group", "sum_over_ranks", "gather_rng_states")
+def test_alone():
+    """Without torchrun: a world of one, sums of one, no process group."""
+    with distributed.process_group() as world:
+        assert (world.rank, world.size) == (0, 1)
+        assert not torch.distributed.is_initialized(), "one process needs no process group"
+        values = torch.tensor([1.5, 2.0])
+        total = distributed.sum_over_ranks(values)
+        assert total.tolist() == [1.5, 2.0]
+        total += 1
+        assert values.tolist() == [1.5, 2.0], "the sum must be a tensor of its own"
+        (state,) = distributed.gather_rng_states(torch.device("cpu"))
+        drawn = torch.rand(3)
+        distributed.set_rng_state(state, torch.device("cpu"))
+        assert torch.equal(drawn, torch.rand(3)), "the state of the generator does not come back"
+
+
+@pytest.mark.grades("Trainer", "Trainer.forward_backward", "Trainer.step", "parallelize", "sum_over_ranks")
+@pytest.mark.parametrize(("n_ranks", "n_windows", "accumulate"), [(2, 10, 2), (2, 7, 3), (3, 10, 1)])
+def test_ranks_with_unequal_tokens(n_ranks, n_windows, accumulate):
+    """Ranks whose shares have unequal numbers of valid tokens: on each the gradient of one big batch, 1e-12."""
+    loss, gradient = big_batch(n_windows)
+    arguments = {"n_windows": n_windows, "accumulate": accumulate}
+    ranks = run_ranks(n_ranks, "trials:gradient_on_this_rank", **arguments)
+    per_window = mean_of_means(n_windows, n_windows)
+    for number, rank in enumerate(ranks):
+        got = torch.tensor(rank["gradient"], dtype=torch.float64)
+        mistakes = {
+            "ranks are averaged: DDP divides by their number, multiply the loss by it": gradient / n_ranks,
+            "ranks are summed twice": gradient * n_ranks,
+            "ranks are weighted equally, not by their tokens": per_window,
+        }
+        hint = "is every micro-batch divided by the tokens of all ranks, and are gradients averaged in the last one?"
+        assert_close(got, gradient, rtol=1e-12, what=f"gradient on rank {number}", mistakes=mistakes, hint=hint)
+        assert abs(rank["loss"] - loss.item()) < 1e-5, f"rank {number} reports {rank['loss']}, over all {loss.item()}"
+        assert abs(rank["step_loss"] - loss.item()) < 1e-5, "the ranks' losses must be summed"
+        n_tokens = sum(int((y != -100).sum()) for _, y in dealt(n_windows, 1))
+        assert rank["n_tokens"] == n_tokens, f"{n_tokens} valid tokens over all ranks, rank {number}: {rank['n_tokens']}"
+        assert abs(rank["norm"] / gradient.norm().item() - 1) < 1e-5, "the norm is that of the whole gradient"
+
+
+@pytest.mark.grades("train", "process_group", "parallelize")
+def test_dropout_differs_weights_agree(tmp_path):
+    """Two ranks draw different dropout masks and end with equal weights."""
+    first, second = run_ranks(2, "trials:dropout_on_this_rank", out=str(tmp_path))
+    assert first["kept"] != second["kept"], "both ranks drop the same units: seed dropout by rank"
+    assert first["sha"] == second["sha"], "the ranks' weights differ at the end"
+
+
+@pytest.mark.grades("train", "process_group", "gather_rng_states", "Trainer.state_dict", "Trainer.load_state_dict")
+def test_exact_resume_two_ranks(tmp_path):
+    """Stopped in mid-epoch and resumed on 2 ranks, with dropout: bitwise the weights of never stopping."""
+    options = {"checkpoint_every": 4, "keep_checkpoints": 9, "steps": 14}
+    whole, _ = run_ranks(2, "trials:train", out=str(tmp_path / "a"), **options)
+    (tmp_path / "b/checkpoints").mkdir(parents=True)
+    shutil.copy(tmp_path / "a/checkpoints/step-00000004.pt", tmp_path / "b/checkpoints")
+    first, second = run_ranks(2, "trials:train", out=str(tmp_path / "b"), resume=True, **options)
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["weights_sha256"] == whole["weights_sha256"], (
+        "the resumed run differs: each rank needs its own RNG state, not that of rank 0"
+    )
+    lines = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(5, 15)), "only rank 0 writes, once"
+
+
+@pytest.mark.grades("train", "process_group", "parallelize")
+def test_two_ranks_do_what_one_does(tmp_path):
+    """Without dropout, 2 ranks with DDP end where 1 process ends, up to rounding."""
+    one = trials.train(tmp_path / "1", dropout=0.0, steps=12)
+    two, _ = run_ranks(2, "trials:train", out=str(tmp_path / "2"), dropout=0.0, steps=12, accumulate=2)
+    assert_close(two["val_bits_per_byte"], one["val_bits_per_byte"], rtol=1e-4, what="bits per byte of 2 ranks")
+
+
+@pytest.mark.grades(
+    "train", "ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "ShardedCheckpoint.paths",
+    "Trainer.sharded_state", "Trainer.load_sharded", "parallelize",
+)  # fmt: skip
+def test_sharded_run_resumes_on_other_numbers_of_ranks(tmp_path):
+    """FSDP2 on 2 ranks, its checkpoint continued on 1, 2 and 3: the same end as one process without FSDP."""
+    options = {"dropout": 0.0, "steps": 14, "checkpoint_every": 6, "keep_checkpoints": 9}
+    plain = trials.train(tmp_path / "plain", **options)
+    out = tmp_path / "fsdp"
+    whole, other = run_ranks(2, "trials:train", out=str(out), fsdp=True, **options)
+    assert whole["weights_sha256"] == other["weights_sha256"], "the ranks see different full weights"
+    assert_close(whole["val_bits_per_byte"], plain["val_bits_per_byte"], rtol=1e-4, what="bits per byte with FSDP")
+    folder = out / "checkpoints/step-00000006"
+    assert len(list(folder.glob("*.distcp"))) == 2, "each of 2 ranks must write its slice"
+    for n_ranks in (2, 1, 3):
+        again = tmp_path / f"again{n_ranks}"
+        (again / "checkpoints").mkdir(parents=True)
+        shutil.copytree(folder, again / "checkpoints/step-00000006")
+        resumed, *_ = run_ranks(n_ranks, "trials:train", out=str(again), fsdp=True, resume=True, **options)
+        lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss" in line] == list(range(7, 15)), (
+            f"saved on 2 ranks after 6 updates, resumed on {n_ranks}: updates 7 to 14 are left"
+        )
+        if n_ranks == 2:
+            assert resumed["weights_sha256"] == whole["weights_sha256"], "resumed on 2 ranks: the weights differ"
+        for key in ("val_bits_per_byte", "train_loss"):
+            assert_close(resumed[key], whole[key], rtol=1e-4, what=f"{key}, saved on 2 ranks, resumed on {n_ranks}")
+
+
+class _Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def load_sharded(folder):
+    """Runs in a forked process."""
+    with distributed.process_group():
+        try:
+            return distributed.ShardedCheckpoint(folder).load({"w": torch.zeros(3)})
+        except checkpoint.CheckpointError as error:
+            return f"CheckpointError: {error}"
+
+
+def save_sharded(folder):
+    """Runs in a forked process."""
+    with distributed.process_group():
+        store = distributed.ShardedCheckpoint(folder)
+        os.makedirs(f"{folder}/step-00000009.tmp")
+        for step in (1, 2, 3):
+            store.save(step, {"w": torch.full((3,), float(step))})
+        target = {"w": torch.zeros(3), "other": torch.ones(1)}
+        found = store.load(target)
+        return [found, target["w"].tolist(), target["other"].item(), sorted(os.listdir(folder))]
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "process_group")
+def test_sharded_checkpoint_files(tmp_path):
+    """The newest two stay, an index that runs code is refused, a damaged one is an error."""
+    folder = tmp_path / "c"
+    (answer,) = run_ranks(1, "test_two_ranks:save_sharded", folder=str(folder))
+    assert answer == [True, [3.0] * 3, 1.0, ["step-00000002", "step-00000003"]], f"found, w, other, folders: {answer}"
+    trap = tmp_path / "trap"
+    for content in (pickle.dumps(_Attack(str(trap))), b"", b"text"):
+        (folder / "step-00000003/.metadata").write_bytes(content)
+        (answer,) = run_ranks(1, "test_two_ranks:load_sharded", folder=str(folder))
+        assert not trap.exists(), "reading the index ran its code: restrict what pickle may look up"
+        assert str(answer).startswith("CheckpointError"), f"a damaged index gave {answer}"
+    (answer,) = run_ranks(1, "test_two_ranks:load_sharded", folder=str(tmp_path / "empty"))
+    assert answer is False, f"without a checkpoint load returns False, got {answer}"
+    with expect_error(ValueError, "0", otherwise="keep=0 is accepted"):
+        distributed.ShardedCheckpoint(tmp_path / "d", keep=0)

@@ -1,0 +1,159 @@
+"""The judge of the program as a whole: killed, terminated, started by torchrun. Slow, so it comes last."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trials
+from fork_server import Process, run_ranks, start_ranks
+
+import checkpoint
+import training_loop
+
+
+def wait_until(condition, what, process, limit_s=60):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if process.returncode is not None or time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen\n{process.output}")
+        time.sleep(0.005)
+
+
+def wait_for_step(out, step, process):
+    path = Path(out) / "metrics.jsonl"
+    wait_until(lambda: path.exists() and f'"step": {step}, "loss"' in path.read_text(), f"update {step}", process)
+
+
+@pytest.mark.grades("train", "main", "Trainer", "Trainer.step")
+def test_sigterm(tmp_path):
+    """SIGTERM: a checkpoint, a message, status 0; and the resumed run ends as if nothing had happened."""
+    whole = trials.train(tmp_path / "whole", steps=400)
+    command = ["--preset", "tiny", "--steps", "400", "--out", str(tmp_path / "a")]
+    process = Process("trials:command_line", {"arguments": command})
+    wait_for_step(tmp_path / "a", 20, process)
+    process.kill(signal.SIGTERM)
+    status = process.wait()
+    assert status == 0, f"after SIGTERM the status is {status}, expected 0\n{process.output}"
+    assert "SIGTERM" in process.output and "--resume" in process.output, f"no message: {process.output}"
+    saved = checkpoint.Checkpoint(tmp_path / "a/checkpoints").paths()
+    assert saved, "no checkpoint was written on SIGTERM"
+    resumed = trials.train(tmp_path / "a", steps=400, resume=True)
+    assert resumed["weights_sha256"] == whole["weights_sha256"], "the resumed run differs"
+
+
+@pytest.mark.grades("train", "Trainer", "Trainer.step", "process_group")
+def test_sigterm_on_one_of_two_ranks(tmp_path):
+    """One rank is told to stop: both stop after the same update."""
+    ranks = start_ranks(2, "trials:train", out=str(tmp_path), steps=100_000)
+    try:
+        wait_for_step(tmp_path, 5, ranks[0])
+        ranks[1].kill(signal.SIGTERM)
+        first, second = [rank.result() for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert first["stopped"] and second["stopped"], "both ranks must report that they stopped"
+    assert first["step"] == second["step"] < 100_000, f"stopped at {first['step']} and {second['step']}"
+    assert first["weights_sha256"] == second["weights_sha256"]
+
+
+@pytest.mark.grades("train", "write_checkpoint", "read_checkpoint", "Checkpoint", "Checkpoint.save", "Checkpoint.load")
+def test_kill_9_at_50_random_moments(tmp_path):
+    """A run that writes a checkpoint after every update is killed 50 times and ends as if it never had been.
+
+    Every other kill waits for a checkpoint to be in the making. Each start must find a checkpoint that it can read.
+    """
+    options = {"steps": 400, "checkpoint_every": 1, "d_model": 16}
+    whole = trials.train(tmp_path / "whole", **options)
+    folder, moments, in_a_write, reached = tmp_path / "a/checkpoints", random.Random(1), 0, 0
+    for trial in range(50):
+        process = Process("trials:train", {"out": str(tmp_path / "a"), "resume": True, **options})
+        wait_until(lambda: "resumed" in process.output or trial == 0, "resuming", process)
+        known = set(os.listdir(folder)) if folder.exists() else set()
+        time.sleep(moments.uniform(0, 0.03))
+        deadline = time.monotonic() + 1
+        while trial % 2 and time.monotonic() < deadline:
+            new = set(os.listdir(folder)) - known
+            if new:
+                break
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, f"trial {trial}: it ended by itself\n{process.output}"
+        left = list(folder.glob("step-*")) if folder.exists() else []
+        in_a_write += any(path.suffix != ".pt" for path in left)
+        finished = [path for path in left if path.suffix == ".pt"]
+        step = max((int(path.stem.split("-")[1]) for path in finished), default=0)
+        assert step >= reached, f"trial {trial}: the newest checkpoint was of update {reached}, now it is of {step}"
+        reached = step
+    assert reached > 0, "in 50 trials no checkpoint was finished"
+    resumed = Process("trials:train", {"out": str(tmp_path / "a"), "resume": True, **options}).result()
+    assert "passed over" not in process.output
+    assert resumed["weights_sha256"] == whole["weights_sha256"], "after 50 kills the weights differ"
+
+
+def program(*arguments, launcher=()):
+    """Start the graded program itself, as a user does."""
+    folders = [str(Path(module.__file__).parent) for module in (training_loop, checkpoint)]
+    folders += [folder for folder in sys.path if folder]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, "-m", "training_loop", *arguments]
+    return command, environment
+
+
+@pytest.mark.grades("main", "train")
+def test_program(tmp_path):
+    """`--preset tiny` in a process of its own: records, figure, sample, final line."""
+    command, environment = program("--preset", "tiny", "--steps", "2", "--out", str(tmp_path / "a"))
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr[-2000:]
+    last = run.stdout.strip().splitlines()[-1]
+    pattern = r"final step=2 train_loss=\d\.\d+ val_bits_per_byte=\d\.\d+ weights_sha256=[0-9a-f]{64}"
+    assert re.fullmatch(pattern, last), f"the last line is {last!r}"
+    assert "def " in run.stdout, "no text sample"
+    assert {"checkpoints", "metrics.jsonl", "tensorboard", "loss_curve.png"} <= set(os.listdir(tmp_path / "a"))
+
+
+def children(pid):
+    found = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(child) for child, parent in map(str.split, found.splitlines()) if int(parent) == pid]
+
+
+@pytest.mark.grades("main", "train", "process_group")
+def test_torchrun_restarts_a_killed_worker(tmp_path):
+    """torchrun, 2 processes, one killed in the middle: restarted, resumed, and the same weights as without the kill."""
+    options = {"steps": 400, "checkpoint_every": 10}
+    whole, _ = run_ranks(2, "trials:train", out=str(tmp_path / "whole"), **options)
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys, trials\n"
+        f"trials.MICRO.update({options!r})\n"
+        f"trials.command_line(['--out', {str(tmp_path / 'a')!r}])\n"
+    )
+    _, environment = program()
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--standalone"]
+    log = tmp_path / "log.txt"
+    with open(log, "w") as output:
+        run = subprocess.Popen(
+            [sys.executable, *launcher, str(script)], env=environment, stdout=output, stderr=output, cwd=tmp_path
+        )
+        try:
+            metrics = tmp_path / "a/metrics.jsonl"
+            deadline = time.monotonic() + 120
+            while not (metrics.exists() and '"step": 25, "loss"' in metrics.read_text()):
+                assert run.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.02)
+            os.kill(children(run.pid)[-1], signal.SIGKILL)
+            status = run.wait(timeout=120)
+        finally:
+            run.kill()
+            run.wait()
+    text = log.read_text()
+    assert status == 0, f"torchrun ended with {status}\n{text[-3000:]}"
+    assert re.search(r"resumed at step [2-9]\d", text), f"the restarted workers did not resume\n{text[-3000:]}"
+    found = re.findall(r"weights_sha256=([0-9a-f]{64})", text)
+    assert found == [whole["weights_sha256"]], f"other weights than without the kill\n{text[-3000:]}"

@@ -1,0 +1,123 @@
+"""What the forked processes of these tests run: microscopic trainings, and one step of a float64 model per rank."""
+
+from dataclasses import asdict
+
+import torch
+from torch import nn
+
+import text_data
+import training_loop
+
+MICRO = {  # 9 or so updates in an epoch, the last of them incomplete; a few milliseconds each
+    "steps": 22,
+    "context": 16,
+    "d_model": 8,
+    "n_layers": 1,
+    "n_heads": 2,
+    "dropout": 0.2,
+    "batch_size": 240,
+    "data_bytes": 40_000,
+    "warmup_steps": 3,
+    "peak_lr": 1e-2,
+    "eval_every": 1000,
+    "eval_windows": 64,
+    "checkpoint_every": 1000,
+    "live": False,
+}
+
+
+def config(out, **options):
+    return training_loop.Config(out=str(out), **{**MICRO, **options})
+
+
+def train(out, **options):
+    """Train; return the result as plain data."""
+    torch.set_num_threads(1)
+    return asdict(training_loop.train(config(out, **options)))
+
+
+def command_line(arguments, **options):
+    """Run the command line with the microscopic model in place of the preset."""
+    torch.set_num_threads(1)
+    training_loop.PRESETS["tiny"] = {**MICRO, **options}
+    raise SystemExit(training_loop.main(arguments))
+
+
+class Plain(nn.Module):
+    """Embedding, linear, dropout, head: float64, so that sums may differ by rounding only."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.tokens = nn.Embedding(256, 6)
+        self.hidden = nn.Linear(6, 7)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(7, 256)
+        self.blocks = nn.ModuleList()
+        with torch.no_grad():
+            for p in self.parameters():
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+        self.double()
+
+    def forward(self, tokens):
+        return self.head(self.dropout(torch.tanh(self.hidden(self.tokens(tokens)))))
+
+
+# 7 documents of very unequal length: windows with 1 to 8 valid targets
+DOCUMENTS = [bytes((7 * k + j * j) % 251 for j in range(n)) for k, n in enumerate([2, 31, 3, 12, 2, 9, 5])]
+
+
+def unequal_windows():
+    return text_data.Windows(DOCUMENTS, 8)
+
+
+def gradient_on_this_rank(n_windows, accumulate, steps=0):
+    """Return this rank's gradient and loss, and after `steps` updates its weights and what dropout draws."""
+    from distributed import process_group
+
+    torch.set_num_threads(1)
+    with process_group() as world:
+        trainer = training_loop.Trainer(Plain(), training_loop.Config(out="", clip=1e9), world)
+        windows = unequal_windows()
+        dealt = text_data.micro_batches(
+            torch.arange(n_windows),
+            rank=world.rank,
+            n_ranks=world.size,
+            accumulate=accumulate,
+            batch_size=len(windows),
+        )
+        batches = [windows.batch(own) for own in dealt]
+        _, targets = windows.batch(range(n_windows))
+        n_tokens = int((targets != -100).sum())
+        loss = trainer.forward_backward(batches, n_tokens)
+        gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+        trainer.optimizer.zero_grad(set_to_none=True)
+        report = trainer.step(batches)
+        return {
+            "loss": loss.item(),
+            "gradient": gradient.tolist(),
+            "norm": report.gradient_norm,
+            "n_tokens": report.n_tokens,
+            "step_loss": report.loss,
+        }
+
+
+def dropout_on_this_rank(out):
+    """Train a step and return which hidden units this rank's first dropout kept, and its digest."""
+    seen = []
+
+    class Spy(nn.Dropout):
+        def forward(self, x):
+            y = super().forward(x)
+            if self.training and not seen:
+                seen.append((y == 0).flatten()[:512].int().tolist())
+            return y
+
+    import char_gpt
+
+    char_gpt.nn.Dropout, original = Spy, nn.Dropout
+    try:
+        result = train(out, steps=2, dropout=0.5)
+    finally:
+        char_gpt.nn.Dropout = original
+    return {"kept": seen[0], "sha": result["weights_sha256"]}
