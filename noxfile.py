@@ -95,7 +95,7 @@ def types(session: nox.Session) -> None:
 @nox.session(tags=["checks"])
 def layout(session: nox.Session) -> None:
     """Check that every project is complete and that no README is out of date."""
-    install(session, "rich")
+    install(session, "rich", "fsrs")
     session.run("python", "ci/check_layout.py")
 
 
@@ -110,8 +110,15 @@ def tour(session: nox.Session) -> None:
 def practice(session: nox.Session) -> None:
     """Write a deliverable yourself: nox -s practice [-- PROJECT [--watch --hint --reset --solution]]."""
     named = [PROJECTS[name] for name in session.posargs if name in PROJECTS]
-    install(session, "rich", "watchfiles", *(package for project in named for package in project.dev))
+    install(session, "rich", "fsrs", "watchfiles", *(package for project in named for package in project.dev))
     session.run("python", "-m", "shared.practice", *session.posargs)
+
+
+@nox.session(default=False)
+def drill(session: nox.Session) -> None:
+    """Explain it in thirty seconds: nox -s drill [-- --list --stats --project NAME --topic TEXT --new N --anki FILE]."""
+    install(session, "rich", "fsrs", "genanki")
+    session.run("python", "-m", "shared.interview", *session.posargs)
 
 
 @nox.session(default=False)

@@ -24,8 +24,9 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from shared.grading import Grade, first_problem, marks
-from shared.progress import Practice, timestamp
+from shared.progress import Practice
 from shared.projects import ROOT, Project, load_projects
+from shared.state import timestamp
 
 LEVELS = ("nudge", "idea", "formula")
 GRADING_LIMIT_S = 300
@@ -71,6 +72,9 @@ def grade(practice: Practice, project: Project) -> list[Grade] | str:
     grades = [Grade(**{**row, "units": tuple(row["units"])}) for row in rows]
     verdicts = marks(project.units, grades)
     practice.remember(project, marks=verdicts, digest=digest)
+    practice.tick(project)
+    if set(verdicts.values()) == {"passing"}:
+        practice.finish_attempt(project)
     return grades
 
 
@@ -130,6 +134,11 @@ def _symbols(console: Console) -> dict[str, str]:
     return UNICODE if console.encoding.lower().startswith("utf") else ASCII
 
 
+def minutes(seconds: float) -> str:
+    """Return a time as ``m:ss``."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
 def show_board(practice: Practice, projects: Sequence[Project]) -> None:
     """Print one row per project in reading order, with one mark per public function."""
     symbols = _symbols(practice.console)
@@ -144,6 +153,8 @@ def show_board(practice: Practice, projects: Sequence[Project]) -> None:
             row.append(symbols.get(mark, "?"), style=STYLES.get(mark, ""))
         passing = list(verdicts.values()).count("passing")
         row.append(f"  {passing}/{len(verdicts)}")
+        if times := practice.recall(project, "times"):
+            row.append(f"  best {minutes(times['best'])}, last {minutes(times['last'])}", style="dim")
         if known and practice.progress[project.name].get("digest") != practice.digest(project):
             row.append("  edited since it was graded", style="yellow")
         practice.console.print(row)
@@ -174,6 +185,8 @@ def show_solution(practice: Practice, project: Project, give_up: bool) -> None:
     missing = [unit for unit in project.units if verdicts.get(unit) != "passing"]
     if missing and not give_up:
         raise SystemExit(f"not yet: {', '.join(missing)}. Add --give-up to see the reference all the same.")
+    if missing and (attempt := practice.recall(project, "attempt")):
+        practice.remember(project, attempt={**attempt, "gave_up": 1.0})
     for name in project.sources:
         path = project.folder / name
         source = path.read_text(encoding="utf-8")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import json
 import os
-import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+from fsrs import Rating
 from rich.console import Console
 
 from shared.blank import blank
 from shared.projects import Project
+from shared.reviews import WRITE, Reviews
+from shared.state import read_state, timestamp, write_state
+
+PAUSE_S = 15 * 60  # between two gradings, no more than this counts as work
 
 
 class Practice:
@@ -26,21 +29,9 @@ class Practice:
         self.progress = self._load()
 
     def _load(self) -> dict[str, Any]:
-        """Read the progress; set a corrupt file aside, say so, and start afresh."""
-        try:
-            progress = json.loads(self._state.read_text(encoding="utf-8"))
-            if isinstance(progress, dict) and all(isinstance(entry, dict) for entry in progress.values()):
-                return {name: _readable(entry) for name, entry in progress.items()}
-        except FileNotFoundError:
-            return {}
-        except ValueError:  # not JSON, or not UTF-8
-            pass
-        aside = self._state.with_name(f".progress.corrupt-{timestamp()}.json")
-        os.replace(self._state, aside)
-        self.console.print(
-            f"The progress file was damaged. It is kept as {aside}; your answers are untouched."
-        )
-        return {}
+        """Read the progress; a damaged file is set aside."""
+        progress = read_state(self._state, _is_progress, self.console.print)
+        return {} if progress is None else {name: _readable(entry) for name, entry in progress.items()}
 
     def remember(self, project: Project, **changes: Any) -> None:
         """Update one project's entry; the file is replaced in one step, so that a crash leaves the old or the new.
@@ -49,12 +40,32 @@ class Practice:
         """
         self.progress = self._load()
         self.progress.setdefault(project.name, {}).update(changes)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder, delete=False, encoding="utf-8") as file:
-            json.dump(self.progress, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, self._state)
+        write_state(self._state, self.progress)
+
+    def start_attempt(self, project: Project) -> None:
+        """Start the clock of one deliverable: the learner has blanks in front of her."""
+        self.remember(project, attempt={"seconds": 0.0, "since": time.time(), "gave_up": 0.0})
+
+    def finish_attempt(self, project: Project) -> None:
+        """Stop the clock: everything passes. The deliverable comes back to be written again, on the drills' schedule."""
+        attempt = self.recall(project, "attempt")
+        if not attempt:
+            return  # it passed before: an edit since then is no new attempt
+        seconds, gave_up = attempt["seconds"], bool(attempt.get("gave_up"))
+        times = self.recall(project, "times")
+        if not gave_up:
+            times = {"last": seconds, "best": min(seconds, times.get("best", seconds))}
+        self.remember(project, attempt={}, times=times)
+        rating = Rating.Again if gave_up else Rating.Good
+        Reviews(self.folder / "drills.json", self.console.print).review(f"{WRITE}{project.name}", rating)
+
+    def tick(self, project: Project) -> None:
+        """Count the time since the last grading, a long pause as PAUSE_S seconds."""
+        attempt = self.recall(project, "attempt")
+        if attempt:
+            worked = min(time.time() - attempt["since"], PAUSE_S)
+            moved = {"seconds": attempt["seconds"] + max(worked, 0.0), "since": time.time()}
+            self.remember(project, attempt={**attempt, **moved})
 
     def recall(self, project: Project, what: str) -> dict[str, Any]:
         """Return what is remembered under `what` for a project, empty when that is nothing (or not a mapping)."""
@@ -75,6 +86,8 @@ class Practice:
             with path.open("x", encoding="utf-8") as file:
                 file.write(blank(project.folder / source))
             written.append(path)
+        if len(written) == len(project.sources):
+            self.start_attempt(project)
         return written
 
     def reset(self, project: Project) -> list[Path]:
@@ -88,6 +101,7 @@ class Practice:
                 backups.append(backup)
         self.write_blanks(project)
         self.remember(project, marks={}, hints={}, digest="")
+        self.start_attempt(project)
         return backups
 
     def digest(self, project: Project) -> str:
@@ -96,17 +110,16 @@ class Practice:
         return hashlib.sha256(content).hexdigest()
 
 
+def _is_progress(state: Any) -> bool:
+    return isinstance(state, dict) and all(isinstance(entry, dict) for entry in state.values())
+
+
 def _readable(entry: dict[str, Any]) -> dict[str, Any]:
     """Keep of one project's entry what has the right type; the file may have been edited by hand."""
-    kinds: dict[str, type] = {"marks": str, "hints": int}
+    kinds: dict[str, type] = {"marks": str, "hints": int, "times": float, "attempt": float}
     kept = dict(entry)
-    for what, kind in kinds.items():
+    for what, kind in ((what, kinds[what]) for what in kinds if what in entry):
         values = entry.get(what)
         values = values if isinstance(values, dict) else {}
         kept[what] = {unit: value for unit, value in values.items() if isinstance(value, kind)}
     return kept
-
-
-def timestamp() -> str:
-    """Return the local time as a part of a file name."""
-    return datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")

@@ -59,7 +59,7 @@ def test_a_finished_answer_is_told_so_and_the_board_remembers(desk, mini, output
     assert "All 2 functions pass." in output.getvalue()
     again = Practice(desk.folder, desk.console)
     module.show_board(again, [mini])
-    assert "1  mini  ✓✓  2/2\n" in output.getvalue()
+    assert "1  mini  ✓✓  2/2  best 0:0" in output.getvalue()
     answer(desk, mini, REFERENCE + "# a change\n")
     module.show_board(again, [mini])
     assert "edited since it was graded" in output.getvalue()
@@ -128,7 +128,7 @@ def test_a_damaged_progress_file_is_set_aside_and_said_so(desk, mini, output, da
     state.write_bytes(damage.encode("utf-8", "surrogateescape"))
     again = Practice(desk.folder, desk.console)
     assert again.progress == {}
-    assert "progress file was damaged" in output.getvalue()
+    assert ".progress.json was damaged" in output.getvalue()
     (aside,) = desk.folder.glob(".progress.corrupt-*.json")
     assert aside.read_bytes() == damage.encode("utf-8", "surrogateescape")
     assert desk.files(mini)[0].read_text() == "mine = 1\n"
