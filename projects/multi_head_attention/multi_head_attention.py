@@ -258,7 +258,9 @@ class MultiHeadAttention(nn.Module):
         value = key if value is None else value
         _check_inputs(query, key, value, self.d_model)
         n_keys = key.shape[1] + (0 if cache is None else len(cache))
-        bias = self._additive_mask(mask, query, n_keys)  # before the cache: a bad mask leaves it as it was
+        bias, dead = self._additive_mask(
+            mask, query, n_keys
+        )  # before the cache: a bad mask leaves it as it was
 
         q = self.q_proj(query).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, n_heads, Tq, d_head)
         k = (
@@ -282,8 +284,8 @@ class MultiHeadAttention(nn.Module):
         else:
             weights = F.dropout(self._weights(q, k, bias), dropout_p)
             heads = (self._grouped(weights) @ v).view_as(q)
-            if bias is not None:
-                heads = heads.masked_fill(_dead_rows(bias), 0)
+        if dead is not None:
+            heads = heads.masked_fill(dead, 0)
         output: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))  # the heads of a token side by side
         return output
 
@@ -298,11 +300,11 @@ class MultiHeadAttention(nn.Module):
         """
         context = x if context is None else context
         _check_inputs(x, context, context, self.d_model)
-        bias = self._additive_mask(mask, x, context.shape[1])
+        bias, dead = self._additive_mask(mask, x, context.shape[1])
         q = self.q_proj(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         k = self.k_proj(context).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
         weights = self._weights(q, k, bias)
-        return weights if bias is None else weights.masked_fill(_dead_rows(bias), 0)
+        return weights if dead is None else weights.masked_fill(dead, 0)
 
     def _grouped(self, x: Tensor) -> Tensor:
         """Reshape (B, n_heads, T, n) to (B, n_kv_heads, group * T, n): the query heads of a group below each other.
@@ -313,40 +315,41 @@ class MultiHeadAttention(nn.Module):
         return x.reshape(B, self.n_kv_heads, -1, n)
 
     def _weights(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-        """Return softmax(q kᵀ / sqrt(d_head) + bias), (B, n_heads, Tq, Tk), where dead rows ignore their `bias`."""
+        """Return softmax(q kᵀ / sqrt(d_head) + bias), (B, n_heads, Tq, Tk)."""
         B, H, Tq, d_head = q.shape
         # Scaling q, not the scores: Tq * d_head multiplications in place of Tq * Tk.
         scores = self._grouped(q / math.sqrt(d_head)) @ k.transpose(-2, -1)
         scores = scores.view(B, H, Tq, k.shape[-2])
         if bias is not None:
-            # Softmax of nothing but -inf is NaN, and so is its gradient. The caller zeroes what dead rows gather.
-            scores += bias.masked_fill(_dead_rows(bias), 0)
+            scores += bias
         return scores.softmax(-1)
 
-    def _additive_mask(self, mask: Tensor | None, query: Tensor, n_keys: int) -> Tensor | None:
-        """Return `mask` and causality as one tensor to add to the scores, -inf where attention is not allowed."""
+    def _additive_mask(
+        self, mask: Tensor | None, query: Tensor, n_keys: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return mask and causality as one tensor to add to the scores, and which queries have nothing to attend to.
+
+        The softmax of nothing but -inf is NaN, and so is its gradient. So the bias of such a dead row is 0, and what
+        the row gathers is zeroed afterwards.
+        """
         B, Tq, _ = query.shape
-        shape = (B, self.n_heads, Tq, n_keys)
+        bias = None
         if mask is not None:
-            if mask.dtype != torch.bool and not mask.is_floating_point():
-                raise TypeError(f"mask must be bool (True: allowed) or float (added), got {mask.dtype}")
-            fits = mask.ndim <= 4 and all(
-                n in (1, wanted) for n, wanted in zip(mask.shape[::-1], shape[::-1], strict=False)
+            _check_mask(mask, (B, self.n_heads, Tq, n_keys))
+            is_bool = mask.dtype == torch.bool
+            bias = (
+                query.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
+                if is_bool
+                else mask.to(query.dtype)
             )
-            if not fits:
-                raise ValueError(
-                    f"mask must broadcast to (B, n_heads, Tq, Tk) = {shape}, got {tuple(mask.shape)}"
-                )
         if self.causal and Tq > 1:
-            # Query i has Tq - 1 - i queries after it, so it sees all keys but the last Tq - 1 - i.
-            allowed = torch.ones(Tq, n_keys, dtype=torch.bool, device=query.device).tril(n_keys - Tq)
-            if mask is None or mask.dtype == torch.bool:
-                mask = allowed if mask is None else mask & allowed
-            else:
-                mask = mask.masked_fill(~allowed, -math.inf)
-        if mask is None or mask.is_floating_point():
-            return mask if mask is None else mask.to(query.dtype)
-        return query.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
+            # The last query sees all n_keys keys, the one before it all but one, and so on.
+            later = query.new_full((Tq, n_keys), -math.inf).triu_(n_keys - Tq + 1)
+            bias = later if bias is None else bias + later
+        if bias is None or (mask is None and Tq <= n_keys):
+            return bias, None
+        dead = (bias == -math.inf).all(-1, keepdim=True)
+        return bias.masked_fill(dead, 0), dead
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, d_model: int) -> None:
@@ -359,6 +362,10 @@ def _check_inputs(query: Tensor, key: Tensor, value: Tensor, d_model: int) -> No
         )
 
 
-def _dead_rows(bias: Tensor) -> Tensor:
-    """Tell which queries have nothing to attend to, (..., Tq or 1, 1)."""
-    return (bias == -math.inf).all(-1, keepdim=True)
+def _check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise unless `mask` is bool or float and broadcasts to `shape` without enlarging it."""
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise TypeError(f"mask must be bool (True: allowed) or float (added), got {mask.dtype}")
+    axes = zip(mask.shape[::-1], shape[::-1], strict=False)
+    if mask.ndim > len(shape) or any(n not in (1, wanted) for n, wanted in axes):
+        raise ValueError(f"mask must broadcast to (B, n_heads, Tq, Tk) = {shape}, got {tuple(mask.shape)}")
