@@ -1,0 +1,115 @@
+"""Distillation: a small student learns from a teacher's logits, also where there are no labels.
+
+    loss = α · T² · KL(softmax(teacher/T) ‖ softmax(student/T)) + (1 - α) · cross_entropy(student, labels)
+
+Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["distillation_loss", "train_student"]
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 0.9,
+) -> Tensor:
+    """Compare a student with its teacher, softened by a temperature, and with the labels where there are any.
+
+    ``alpha · T² · mean over rows of Σ_c p_c (log p_c - log s_c)``, with p = softmax(teacher/T) and s = softmax(student/T),
+    plus ``(1 - alpha) · cross_entropy(student, labels)``. T² keeps the size of the gradient: softened logits have
+    gradients of 1/T, and p - s is of order 1/T as well.
+
+    Parameters
+    ----------
+    student_logits, teacher_logits : (batch, classes) float
+        No gradient flows to the teacher.
+    labels : (batch,) int64, optional
+        Without labels the first term stands alone, unweighted.
+    temperature : float
+        Above 0; the higher, the more the small probabilities count ("dark knowledge").
+    alpha : float
+        Weight of the teacher, 0 to 1.
+
+    Returns
+    -------
+    () tensor, 0 if student and teacher agree and there are no labels.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or are not (batch, classes), the batch is empty, or an option is out of its range.
+
+    Source: Hinton et al. 2015, arXiv 1503.02531, section 2 and 2.1.
+    """
+    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape or not len(student_logits):
+        raise ValueError(
+            f"logits must be (batch, classes), got {student_logits.shape} and {teacher_logits.shape}"
+        )
+    if not temperature > 0 or not 0 <= alpha <= 1:
+        raise ValueError(f"temperature > 0 and 0 <= alpha <= 1 are needed, got {temperature}, {alpha}")
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)
+    soft = temperature**2 * (teacher.exp() * (teacher - student)).sum(-1).mean()
+    if labels is None:
+        return soft
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
+
+
+def train_student(
+    student: nn.Module,
+    inputs: Tensor,
+    *,
+    teacher: nn.Module | None = None,
+    labels: Tensor | None = None,
+    n_steps: int = 300,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
+    temperature: float = 4.0,
+    generator: torch.Generator,
+) -> None:
+    """Train `student` in place with Adam: on a teacher's logits, on labels, or on both.
+
+    Parameters
+    ----------
+    student, teacher : nn.Module
+        (batch, features) to (batch, classes). The teacher is put into evaluation mode and gets no gradient.
+    inputs : (n, features) float
+    labels : (n,) int64, optional
+    generator : torch.Generator
+        Draws the batches, with replacement; the only source of randomness.
+
+    Raises
+    ------
+    ValueError
+        If there is neither a teacher nor labels: nothing to learn from.
+    """
+    if teacher is None and labels is None:
+        raise ValueError("a teacher or labels are needed: there is nothing to learn from")
+    targets = None
+    if teacher is not None:
+        teacher.eval()
+        with torch.no_grad():
+            targets = teacher(inputs)
+    optimizer = torch.optim.Adam(student.parameters(), lr=learning_rate)
+    student.train()
+    for _ in range(n_steps):
+        rows = torch.randint(len(inputs), (batch_size,), generator=generator)
+        logits, batch_labels = student(inputs[rows]), None if labels is None else labels[rows]
+        if targets is None:
+            assert batch_labels is not None
+            loss = F.cross_entropy(logits, batch_labels)
+        else:
+            loss = distillation_loss(logits, targets[rows], batch_labels, temperature=temperature)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    student.eval()

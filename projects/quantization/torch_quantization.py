@@ -1,0 +1,195 @@
+"""The same model through the libraries: torch.quantization (torch.ao) in four ways, and torchao in two.
+
+`torch.quantization` is an alias of `torch.ao.quantization`. It still works, with a deprecation warning; torchao replaces
+it. Each function imports what it needs when it is called, and `MissingAPIError` says what took the place of a path that
+is gone. The known warnings are in `KNOWN_WARNINGS`, each with its reason; any other one still comes through.
+
+Sources: https://docs.pytorch.org/docs/stable/quantization.html; https://docs.pytorch.org/ao/stable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "MissingAPIError",
+    "known_warnings",
+    "torch_dynamic",
+    "torch_static",
+    "torch_fx",
+    "torch_qat",
+    "torchao_dynamic",
+    "torchao_pt2e",
+]
+
+KNOWN_WARNINGS = {
+    "torch.ao.quantization is deprecated": "the whole package is to be removed; torchao replaces it",
+    "Please use quant_min and quant_max to specify": "torch's own default qconfigs still pass reduce_range",
+    "torch.quantize_per_tensor, torch.quantize_per_channel": "quantized dtypes will be removed with it",
+    "`torch.jit.script_method` is deprecated": "pt2e compiles its own observers with it",
+    "invalid escape sequence": "a docstring of torchao, when it is first compiled",
+    "`isinstance(treespec, LeafSpec)` is deprecated": "torch.export uses torch's older tree API",
+}
+REPLACED_BY = {
+    "torch.ao.quantization": "torchao.quantization.quantize_ (eager) and torchao.quantization.pt2e (static, QAT)",
+    "torch.ao.quantization.quantize_fx": "torchao.quantization.pt2e: prepare_pt2e and convert_pt2e",
+    "torchao.quantization": "no successor is known: install torchao",
+    "torchao.quantization.pt2e.quantize_pt2e": "it was torch.ao.quantization.quantize_pt2e before torch 2.10",
+}
+
+
+class MissingAPIError(ImportError):
+    """A quantization API is not in the installed versions; the message says what to use instead."""
+
+
+@contextlib.contextmanager
+def known_warnings() -> Iterator[None]:
+    """Silence the warnings in `KNOWN_WARNINGS`, and no other: an unknown warning is still shown, or raised."""
+    with warnings.catch_warnings():
+        for message in KNOWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=_escaped(message))
+        yield
+
+
+def torch_dynamic(model: nn.Module) -> nn.Module:
+    """Quantize linear layers dynamically: ``torch.quantization.quantize_dynamic``.
+
+    Returns a copy in evaluation mode. `nn.TransformerEncoderLayer` then fails in its fast path, which reads
+    ``linear1.weight`` as a tensor: turn it off with ``torch.backends.mha.set_fastpath_enabled(False)``.
+    """
+    aq = _api("torch.ao.quantization", "quantize_dynamic")
+    with known_warnings():
+        quantized: nn.Module = aq.quantize_dynamic(
+            copy.deepcopy(model).eval(), {nn.Linear}, dtype=torch.qint8
+        )
+    return quantized
+
+
+def torch_static(model: nn.Sequential, calibration: Iterable[Tensor]) -> nn.Module:
+    """Quantize statically in eager mode: stubs, fusion (`fusable`), ``prepare``, calibration batches, ``convert``."""
+    aq = _api("torch.ao.quantization", "prepare")
+    with known_warnings(), torch.no_grad():
+        stubbed = nn.Sequential(aq.QuantStub(), copy.deepcopy(model), aq.DeQuantStub()).eval()
+        groups = _fusable(model)
+        if groups:
+            stubbed[1] = aq.fuse_modules(stubbed[1], groups)
+        stubbed.qconfig = aq.get_default_qconfig("x86")
+        prepared = aq.prepare(stubbed)
+        _run(prepared, calibration)
+        converted: nn.Module = aq.convert(prepared)
+    return converted
+
+
+def torch_fx(model: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
+    """Quantize statically through FX graph mode, which places stubs and fuses by itself."""
+    fx = _api("torch.ao.quantization.quantize_fx", "prepare_fx")
+    aq = _api("torch.ao.quantization", "get_default_qconfig_mapping")
+    batches = list(calibration)
+    with known_warnings(), torch.no_grad():
+        mapping = aq.get_default_qconfig_mapping("x86")
+        prepared = fx.prepare_fx(copy.deepcopy(model).eval(), mapping, (batches[0],))
+        _run(prepared, batches)
+        converted: nn.Module = fx.convert_fx(prepared)
+    return converted
+
+
+def torch_qat(model: nn.Sequential, train: Callable[[nn.Module], None]) -> nn.Module:
+    """Fuse, insert fake quantization, let `train` train the prepared model in place, and convert it."""
+    aq = _api("torch.ao.quantization", "prepare_qat")
+    with known_warnings():
+        stubbed = nn.Sequential(aq.QuantStub(), copy.deepcopy(model), aq.DeQuantStub()).train()
+        groups = _fusable(model)
+        if groups:
+            stubbed[1] = aq.fuse_modules_qat(stubbed[1], groups)
+        stubbed.qconfig = aq.get_default_qat_qconfig("x86")
+        prepared = aq.prepare_qat(stubbed)
+        train(prepared)
+        converted: nn.Module = aq.convert(prepared.eval())
+    return converted
+
+
+def torchao_dynamic(model: nn.Module) -> nn.Module:
+    """Quantize linear layers dynamically with torchao: ``quantize_`` with one activation scale per token."""
+    ao = _api("torchao.quantization", "quantize_")
+    quantized = copy.deepcopy(model).eval()
+    with known_warnings():
+        ao.quantize_(quantized, ao.Int8DynamicActivationInt8WeightConfig())
+    return quantized
+
+
+def torchao_pt2e(model: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
+    """Quantize statically through export (pt2e): the graph is traced, annotated by a quantizer, and converted."""
+    pt2e = _api("torchao.quantization.pt2e.quantize_pt2e", "prepare_pt2e")
+    x86 = _api("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", "X86InductorQuantizer")
+    batches = list(calibration)
+    with known_warnings(), torch.no_grad():
+        batch = torch.export.Dim("batch", min=2)
+        exported = torch.export.export(
+            copy.deepcopy(model).eval(), (batches[0],), dynamic_shapes=({0: batch},)
+        ).module()
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+        prepared = pt2e.prepare_pt2e(exported, quantizer)
+        _run(prepared, batches)
+        converted: nn.Module = pt2e.convert_pt2e(prepared)
+    return converted
+
+
+def _api(module: str, name: str) -> Any:
+    """Import `module` and make sure that it has `name`, or say what replaced it."""
+    tree = logging.getLogger(
+        "torch.utils._pytree"
+    )  # torchao registers an Enum there, which is logged as deprecated
+    level = tree.level
+    try:
+        with known_warnings():
+            tree.setLevel(logging.ERROR)
+            found = importlib.import_module(module)
+        getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        instead = REPLACED_BY.get(module, "see the release notes")
+        raise MissingAPIError(
+            f"torch {torch.__version__}: {module}.{name} is gone; instead: {instead} ({error})"
+        ) from None
+    finally:
+        tree.setLevel(level)
+    return found
+
+
+def _run(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Calibrate; torch would convert a model that saw nothing and give a scale of 1 without an error."""
+    n_batches = 0
+    for x in batches:
+        model(x)
+        n_batches += 1
+    if not n_batches:
+        raise ValueError("calibration holds no batch")
+
+
+def _fusable(model: nn.Sequential) -> list[list[str]]:
+    """List the runs convolution, batch norm, ReLU and linear, ReLU by name: eager mode fuses what it is told."""
+    groups, names = [], [name for name, _ in model.named_children()]
+    kinds = [type(module) for module in model]
+    for k in range(len(kinds)):
+        for pattern in (
+            (nn.Conv2d, nn.BatchNorm2d, nn.ReLU),
+            (nn.Conv2d, nn.BatchNorm2d),
+            (nn.Linear, nn.ReLU),
+        ):
+            if tuple(kinds[k : k + len(pattern)]) == pattern:
+                groups.append(names[k : k + len(pattern)])
+                break
+    return groups
+
+
+def _escaped(message: str) -> str:
+    return "".join(f"\\{c}" if c in r".()[]{}*+?^$|\\" else c for c in message)
