@@ -141,7 +141,7 @@ def _line(axis: Any, points: list[tuple[float, float]], colour: str, width: floa
 
 def draw_block(demo: Demo) -> None:
     """Draw both kinds of block, from the bottom up; the residual stream is the thick line."""
-    fig, axes = plt.subplots(1, 2, figsize=(8, 6.4), layout="constrained")
+    fig, axes = plt.subplots(1, 2, figsize=(7.5, 5.6), layout="constrained")
     orders = {
         "pre-norm": [("norm", GREY), ("{}", BLUE), ("+", None)],
         "post-norm": [("{}", BLUE), ("+", None), ("norm", GREY)],
@@ -168,7 +168,7 @@ def draw_block(demo: Demo) -> None:
             y = top
         _line(axis, [(0, y), (0, y + 0.05), (0, y + 0.45)], "black", 2)
         axis.text(0, y + 0.55, "to the next block", ha="center", va="bottom")
-        axis.set(title=title, xlim=(-1.6, 2.3), ylim=(-0.7, 9.0), aspect="equal")
+        axis.set(title=title, xlim=(-1.6, 2.3), ylim=(-0.7, 6.9), aspect="equal")
         axis.axis("off")
     demo.figure(
         "block",

@@ -54,6 +54,7 @@ def test_layer_norm_by_hand():
             "eps is not used": centred / math.sqrt(3.5) * w + b,
             "divided by the variance, not by its root": centred / 4 * w + b,
             "the mean is not subtracted": x / 2 * w + b,
+            "the sum of squares is used, not their mean": centred / math.sqrt(14 + 0.5) * w + b,
             "divided by the root mean square of x, not by the standard deviation": centred
             / math.sqrt(12.5 + 0.5)
             * w
@@ -493,7 +494,6 @@ def test_rotary_by_hand():
         "rotated backwards: x cos - y sin, y cos + x sin": [
             [c + 3 * s, 2 * c2 + 4 * s2, 3 * c - s, 4 * c2 - 2 * s2]
         ],
-        "the position is ignored": x,
         "the positions given are ignored: counted from zero": x,
         "positions are counted from 1: use those that are given": rotated_by_complex(x, [2]),
         "the exponent is i / d_head, not 2i / d_head": [

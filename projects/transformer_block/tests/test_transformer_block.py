@@ -431,7 +431,11 @@ def test_sizes(B, T, H, generator):
     with torch.no_grad():
         for given in (None, mask):
             expected = by_torch(block, H, x, mask=given)
-            assert_close(block(x, mask=given), expected, rtol=1e-10, what=f"block of B={B}, T={T}, {H} heads")
+            what = f"block of B={B}, T={T}, {H} heads, {'no' if given is None else 'added'} mask"
+            hint = (
+                "right for short sequences: is a part of a long one left out, or is its mask another one's?"
+            )
+            assert_close(block(x, mask=given), expected, rtol=1e-10, what=what, hint=hint)
 
 
 @pytest.mark.grades("TransformerBlock", "Transformer")
@@ -594,16 +598,16 @@ def test_stack_equals_encoder(pre, mask, generator):
     renamed = {{"src_mask": "mask"}.get(name, name): value for name, value in theirs.items()}
     y, expected = stack(x, mask=ours), encoder(x, **renamed)
 
-    def run(blocks, mask=ours, norm=True):
+    def run(blocks, masks=(ours, ours, ours), norm=True):
         h = x.detach()
-        for block in blocks:
-            h = block(h, mask=mask)
+        for block, given in zip(blocks, masks, strict=False):
+            h = block(h, mask=given)
         return stack.final_norm(h) if pre and norm else h
 
     mistakes = {
         "the final norm is missing: a pre-norm stack ends in one": lambda: run(stack.blocks, norm=False),
-        "the mask reaches the first block only": lambda: run(stack.blocks[1:], None),
-        "the mask is not handed to the blocks": lambda: run(stack.blocks, None),
+        "the mask reaches the first block only": lambda: run(stack.blocks, (ours, None, None)),
+        "the mask is not handed to the blocks": lambda: run(stack.blocks, (None, None, None)),
         "the first block is used for every layer": lambda: run([stack.blocks[0]] * 3),
         "only the last block is used": lambda: run(stack.blocks[-1:]),
         "the last block is left out": lambda: run(stack.blocks[:-1]),

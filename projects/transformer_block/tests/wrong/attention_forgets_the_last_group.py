@@ -1,4 +1,4 @@
-# diagnosis: nothing depends on a block of the computation being complete
+# diagnosis: is a part of a long one left out
 
 
 _GROUP_SCORES = 1 << 17

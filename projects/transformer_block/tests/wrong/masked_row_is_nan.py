@@ -1,4 +1,4 @@
-# diagnosis: a query that may attend to nothing gives NaN
+# diagnosis: a padding token that sees nothing gives NaN
 
 
 _bias = _attention_bias
