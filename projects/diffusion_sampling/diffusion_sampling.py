@@ -294,7 +294,11 @@ def sample(
         x = noise if sampler in (ddim, ddpm) else noise * float(grid[0])
         states = sampler(denoiser, x, grid, **options)
         bar = tqdm(
-            states, total=len(grid) - 1, desc=sampler.__name__, leave=False, disable=None if progress else True
+            states,
+            total=len(grid) - 1,
+            desc=sampler.__name__,
+            leave=False,
+            disable=None if progress else True,
         )
         for state in bar:
             x = state

@@ -22,7 +22,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["Judge", "diversity", "fit_judge", "frechet_distance", "nearest_distance"]
+__all__ = [
+    "Judge",
+    "diversity",
+    "evaluate",
+    "fit_judge",
+    "frechet_distance",
+    "load_judge",
+    "nearest_distance",
+]
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "judge.safetensors"
 
@@ -56,8 +64,8 @@ class Judge(nn.Module):
         return float((self(images).argmax(dim=1) == labels).double().mean())
 
 
-def fit_judge(images: Tensor, labels: Tensor, *, n_steps: int = 600, seed: int = 0) -> Judge:
-    """Train a judge on the whole set at once with Adam and a little pixel noise; the same seed gives the same judge.
+def fit_judge(images: Tensor, labels: Tensor, *, n_steps: int = 300, seed: int = 0) -> Judge:
+    """Train a judge on the whole set at once with Adam and pixel noise; the same seed gives the same judge.
 
     The noise keeps it from reading meaning into single pixels, which generated images never get quite right.
     """
@@ -68,7 +76,7 @@ def fit_judge(images: Tensor, labels: Tensor, *, n_steps: int = 600, seed: int =
     optimizer = torch.optim.Adam(judge.parameters(), lr=3e-3, weight_decay=1e-4)
     for step in range(n_steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / n_steps)
-        noisy = images + 0.2 * torch.randn(images.shape, generator=generator)
+        noisy = images + 0.5 * torch.randn(images.shape, generator=generator)
         loss = nn.functional.cross_entropy(judge(noisy), labels)
         optimizer.zero_grad()
         loss.backward()

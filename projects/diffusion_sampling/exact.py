@@ -68,7 +68,9 @@ class GaussianMixture:
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Return E[x0 | x], (batch, d): each component's own answer, weighted by how likely it is the source."""
         along, total = self._noisy(x, sigma)
-        shrunk = self._variances / total * along  # (batch, K, d): per axis, the share of x - mean that is signal
+        shrunk = (
+            self._variances / total * along
+        )  # (batch, K, d): per axis, the share of x - mean that is signal
         answers = self.means + torch.einsum("kde,bke->bkd", self._axes, shrunk)
         out: Tensor = (self.responsibilities(x, sigma)[..., None] * answers).sum(dim=1)
         return out

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Preconditioning",
     "add_noise",
     "alpha_bar_to_sigma",
     "cosine_alpha_bars",
@@ -348,9 +347,7 @@ def precondition(network: Callable[..., Tensor], *, sigma_data: float = 0.5) -> 
     def denoiser(x: Tensor, sigma: Tensor | float, *condition: object) -> Tensor:
         level = _per_sample(sigma, x).to(x.dtype)
         c = edm_preconditioning(level, sigma_data=sigma_data)
-        return c.c_skip * x + c.c_out * network(
-            c.c_in * x, c.c_noise.reshape(-1).expand(len(x)), *condition
-        )
+        return c.c_skip * x + c.c_out * network(c.c_in * x, c.c_noise.reshape(-1).expand(len(x)), *condition)
 
     return denoiser
 
@@ -368,6 +365,6 @@ def _from_betas(betas: Tensor) -> Tensor:
 
 def _per_sample(level: Tensor | float | None, x: Tensor) -> Tensor:
     """Return a noise level so that it multiplies x sample by sample: (batch,) becomes (batch, 1, ...)."""
-    level = torch.as_tensor(level, device=x.device)
-    level = level if level.is_floating_point() else level.to(x.dtype)
+    if not isinstance(level, Tensor):  # torch would make a float32 tensor of a Python float
+        level = torch.tensor(level, dtype=torch.float64, device=x.device)
     return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim == 1 else level

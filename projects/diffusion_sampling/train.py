@@ -159,7 +159,9 @@ class _Run:
             self.model = UNet(width=config.width).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.peak_rate, betas=(0.9, 0.99))
-        self.generator = torch.Generator().manual_seed(config.seed)  # on the CPU: the same draws on any device
+        self.generator = torch.Generator().manual_seed(
+            config.seed
+        )  # on the CPU: the same draws on any device
         self.step = 0
 
     def save(self, path: Path, config: TrainConfig) -> None:

@@ -50,7 +50,9 @@ def fails_at(call, denoiser, change):
 def noisy_mixture(weights, means, covariances, sigma):
     """A mixture plus noise, as torch.distributions builds it."""
     d = means.shape[-1]
-    noisy = torch.distributions.MultivariateNormal(means, covariances + sigma**2 * torch.eye(d, dtype=means.dtype))
+    noisy = torch.distributions.MultivariateNormal(
+        means, covariances + sigma**2 * torch.eye(d, dtype=means.dtype)
+    )
     return torch.distributions.MixtureSameFamily(torch.distributions.Categorical(weights), noisy)
 
 

@@ -47,8 +47,12 @@ def test_states(function, dtype, generator):
     assert len(states) == 4, f"a grid of 5 levels has 4 steps, so 4 states, got {len(states)}"
     for state in states:
         assert state.shape == x.shape, f"a state has shape {tuple(state.shape)}, expected {tuple(x.shape)}"
-        assert state.dtype == dtype, f"a state has dtype {state.dtype}, x has {dtype}: the grid's dtype leaked"
-    assert len({state.data_ptr() for state in states}) == 4, "two states share memory: yield a new tensor each"
+        assert state.dtype == dtype, (
+            f"a state has dtype {state.dtype}, x has {dtype}: the grid's dtype leaked"
+        )
+    assert len({state.data_ptr() for state in states}) == 4, (
+        "two states share memory: yield a new tensor each"
+    )
 
 
 @pytest.mark.parametrize("function", EDM + VP)
@@ -61,14 +65,18 @@ def test_one_step_at_a_time(function):
     assert calls <= 2, f"{calls} calls of the denoiser before the first state: yield after every step"
 
 
-@pytest.mark.parametrize(("function", "expected"), [("euler", 4), ("heun", 7), ("dpm_solver_2m", 4), ("ddim", 4), ("ddpm", 4)])
+@pytest.mark.parametrize(
+    ("function", "expected"), [("euler", 4), ("heun", 7), ("dpm_solver_2m", 4), ("ddim", 4), ("ddpm", 4)]
+)
 def test_number_of_calls(function, expected):
     """One call per step; Heun two, but one in a last step to 0."""
     recorder = Recorder(STANDARD)
     run(function, recorder, torch.ones(2, 3), grid_of(function))
     calls = len(recorder.sigmas)
     if function == "heun":
-        assert calls != 8, "8 calls for 4 steps: the last step to sigma = 0 has no correction (it would divide by 0)"
+        assert calls != 8, (
+            "8 calls for 4 steps: the last step to sigma = 0 has no correction (it would divide by 0)"
+        )
         assert calls != 4, "4 calls for 4 steps: the correction at sigma_next is missing"
     assert calls == expected, f"{calls} calls of the denoiser for 4 steps, expected {expected}"
 
@@ -79,7 +87,9 @@ def test_what_the_denoiser_is_told(function):
     recorder = Recorder(STANDARD)
     run(function, recorder, torch.ones(2, 3), grid_of(function))
     for sigma in recorder.sigmas:
-        assert sigma.numel() == 1 or sigma.shape[0] == 2, f"sigma of shape {tuple(sigma.shape)} does not broadcast"
+        assert sigma.numel() == 1 or sigma.shape[0] == 2, (
+            f"sigma of shape {tuple(sigma.shape)} does not broadcast"
+        )
     told = torch.stack([sigma.double().flatten()[0] for sigma in recorder.sigmas])
     grid = grid_of(function)[:-1]
     sigmas = grid if function in EDM else ((1 - grid) / grid).sqrt()
@@ -88,9 +98,13 @@ def test_what_the_denoiser_is_told(function):
     mistakes = {"the order is reversed: sampling runs from most noise to none": sigmas.flip(0)}
     if function in VP:
         mistakes |= {
-            "the denoiser gets sqrt(1 - ᾱ), the noise of x_t; it wants that of x_t/sqrt(ᾱ)": (1 - grid).sqrt(),
+            "the denoiser gets sqrt(1 - ᾱ), the noise of x_t; it wants that of x_t/sqrt(ᾱ)": (
+                1 - grid
+            ).sqrt(),
             "the denoiser gets ᾱ itself, not sigma": grid,
-            "the denoiser gets sigma of the next step": ((1 - grid_of(function)) / grid_of(function)).sqrt()[1:],
+            "the denoiser gets sigma of the next step": ((1 - grid_of(function)) / grid_of(function)).sqrt()[
+                1:
+            ],
         }
     assert_close(told, sigmas, rtol=1e-6, what="sigma in each call", mistakes=mistakes)
     if function in VP:
@@ -229,7 +243,9 @@ def test_euler_by_hand():
     """σ 3 → 1 → 0 from x = 10: D = 1, slope 3, x = 10 - 2·3 = 4; D = 2, slope 2, x = 4 - 2 = 2."""
     states = run("euler", STANDARD, column(10.0)[0], torch.tensor([3.0, 1.0, 0.0], dtype=DOUBLE))
     mistakes = {
-        "the step has the wrong sign: sigma falls, so sigma_next - sigma is negative": torch.tensor([[16.0], [-16.0]]),
+        "the step has the wrong sign: sigma falls, so sigma_next - sigma is negative": torch.tensor(
+            [[16.0], [-16.0]]
+        ),
         "the state is replaced by D in every step": torch.tensor([[1.0], [-1.0]]),
         "the slope is x - D, not (x - D)/sigma": torch.tensor([[-8.0], [8.0]]),
         "the slope is divided by sigma_next": torch.tensor([[-8.0], [8.0]]),
@@ -247,7 +263,9 @@ def test_heun_by_hand():
         "Heun without the correction: this is Euler's step": torch.tensor([[4.0], [-4.0]]),
         "the second slope replaces the first; Heun takes their mean": torch.tensor([[6.0], [-6.0]]),
         "the slopes are added, not averaged": torch.tensor([[0.0], [0.0]]),
-        "the corrected step starts from the predicted state, not from where the step began": torch.tensor([[-1.0], [1.0]]),
+        "the corrected step starts from the predicted state, not from where the step began": torch.tensor(
+            [[-1.0], [1.0]]
+        ),
         "the second slope is taken at sigma, not at sigma_next": torch.tensor([[5.8], [-5.8]]),
     }
     assert_close(states[0], column(5.0)[0], what="state after the first step", mistakes=mistakes)
@@ -268,10 +286,16 @@ def test_dpm_solver_by_hand():
         "the previous answer is not used: this is the first-order step": torch.tensor([[10.2], [-10.2]]),
         "r is inverted: it is the previous step over this one": torch.tensor([[11.4], [-11.4]]),
         "r is left out: unequal steps need it": torch.tensor([[10.8], [-10.8]]),
-        "the line is used to interpolate backwards: the sign of 1/(2r) is wrong": torch.tensor([[9.9], [-9.9]]),
+        "the line is used to interpolate backwards: the sign of 1/(2r) is wrong": torch.tensor(
+            [[9.9], [-9.9]]
+        ),
     }
     assert_close(states[1], column(10.5)[0], what="state after the second step", mistakes=mistakes)
-    mistakes = {"the last step to 0 extrapolates: h is infinite there, take D": torch.tensor([[5.25 + 0.925], [-6.175]])}
+    mistakes = {
+        "the last step to 0 extrapolates: h is infinite there, take D": torch.tensor(
+            [[5.25 + 0.925], [-6.175]]
+        )
+    }
     assert_close(states[2], column(5.25)[0], what="state after the last step", mistakes=mistakes)
 
 
@@ -286,14 +310,18 @@ def test_ddim_by_hand():
     states = run("ddim", constant_denoiser(2.0), x, HAND_ALPHA_BARS)
     mistakes = {
         "x0 is clipped to [-1, 1] and epsilon is not recomputed from it": torch.full((2, 1), 2.6),
-        "x0 is clipped to [-1, 1]: the range of the data is the denoiser's business": torch.full((2, 1), 3.05),
+        "x0 is clipped to [-1, 1]: the range of the data is the denoiser's business": torch.full(
+            (2, 1), 3.05
+        ),
         "this is Euler's step in x: x_t needs sqrt(ᾱ)": torch.full((2, 1), 2 + 1.6 * 0.75 / (4 / 3)),
         "the coefficients of x0 and epsilon are swapped": torch.full((2, 1), 0.6 * 2 + 0.8 * 3),
         "epsilon is not divided by sqrt(1 - ᾱ_t)": torch.full((2, 1), 0.8 * 2 + 0.6 * 2.4),
         "ᾱ is used where its root belongs": torch.full((2, 1), 0.64 * 2 + 0.36 * 3),
     }
     reason = "both samples are the same on purpose"
-    assert_close(states[0], torch.full((2, 1), 3.4, dtype=DOUBLE), what="x_s", mistakes=mistakes, vacuous_ok=reason)
+    assert_close(
+        states[0], torch.full((2, 1), 3.4, dtype=DOUBLE), what="x_s", mistakes=mistakes, vacuous_ok=reason
+    )
     assert_close(states[1], torch.full((2, 1), 2.0, dtype=DOUBLE), what="last state", vacuous_ok=reason)
 
 
@@ -325,7 +353,9 @@ def test_ancestral_step_by_hand(function, options):
         assert abs(got_variance - value) > 0.01, f"{diagnosis}: the states vary by {got_variance:.4f}"
     assert abs(got_variance / variance - 1) < 0.02, f"variance {got_variance:.5f}, expected {variance:.5f}"
     assert float(states[1].std()) < 1e-12, "the last step adds noise: at ᾱ = 1 the posterior has variance 0"
-    assert_close(states[1][:2], torch.full((2, 1), 2.0, dtype=DOUBLE), what="last state", vacuous_ok="the one point")
+    assert_close(
+        states[1][:2], torch.full((2, 1), 2.0, dtype=DOUBLE), what="last state", vacuous_ok="the one point"
+    )
 
 
 @pytest.mark.grades("ddim")
@@ -337,9 +367,15 @@ def test_ddim_between(eta):
     variance = eta**2 * posterior(0.36, 0.64)[2]
     mean = 0.8 * 2 + math.sqrt(0.36 - variance) * 3
     got_mean, got_variance = float(state.mean()), float(state.var())
-    assert abs(got_mean - 3.4) > 0.002, "the noise is added on top: epsilon keeps sqrt(1 - ᾱ_s - s²), not sqrt(1 - ᾱ_s)"
-    assert abs(got_variance / eta - variance / eta**2) > 0.02 * variance, "eta scales the variance; it scales the deviation"
-    assert abs(got_mean - mean) < 5 * math.sqrt(variance / len(x)), f"mean {got_mean:.5f}, expected {mean:.5f}"
+    assert abs(got_mean - 3.4) > 0.002, (
+        "the noise is added on top: epsilon keeps sqrt(1 - ᾱ_s - s²), not sqrt(1 - ᾱ_s)"
+    )
+    assert abs(got_variance / eta - variance / eta**2) > 0.02 * variance, (
+        "eta scales the variance; it scales the deviation"
+    )
+    assert abs(got_mean - mean) < 5 * math.sqrt(variance / len(x)), (
+        f"mean {got_mean:.5f}, expected {mean:.5f}"
+    )
     assert abs(got_variance / variance - 1) < 0.02, f"variance {got_variance:.6f}, expected {variance:.6f}"
 
 
@@ -356,7 +392,9 @@ def test_generator(function, options):
     first, again, other = (
         run(function, STANDARD, x, grid, generator=seeded(seed), **options)[-2] for seed in (1, 1, 2)
     )
-    assert torch.equal(torch.get_rng_state(), before), "generator ignored: the noise came from torch's global generator"
+    assert torch.equal(torch.get_rng_state(), before), (
+        "generator ignored: the noise came from torch's global generator"
+    )
     assert torch.equal(first, again), "the same seed gives two runs: the generator is ignored"
     assert not torch.equal(first, other), "two seeds give the same run: the generator is ignored"
 
@@ -371,11 +409,15 @@ def test_noise_is_fresh(function, options):
         assert spread > 0.9, f"the {name} share their noise"
     kept = float((one * two).mean() / (one * one).mean())
     fresh = two - kept * one
-    assert float(fresh.std()) > 0.05 * float(one.std()), "both steps use the same noise: draw again in each step"
+    assert float(fresh.std()) > 0.05 * float(one.std()), (
+        "both steps use the same noise: draw again in each step"
+    )
     third = run(function, constant_denoiser(0.0), x, grid, generator=seeded(), **options)[2]
     rest = third - float((two * third).mean() / (two * two).mean()) * two
     correlation = float((rest * fresh).mean() / (rest.std() * fresh.std()))
-    assert abs(correlation) < 0.1, f"the noise of two steps is correlated ({correlation:.2f}): draw again in each step"
+    assert abs(correlation) < 0.1, (
+        f"the noise of two steps is correlated ({correlation:.2f}): draw again in each step"
+    )
 
 
 @pytest.mark.parametrize(("function", "options"), [("euler", {}), ("heun", {}), ("ddim", {"eta": 0.0})])
@@ -395,7 +437,9 @@ def test_last_step_draws_nothing(function):
     run(function, STANDARD, torch.ones(2, 3), GRIDS["alpha_bars"], generator=generator, **options)
     for _ in range(3):
         torch.randn(2, 3, generator=twin)
-    assert torch.equal(generator.get_state(), twin.get_state()), "4 steps must draw one (batch, ...) noise in each of the first 3"
+    assert torch.equal(generator.get_state(), twin.get_state()), (
+        "4 steps must draw one (batch, ...) noise in each of the first 3"
+    )
 
 
 # --- churn ------------------------------------------------------------------------------------------------------------
@@ -404,12 +448,17 @@ def test_last_step_draws_nothing(function):
 @pytest.mark.parametrize("function", ["euler", "heun"])
 def test_churn(function):
     """γ = churn/n_steps; the state is raised to σ̂ = σ(1 + γ), and D is asked there."""
-    x, grid = torch.randn(2, 3, dtype=DOUBLE, generator=seeded(3)), torch.tensor([4.0, 2.0, 1.0], dtype=DOUBLE)
+    x, grid = (
+        torch.randn(2, 3, dtype=DOUBLE, generator=seeded(3)),
+        torch.tensor([4.0, 2.0, 1.0], dtype=DOUBLE),
+    )
     recorder = Recorder(constant_denoiser(0.0))
     states = run(function, recorder, x, grid, churn=0.5, generator=seeded())
     first = float(recorder.sigmas[0].flatten()[0])
     assert abs(first - 4.0) > 1e-6, "churn evaluates at sigma instead of sigma-hat (or churn is ignored)"
-    assert abs(first - 6.0) > 1e-6 and abs(first - 5.656854) > 1e-4, "gamma is churn itself: divide by the number of steps"
+    assert abs(first - 6.0) > 1e-6 and abs(first - 5.656854) > 1e-4, (
+        "gamma is churn itself: divide by the number of steps"
+    )
     assert abs(first / 5.0 - 1) < 1e-12, f"D is asked at sigma = {first}, expected 4·(1 + 0.5/2) = 5"
     z = torch.randn(2, 3, dtype=DOUBLE, generator=seeded())
     raised = x + 3.0 * z  # sqrt(5² - 4²)
@@ -419,7 +468,9 @@ def test_churn(function):
         "the added noise has deviation sigma-hat": x + 5.0 * z,
     }
     assert_close(recorder.states[0], raised, what="state with the added noise", mistakes=mistakes)
-    mistakes = {"the step starts from sigma although the state is at sigma-hat": raised + (2 - 4) / 5 * raised}
+    mistakes = {
+        "the step starts from sigma although the state is at sigma-hat": raised + (2 - 4) / 5 * raised
+    }
     assert_close(states[0], 0.4 * raised, what="state after the step", mistakes=mistakes)
 
 
@@ -429,18 +480,27 @@ def test_churn_is_capped(function):
     recorder = Recorder(constant_denoiser(0.0))
     run(function, recorder, torch.ones(2, 3), torch.tensor([4.0, 2.0, 1.0]), churn=80.0, generator=seeded())
     first = float(recorder.sigmas[0].flatten()[0])
-    assert abs(first / (4 * math.sqrt(2)) - 1) < 1e-6, f"churn = 80 raises sigma 4 to {first}, expected 4·sqrt(2): gamma is capped"
+    assert abs(first / (4 * math.sqrt(2)) - 1) < 1e-6, (
+        f"churn = 80 raises sigma 4 to {first}, expected 4·sqrt(2): gamma is capped"
+    )
 
 
 @pytest.mark.parametrize("function", ["euler", "heun"])
 def test_churn_window(function):
     """Only steps with churn_min ≤ σ ≤ churn_max are churned."""
     recorder = Recorder(constant_denoiser(0.0))
-    grid, options = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5]), {"churn": 0.4, "churn_min": 2.0, "churn_max": 4.0}
+    grid, options = (
+        torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5]),
+        {"churn": 0.4, "churn_min": 2.0, "churn_max": 4.0},
+    )
     run(function, recorder, torch.ones(2, 3), grid, generator=seeded(), **options)
-    told = [round(float(sigma.flatten()[0]), 4) for sigma in recorder.sigmas][:: 2 if function == "heun" else 1]
+    told = [round(float(sigma.flatten()[0]), 4) for sigma in recorder.sigmas][
+        :: 2 if function == "heun" else 1
+    ]
     assert told != [8.8, 4.4, 2.2, 1.1], "churn_min and churn_max are ignored"
-    assert told == [8.0, 4.4, 2.2, 1.0], f"sigma in each step {told}, expected [8, 4.4, 2.2, 1]: the window includes its ends"
+    assert told == [8.0, 4.4, 2.2, 1.0], (
+        f"sigma in each step {told}, expected [8, 4.4, 2.2, 1]: the window includes its ends"
+    )
 
 
 @pytest.mark.parametrize("function", ["euler", "heun"])
@@ -461,17 +521,25 @@ def test_noise_scale(function):
 def test_ddim_is_euler(generator):
     """The two states are one: DDIM with η = 0 is Euler on x_t/sqrt(ᾱ)."""
     a = torch.cat([torch.rand(12, dtype=DOUBLE, generator=generator).sort()[0] * 0.98 + 0.01, torch.ones(1)])
-    denoiser, x = gaussian_denoiser([0.5, -1.0, 2.0], [0.3, 1.0, 2.0]), torch.randn(4, 3, dtype=DOUBLE, generator=generator)
+    denoiser, x = (
+        gaussian_denoiser([0.5, -1.0, 2.0], [0.3, 1.0, 2.0]),
+        torch.randn(4, 3, dtype=DOUBLE, generator=generator),
+    )
     vp = run("ddim", denoiser, x, a)
     edm = run("euler", denoiser, x / a[0].sqrt(), ((1 - a) / a).sqrt())
     for a_s, got, expected in zip(a[1:], vp, edm, strict=True):
-        assert_close(got / a_s.sqrt(), expected, rtol=1e-10, what="DDIM's state over sqrt(ᾱ), against Euler's")
+        assert_close(
+            got / a_s.sqrt(), expected, rtol=1e-10, what="DDIM's state over sqrt(ᾱ), against Euler's"
+        )
 
 
 @pytest.mark.grades("ddim", "ddpm")
 def test_ddim_with_eta_1_is_ddpm(generator):
     """η = 1 gives the posterior of DDPM, so the same seed gives the same walk."""
-    denoiser, x = gaussian_denoiser([0.5, -1.0], [0.3, 2.0]), torch.randn(4, 2, dtype=DOUBLE, generator=generator)
+    denoiser, x = (
+        gaussian_denoiser([0.5, -1.0], [0.3, 2.0]),
+        torch.randn(4, 2, dtype=DOUBLE, generator=generator),
+    )
     both = [
         run("ddim", denoiser, x, GRIDS["alpha_bars"], eta=1.0, generator=seeded()),
         run("ddpm", denoiser, x, GRIDS["alpha_bars"], generator=seeded()),
@@ -499,11 +567,19 @@ def test_coefficients_are_float64(function):
     else:
         grid = torch.tensor([0.5, 1 - 1e-6, 1 - 1e-8, 1.0], dtype=DOUBLE)
     wide, narrow = (
-        run(function, constant_denoiser(0.0), x, grid, **({"generator": seeded()} if function == "ddpm" else {}))[1]
+        run(
+            function,
+            constant_denoiser(0.0),
+            x,
+            grid,
+            **({"generator": seeded()} if function == "ddpm" else {}),
+        )[1]
         for x in (torch.tensor([[1.5], [-0.5], [0.25]], dtype=dtype) for dtype in (DOUBLE, torch.float32))
     )
     if function == "ddpm":  # other draws: only the size can be compared
-        assert 1e-6 < float(narrow.abs().max()) < 1e-3, f"near the end the noise has size 1e-4, got {narrow.flatten()}"
+        assert 1e-6 < float(narrow.abs().max()) < 1e-3, (
+            f"near the end the noise has size 1e-4, got {narrow.flatten()}"
+        )
     else:
         hint = "the coefficients lost their digits: compute them from float64 levels"
         assert_close(narrow, wide.float(), rtol=1e-5, atol=0.0, what="float32 state near the end", hint=hint)
@@ -515,7 +591,9 @@ def test_gradient(function, factor):
     x = torch.tensor([[10.0, 3.0], [-1.0, 2.0]], dtype=DOUBLE, requires_grad=True)
     cotangent = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=DOUBLE)
     last = run(function, STANDARD, x, torch.tensor([3.0, 1.0, 0.0], dtype=DOUBLE))[-1]
-    assert last.requires_grad, "the last state carries no gradient: a sampler must not detach (sample() turns gradients off)"
+    assert last.requires_grad, (
+        "the last state carries no gradient: a sampler must not detach (sample() turns gradients off)"
+    )
     (gradient,) = torch.autograd.grad((last * cotangent).sum(), x)
     assert_close(gradient, factor * cotangent, what="gradient with respect to x")
 
@@ -536,7 +614,8 @@ def test_sample_starts_at_the_noise_level(name, generator):
     start = noise * 5.0 if name in EDM else noise / math.sqrt(0.05)
     mistakes = {
         "the initial noise is not multiplied by sigma_max": noise,
-        "initial noise scaled by sqrt(sigma_max² + 1): that is DDPM's data plus noise": noise * math.sqrt(26.0),
+        "initial noise scaled by sqrt(sigma_max² + 1): that is DDPM's data plus noise": noise
+        * math.sqrt(26.0),
         "the states of DDPM start at variance one: nothing to scale": noise * 0.05 / math.sqrt(0.05),
     }
     assert_close(recorder.states[0], start, what="first state the denoiser sees", mistakes=mistakes)
@@ -550,7 +629,13 @@ def test_sample_hands_options_on():
     """Options reach the sampler."""
     noise, recorder = torch.ones(2, 3), Recorder(STANDARD)
     diffusion_sampling.sample(
-        diffusion_sampling.euler, recorder, noise, GRIDS["sigmas"], progress=False, churn=0.4, generator=seeded()
+        diffusion_sampling.euler,
+        recorder,
+        noise,
+        GRIDS["sigmas"],
+        progress=False,
+        churn=0.4,
+        generator=seeded(),
     )
     assert abs(float(recorder.sigmas[0]) - 5.5) < 1e-5, "the option churn does not reach the sampler"
 

@@ -1,0 +1,150 @@
+"""The judge of the evaluation. Oracles: closed forms, SciPy's matrix root, plain loops."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from oracles import DOUBLE
+
+import evaluate
+from shared.checks import assert_close, expect_error
+
+JUDGE = Path(__file__).resolve().parents[1] / "weights" / "judge.safetensors"
+
+
+@pytest.mark.grades("frechet_distance")
+def test_frechet_by_hand():
+    """One dimension: (difference of means)² + (difference of deviations)²; 0 for equal sets."""
+    a = torch.tensor([[0.0], [2.0]], dtype=DOUBLE)  # mean 1, variance 2
+    b = torch.tensor([[1.0], [9.0]], dtype=DOUBLE)  # mean 5, variance 32
+    got = evaluate.frechet_distance(a, b)
+    assert abs(got - (16 + 34)) > 1e-6, "the cross term is missing: subtract twice the root's trace"
+    assert abs(got - (4 + 18)) > 1e-6, "the difference of the means is not squared"
+    expected = 16 + (32**0.5 - 2**0.5) ** 2
+    assert abs(got - (16 + (16**0.5 - 1) ** 2)) > 1e-6, "the covariance divides by n; it divides by n - 1"
+    assert abs(got - expected) < 1e-9, f"got {got}, expected {expected}"
+    assert evaluate.frechet_distance(a, a) < 1e-9, "the distance of a set to itself must be 0"
+
+
+@pytest.mark.grades("frechet_distance")
+def test_frechet_equals_scipy(generator):
+    """Correlated features, against SciPy's matrix square root; also where the covariance has no full rank."""
+    mix = torch.randn(6, 6, dtype=DOUBLE, generator=generator)
+    for n in (500, 4):
+        a = torch.randn(n, 6, dtype=DOUBLE, generator=generator) @ mix
+        b = 0.5 + torch.randn(300, 6, dtype=DOUBLE, generator=generator)
+        cov_a, cov_b = np.cov(a.T.numpy()), np.cov(b.T.numpy())
+        eigenvalues = scipy.linalg.eigvals(cov_a @ cov_b).real.clip(min=0)
+        expected = (
+            float((a.mean(0) - b.mean(0)).square().sum())
+            + np.trace(cov_a + cov_b)
+            - 2 * np.sqrt(eigenvalues).sum()
+        )
+        got = evaluate.frechet_distance(a, b)
+        assert isinstance(got, float), f"a float is wanted, got {type(got).__name__}"
+        assert abs(got / expected - 1) < 1e-5, f"got {got}, expected {expected}"
+
+
+@pytest.mark.grades("frechet_distance")
+@pytest.mark.parametrize("shapes", [((5, 3), (5, 4)), ((1, 3), (5, 3)), ((5,), (5,))], ids=str)
+def test_bad_features(shapes):
+    """Sets that cannot be compared are refused."""
+    with expect_error(ValueError, str(shapes[0]), otherwise=f"features of shapes {shapes} are accepted"):
+        evaluate.frechet_distance(torch.ones(shapes[0]), torch.ones(shapes[1]))
+
+
+@pytest.mark.grades("nearest_distance")
+def test_nearest_distance():
+    """3-4-5 triangles: the nearest of two reference points, one distance per sample, images flattened."""
+    reference = torch.tensor([[[0.0, 0.0]], [[10.0, 0.0]]])
+    samples = torch.tensor([[[3.0, 4.0]], [[10.0, 1.0]], [[0.0, 0.0]]])
+    mistakes = {
+        "the distances are squared": torch.tensor([25.0, 1.0, 0.0]),
+        "this is the farthest": torch.tensor([65**0.5, 101**0.5, 10.0]),
+    }
+    assert_close(
+        evaluate.nearest_distance(samples, reference),
+        torch.tensor([5.0, 1.0, 0.0]),
+        atol=1e-5,
+        what="distances",
+        mistakes=mistakes,
+    )
+
+
+@pytest.mark.grades("diversity")
+def test_diversity():
+    """Class 0: points 0, 3, 4 with pairs 3, 4, 1, mean 8/3; class 5: one pair, 10; class 7 has one point only."""
+    samples = torch.tensor([[0.0], [100.0], [3.0], [4.0], [110.0], [7.0]])
+    labels = torch.tensor([0, 5, 0, 0, 5, 7])
+    got = evaluate.diversity(samples, labels)
+    assert abs(got - (8 / 3 * 3 + 10) / 4) > 1e-4, "every class counts alike, not every pair"
+    zero = (8 / 3 * 6 / 9 + 5) / 2
+    assert abs(got - zero) > 1e-4, "a sample is compared with itself"
+    assert abs(got - (8 / 3 + 10) / 2) < 1e-5, f"got {got}, expected {(8 / 3 + 10) / 2}"
+    with expect_error(ValueError, "[1, 2]", otherwise="classes of one sample each have a diversity"):
+        evaluate.diversity(samples[:2], torch.tensor([1, 2]))
+
+
+@pytest.mark.grades("Judge")
+def test_judge(generator):
+    """Logits for ten classes from features of 64; accuracy counts them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        judge = evaluate.Judge()
+    images = torch.randn(7, 1, 8, 8, generator=generator)
+    assert judge.features(images).shape == (7, 64), (
+        f"features have shape {tuple(judge.features(images).shape)}"
+    )
+    logits = judge(images)
+    assert logits.shape == (7, 10), f"logits have shape {tuple(logits.shape)}"
+    best = logits.argmax(1)
+    assert judge.accuracy(images, best) == 1.0, "the class of the largest logit is the answer"
+    wrong = best.clone()
+    wrong[:3] = (wrong[:3] + 1) % 10
+    assert math.isclose(judge.accuracy(images, wrong), 4 / 7), (
+        f"3 of 7 are wrong, accuracy {judge.accuracy(images, wrong)}"
+    )
+
+
+@pytest.mark.grades("fit_judge")
+def test_fit_judge(generator):
+    """Two kinds of images that differ in one half are told apart after a few steps; the seed decides."""
+    labels = torch.randint(2, (60,), generator=generator)
+    images = 0.3 * torch.randn(60, 1, 8, 8, generator=generator)
+    images[:, 0, :4] += labels[:, None, None] * 1.0
+    first, again = (evaluate.fit_judge(images, labels, n_steps=20, seed=3) for _ in range(2))
+    assert first.accuracy(images, labels) > 0.9, (
+        f"accuracy {first.accuracy(images, labels):.2f} on two plain classes"
+    )
+    assert torch.equal(first(images), again(images)), "the same seed gives two judges"
+    other = evaluate.fit_judge(images, labels, n_steps=20, seed=4)
+    assert not torch.equal(first(images), other(images)), "the seed is ignored"
+
+
+@pytest.mark.grades("load_judge")
+def test_committed_judge():
+    """The committed classifier reads at least 96 % of the held-out digits, which it never saw."""
+    from train import load_split
+
+    data = load_split()
+    accuracy = evaluate.load_judge(JUDGE).accuracy(data.held_images, data.held_labels)
+    assert accuracy >= 0.96, f"the judge reads {accuracy:.1%} of the held-out digits"
+
+
+@pytest.mark.grades("evaluate", "load_judge")
+def test_evaluate_real_digits():
+    """The held-out digits themselves: every number equals its floor."""
+    from train import load_split
+
+    data = load_split()
+    judge = evaluate.load_judge(JUDGE)
+    report = evaluate.evaluate(data.held_images, data.held_labels, judge=judge)
+    for name in ("frechet", "nearest", "diversity"):
+        got, floor = getattr(report, name), getattr(report, f"{name}_floor")
+        assert floor > 0, f"the floor of {name} is {floor}"
+        assert abs(got / floor - 1) < 1e-6, f"{name} of the held-out digits is {got}, its floor {floor}"
+    copies = evaluate.evaluate(data.train_images[:360], data.train_labels[:360], judge=judge)
+    assert copies.nearest < 0.01, f"copies of training digits have nearest distance {copies.nearest}"

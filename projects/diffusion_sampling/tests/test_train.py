@@ -1,0 +1,253 @@
+"""The judge of training. Oracles: values worked by hand, statistics of the draws, and that an interrupted run ends alike."""
+
+import math
+
+import pytest
+import torch
+from oracles import DOUBLE
+
+import train
+from shared.checks import assert_close, expect_error, unchanged
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.grades("load_split")
+def test_load_split():
+    """1437 digits to train on, 360 held out, in [-1, 1], no digit in both, every class in the same share."""
+    split = train.load_split()
+    assert split.train_images.shape == (1437, 1, 8, 8), f"shape {tuple(split.train_images.shape)}"
+    assert split.held_images.shape == (360, 1, 8, 8), f"shape {tuple(split.held_images.shape)}"
+    for images, labels in (split[:2], split[2:]):
+        assert images.dtype == torch.float32, f"images must be float32, got {images.dtype}"
+        assert labels.dtype == torch.int64, f"labels must be int64, got {labels.dtype}"
+        low, high = float(images.min()), float(images.max())
+        assert (low, high) == (-1.0, 1.0), f"pixels lie in [{low}, {high}], expected [-1, 1]"
+        shares = labels.bincount(minlength=10) / len(labels)
+        assert bool((shares > 0.09).all()), f"the split is not stratified: shares {shares.tolist()}"
+    nearest = torch.cdist(split.held_images.flatten(1), split.train_images.flatten(1)).min(1).values
+    assert float(nearest.min()) > 0, "a held-out digit is among those to train on"
+    assert torch.equal(split.held_images, train.load_split().held_images), "two calls give two splits"
+
+
+@pytest.mark.grades("draw_sigmas")
+def test_draw_sigmas():
+    """ln(σ) is normal with the given mean and deviation; the generator decides."""
+    got = train.draw_sigmas(100_000, log_mean=-1.2, log_std=0.7, generator=seeded())
+    log = got.double().log()
+    assert got.shape == (100_000,), f"shape {tuple(got.shape)}"
+    assert abs(float(log.mean()) + 1.2) < 0.01, f"ln(σ) has mean {float(log.mean()):.3f}, expected -1.2"
+    assert abs(float(log.std()) - 0.7) < 0.01, f"ln(σ) has deviation {float(log.std()):.3f}, expected 0.7"
+    beyond = float(((log + 1.2).abs() > 1.4).double().mean())
+    assert 0.042 < beyond < 0.049, f"ln(σ) is not normal: {beyond:.1%} lie beyond two deviations"
+    again = train.draw_sigmas(100_000, log_mean=-1.2, log_std=0.7, generator=seeded())
+    assert torch.equal(got, again), "the generator is ignored"
+
+
+@pytest.mark.grades("drop_labels")
+def test_drop_labels():
+    """About a share `rate` becomes no_class; the others stay, and so does the input."""
+    labels = torch.randint(10, (20_000,), generator=seeded(1))
+    with unchanged(labels):
+        got = train.drop_labels(labels, 0.25, no_class=10, generator=seeded())
+    dropped = got == 10
+    assert abs(float(dropped.double().mean()) - 0.25) < 0.02, (
+        f"{float(dropped.double().mean()):.1%} dropped, expected 25 %"
+    )
+    assert torch.equal(got[~dropped], labels[~dropped]), "labels that were kept have changed"
+    assert bool((train.drop_labels(labels, 1.0, no_class=7, generator=seeded()) == 7).all()), (
+        "rate 1 must drop all"
+    )
+    assert torch.equal(train.drop_labels(labels, 0.0, no_class=10, generator=seeded()), labels), (
+        "rate 0 must drop none"
+    )
+
+
+@pytest.mark.grades("edm_loss")
+def test_edm_loss_by_hand():
+    """x0 = 1, noise = 2, σ = 4 and 0.5, σ_data = 3; D gives x/2. Errors 4.5 - 1 and 1 - 1; weight of the first 25/144."""
+    x0, noise = torch.ones(2, 1, 1, 2, dtype=DOUBLE), torch.full((2, 1, 1, 2), 2.0, dtype=DOUBLE)
+    x0[1] = 3.0  # second sample: x = 3 + 0.5·2 = 4, D = 2, error -1, weight 9.25/2.25
+    seen = []
+
+    def denoiser(x, sigma, labels):
+        seen.append((x.clone(), sigma, labels))
+        return x / 2
+
+    sigma, labels = torch.tensor([4.0, 0.5], dtype=DOUBLE), torch.tensor([3, 7])
+    got = train.edm_loss(denoiser, x0, sigma, noise, labels, sigma_data=3.0)
+    first, second = 3.5**2 * 25 / 144, 1.0 * 9.25 / 2.25
+    mistakes = {
+        "the weight is missing": torch.tensor((3.5**2 + 1) / 2),
+        "the weight is 1/σ², that of DDPM": torch.tensor((3.5**2 / 16 + 4) / 2),
+        "the sum over pixels, not their mean": torch.tensor(first + second),
+        "the weight is inverted": torch.tensor((3.5**2 * 144 / 25 + 2.25 / 9.25) / 2),
+    }
+    assert_close(
+        got, torch.tensor((first + second) / 2, dtype=DOUBLE), rtol=1e-9, what="loss", mistakes=mistakes
+    )
+    assert_close(
+        seen[0][0].flatten(), torch.tensor([9.0, 9.0, 4.0, 4.0], dtype=DOUBLE), what="state the denoiser gets"
+    )
+    assert torch.equal(seen[0][2], labels), "the labels do not reach the denoiser"
+
+
+@pytest.mark.grades("edm_loss")
+def test_edm_loss_gradient():
+    """The gradient reaches the denoiser: d/da of the mean of λ·(a·x - x0)² is that of λ·2·x·(a·x - x0)."""
+    a = torch.tensor(0.5, dtype=DOUBLE, requires_grad=True)
+    x0, noise = torch.tensor([[1.0], [3.0]], dtype=DOUBLE), torch.tensor([[2.0], [2.0]], dtype=DOUBLE)
+    sigma = torch.tensor([4.0, 0.5], dtype=DOUBLE)
+    train.edm_loss(
+        lambda x, sigma, labels: a * x, x0, sigma, noise, torch.zeros(2), sigma_data=3.0
+    ).backward()
+    expected = (25 / 144 * 2 * 9 * 3.5 + 9.25 / 2.25 * 2 * 4 * -1) / 2
+    assert_close(a.grad, torch.tensor(expected, dtype=DOUBLE), rtol=1e-9, what="gradient of the loss")
+
+
+@pytest.mark.grades("update_ema")
+def test_update_ema():
+    """decay·average + (1 - decay)·model, in place; the model stays."""
+    average, model = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        average.weight.copy_(torch.tensor([[1.0, -2.0]]))
+        model.weight.copy_(torch.tensor([[11.0, 8.0]]))
+    with unchanged(model.weight, model.bias):
+        train.update_ema(average, model, 0.9)
+    mistakes = {
+        "decay and 1 - decay are swapped": torch.tensor([[10.0, 7.0]]),
+        "nothing is averaged": torch.tensor([[1.0, -2.0]]),
+    }
+    assert_close(average.weight, torch.tensor([[2.0, -1.0]]), what="average", mistakes=mistakes)
+
+
+@pytest.mark.grades("learning_rate")
+def test_learning_rate():
+    """Linear warm-up over 4 steps to 0.8, then a half cosine over 8 steps to 0."""
+    config = train.TrainConfig(n_steps=12, warm_up=4, peak_rate=0.8)
+    got = torch.tensor([train.learning_rate(step, config) for step in (0, 1, 3, 4, 8, 12)], dtype=DOUBLE)
+    expected = torch.tensor([0.2, 0.4, 0.8, 0.8, 0.4, 0.0], dtype=DOUBLE)
+    mistakes = {"the first step has rate 0: count from 1": torch.tensor([0.0, 0.2, 0.6, 0.8, 0.4, 0.0])}
+    assert_close(got, expected, atol=1e-12, what="rate at steps 0, 1, 3, 4, 8, 12", mistakes=mistakes)
+    quarter = train.learning_rate(6, config)
+    assert abs(quarter - 0.4 * (1 + math.cos(math.pi / 4))) < 1e-9, (
+        f"the decay is no half cosine: {quarter} at a quarter"
+    )
+
+
+TINY = {"n_steps": 5, "batch_size": 4, "width": 8, "warm_up": 2}
+
+
+def digits(n=12):
+    labels = torch.arange(n) % 10
+    return torch.randn(n, 1, 8, 8, generator=seeded()).clamp(-1, 1), labels
+
+
+def parameters(model):
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+@pytest.mark.grades("train")
+def test_train_is_reproducible():
+    """The same config gives the same weights, another seed others; torch's global generator is not touched."""
+    before = torch.get_rng_state()
+    config = train.TrainConfig(**TINY)
+    first, again = (parameters(train.train(config, *digits())) for _ in range(2))
+    other = parameters(train.train(train.TrainConfig(**TINY, seed=1), *digits()))
+    assert torch.equal(first, again), "two runs of one config differ: all randomness must come from its seed"
+    assert not torch.equal(first, other), "the seed is ignored"
+    assert torch.equal(torch.get_rng_state(), before), "training changed torch's global generator"
+
+
+@pytest.mark.grades("train")
+def test_exact_resume(tmp_path):
+    """Stopped after 2 of 5 steps and resumed: the same bits as without the stop."""
+    config = train.TrainConfig(**TINY)
+    straight = parameters(train.train(config, *digits()))
+    path = tmp_path / "run.pt"
+    half = parameters(train.train(config, *digits(), checkpoint=path, stop_after=2))
+    assert path.exists(), "no checkpoint was written"
+    resumed = parameters(train.train(config, *digits(), checkpoint=path))
+    assert not torch.equal(resumed, half), "the resumed run did not go on"
+    assert torch.equal(resumed, straight), (
+        "the resumed run ends elsewhere: a checkpoint needs the model, the average, the optimizer, the generator and the step"
+    )
+
+
+@pytest.mark.grades("train")
+def test_checkpoint_of_another_run(tmp_path):
+    """A checkpoint with another config is refused, not continued."""
+    path = tmp_path / "run.pt"
+    train.train(train.TrainConfig(**TINY), *digits(), checkpoint=path, stop_after=1)
+    with expect_error(ValueError, "run.pt", otherwise="a checkpoint of another config is continued"):
+        train.train(train.TrainConfig(**TINY, seed=3), *digits(), checkpoint=path)
+
+
+@pytest.mark.grades("train")
+def test_train_stops_at_nan():
+    """A loss that is not finite ends the run at the step where it is seen."""
+    images, labels = digits()
+    with expect_error(FloatingPointError, "step 0", otherwise="training goes on with a loss of NaN"):
+        train.train(train.TrainConfig(**TINY), images * math.nan, labels)
+
+
+@pytest.mark.grades("train")
+def test_train_learns():
+    """60 steps on one image: the denoiser of the averaged weights beats the one that only scales x."""
+    from schedules import precondition
+
+    images, labels = digits(1)
+    config = train.TrainConfig(n_steps=60, batch_size=16, width=8, warm_up=5, ema_decay=0.9, peak_rate=5e-3)
+    model = train.train(config, images, labels)
+    noise = torch.randn(16, 1, 8, 8, generator=seeded(5))
+    sigma = torch.full((16,), 0.8)
+
+    def loss(network):
+        with torch.no_grad():
+            return float(
+                train.edm_loss(
+                    precondition(network, sigma_data=0.75),
+                    images.expand(16, 1, 8, 8),
+                    sigma,
+                    noise,
+                    labels.expand(16),
+                    sigma_data=0.75,
+                )
+            )
+
+    untrained = loss(lambda x, c_noise, labels: torch.zeros_like(x))
+    trained = loss(model)
+    assert trained < 0.6 * untrained, (
+        f"after 60 steps the loss is {trained:.3f}, untrained it is {untrained:.3f}"
+    )
+
+
+@pytest.mark.grades("save_weights", "load_weights")
+def test_weights_file(tmp_path):
+    """float16 in the file, float32 back, rounded once; sigma_data and the width come along."""
+    config = train.TrainConfig(**TINY, sigma_data=0.6)
+    model = train.train(config, *digits())
+    path = tmp_path / "new" / "weights.safetensors"
+    train.save_weights(model, path, config=config)
+    loaded, sigma_data = train.load_weights(path)
+    assert sigma_data == 0.6, f"sigma_data came back as {sigma_data}, written as 0.6"
+    assert not loaded.training, "the network comes back in training mode"
+    expected = parameters(model).half().float()
+    assert torch.equal(parameters(loaded), expected), (
+        "the weights came back changed by more than their rounding to float16"
+    )
+    size = path.stat().st_size
+    assert size < 2.4 * len(expected) + 4000, f"{size} bytes for {len(expected)} numbers: write float16"
+
+
+@pytest.mark.grades("train")
+def test_bfloat16_autocast_runs():
+    """The branch that a GPU run takes, without compiling: bfloat16 autocast gives finite weights."""
+    from unittest.mock import patch
+
+    with patch("torch.compile", lambda model: model):
+        model = train.train(train.TrainConfig(**TINY), *digits(), fast=True)
+    assert bool(torch.isfinite(parameters(model)).all()), "bfloat16 autocast gave NaN or inf"
+    assert parameters(model).dtype == torch.float32, "the weights themselves stay float32"
