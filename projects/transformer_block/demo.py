@@ -217,55 +217,70 @@ class WithoutResidual(TransformerBlock):
         return self._feed_forward(self.feed_forward_norm(x))
 
 
-def block_gradients(kind: Callable[[], nn.Module], n_layers: int, x: Tensor) -> Any:
-    """Return the gradient norm of the parameters of each block, and that of x, for one random direction."""
-    blocks = [kind() for _ in range(n_layers)]
-    x = x.clone().requires_grad_()
+def without_norms(block: TransformerBlock) -> TransformerBlock:
+    """Take both norms out of a block."""
+    block.attention_norm = block.feed_forward_norm = nn.Identity()  # type: ignore[assignment]
+    return block
+
+
+def through_depth(kind: Callable[[], nn.Module], n_layers: int, x: Tensor) -> tuple[Any, float]:
+    """Return the gradient norm of each block's parameters, and the mean cosine of two tokens' outputs."""
+    torch.manual_seed(0)
+    blocks = [kind().double() for _ in range(n_layers)]
     y = x
     for block in blocks:
         y = block(y)
-    y = F.layer_norm(y, y.shape[-1:])  # so that outputs of all stacks have the same size
-    generator = torch.Generator().manual_seed(1)
-    y.backward(torch.randn(y.shape, generator=generator))
-    return np.array(
-        [math.sqrt(sum(p.grad.double().square().sum() for p in block.parameters())) for block in blocks]
-    )
+    # Scaled to the same size, so that stacks differ in what happens on the way only.
+    y = y / y.detach().square().mean().sqrt()
+    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype))
+    norms = [
+        math.sqrt(sum(p.grad.square().sum().item() for p in block.parameters() if p.grad is not None))
+        for block in blocks
+    ]
+    direction = F.normalize(y.detach(), dim=-1)
+    cosines = direction @ direction.transpose(1, 2)
+    T = y.shape[1]
+    return np.array(norms), ((cosines.sum() - len(y) * T) / (len(y) * T * (T - 1))).item()
 
 
 def compare_depth(demo: Demo, text: Tensor) -> None:
-    """Gradient norms in 64 blocks: without residual connections, with pre-norm, with post-norm."""
-    n_layers, d = 64, 64
+    """Gradient norms in 64 blocks as they are initialised: with and without residual connections, norms, both."""
+    n_layers, d, shown = 64, 64, (1, 16, 32, 48, 64)
     torch.manual_seed(0)
     characters = windows(text, 4, 32, torch.Generator().manual_seed(0))[:, :-1]
-    x = nn.Embedding(128, d)(characters).detach() + sinusoidal_encoding(32, d)
-    kinds: dict[str, tuple[Callable[[], nn.Module], str]] = {
-        "pre-norm": (lambda: TransformerBlock(d, 4, causal=True), BLUE),
-        "post-norm": (lambda: TransformerBlock(d, 4, causal=True, norm_position="post"), ORANGE),
-        "no residual": (lambda: WithoutResidual(d, 4, causal=True), RED),
+    x = nn.Embedding(128, d)(characters).detach().double() + sinusoidal_encoding(32, d)
+    kinds: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+        "pre-norm": (lambda: TransformerBlock(d, 4), BLUE, "-"),
+        "post-norm": (lambda: TransformerBlock(d, 4, norm_position="post"), ORANGE, "-"),
+        "residual, no norm": (lambda: without_norms(TransformerBlock(d, 4)), BLUE, ":"),
+        "norm, no residual": (lambda: WithoutResidual(d, 4), RED, "-"),
+        "neither": (lambda: without_norms(WithoutResidual(d, 4)), RED, ":"),
     }
     fig, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
     rows = []
-    for name, (kind, colour) in kinds.items():
-        g = block_gradients(kind, n_layers, x)
-        axis.semilogy(range(1, n_layers + 1), g, color=colour, linewidth=2, label=name)
-        rows.append([name, *(f"{g[k - 1]:.2g}" for k in (1, 16, 32, 48, 64)), f"{g[0] / g[-1]:.2g}"])
-        key = name.replace("-", "_").replace(" ", "_")
+    for name, (kind, colour, dashes) in kinds.items():
+        g, cosine = through_depth(kind, n_layers, x)
+        axis.semilogy(range(1, n_layers + 1), g / g[-1], dashes, color=colour, linewidth=2, label=name)
+        rows.append([name, *(f"{g[k - 1] / g[-1]:.2g}" for k in shown), f"{cosine:.2f}"])
+        key = name.replace("-", "_").replace(", ", "_").replace(" ", "_")
         demo.number(
             f"{key}_ratio", g[0] / g[-1], ".2g", f"gradient norm of block 1 over that of block 64, {name}"
         )
-        demo.number(f"{key}_first", g[0], ".2g", f"gradient norm of block 1 of 64, {name}")
-    axis.set(xlabel="block", ylabel="gradient norm of its parameters")
+        demo.number(f"{key}_cosine", cosine, ".2f", f"cosine of two tokens after 64 blocks, {name}")
+    axis.set(xlabel="block", ylabel="gradient norm / that of block 64")
     axis.legend(frameon=False)
-    columns = ["block", *(f"{k}" for k in (1, 16, 32, 48, 64)), "first / last"]
-    demo.table(
-        "depth", columns, rows, caption="Gradient norm of the parameters of a block, 64 blocks, untrained."
+    columns = ["", *(f"block {k}" for k in shown), "cosine of two tokens"]
+    caption = (
+        "Gradient norm of a block's parameters over that of the last block; 64 blocks as they are initialised, no mask. "
+        "Last column: mean cosine of the outputs of two tokens; 1 means that all tokens are alike."
     )
+    demo.table("depth", columns, rows, caption=caption)
     demo.figure(
         "depth",
         fig,
-        alt="Gradient norm over the block's number, logarithmic. Pre-norm is nearly level. Post-norm and the stack without "
-        "residual connections fall towards the first block.",
-        caption="What the loss tells each of 64 untrained blocks: their gradient, the output scaled to the same size.",
+        alt="Gradient norm over the block's number, logarithmic: with neither residual connections nor norms it falls by "
+        "many orders of magnitude towards the first block; with residual connections it stays within one or two.",
+        caption="What the loss tells each of 64 blocks as they are initialised, relative to the last one.",
     )
 
 
@@ -358,11 +373,11 @@ def compare_norms(demo: Demo, text: Tensor, held_out: Tensor) -> None:
             loss.backward()
             optimizer.step()
         generator = torch.Generator().manual_seed(1)
-        batches = [ragged_batch(held_out, length, generator) for _ in range(16)]
+        batches = [ragged_batch(held_out, length, generator) for _ in range(6)]
         with torch.no_grad():
             full = torch.cat([losses(model, batch)[counts] for batch, counts in batches]).mean().item()
             alone, moved = [], []
-            for batch, counts in batches[:2]:
+            for batch, counts in batches:
                 together = model(batch[:, :-1])
                 for i in range(len(batch)):
                     n = int(counts[i].sum())
@@ -382,7 +397,7 @@ def compare_norms(demo: Demo, text: Tensor, held_out: Tensor) -> None:
             ".1g",
             f"largest change of a logit, alone instead of in the batch, {name}",
         )
-        rows.append([name, f"{full:.2f}", f"{running:.2f}", f"{single:.2f}", f"{largest:.1g}"])
+        rows.append([name, f"{full:.2f}", f"{running:.2f}", f"{single:.2f}", f"{largest:.2g}"])
     columns = ["", "padded batch of 16", "evaluation mode", "one sequence alone", "largest change of a logit"]
     caption = (
         "Bits per character on held-out text after training on ragged, padded batches. Evaluation mode: batch norm "

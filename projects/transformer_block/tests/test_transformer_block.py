@@ -425,17 +425,34 @@ def test_alibi_as_mask(generator):
 @pytest.mark.parametrize(("B", "T", "H"), [(5, 1, 2), (2, 67, 4), (3, 400, 2), (1, 750, 2)], ids=str)
 def test_sizes(B, T, H, generator):
     """Short and long sequences: nothing depends on a block of the computation being complete."""
-    block = randomised(tb.TransformerBlock(8, H, d_ff=3), generator)
     x = normal(B, T, 8, generator=generator)
     mask = normal(B, H, 1, T, generator=generator)
-    with torch.no_grad():
+    for causal in (False, True):
+        block = randomised(tb.TransformerBlock(8, H, d_ff=3, causal=causal), generator)
         for given in (None, mask):
-            expected = by_torch(block, H, x, mask=given)
-            what = f"block of B={B}, T={T}, {H} heads, {'no' if given is None else 'added'} mask"
+            what = f"{'causal ' * causal}block of B={B}, T={T}, {H} heads, {'no' if given is None else 'added'} mask"
             hint = (
                 "right for short sequences: is a part of a long one left out, or is its mask another one's?"
             )
-            assert_close(block(x, mask=given), expected, rtol=1e-10, what=what, hint=hint)
+            with torch.no_grad():
+                expected = by_torch(block, H, x, mask=given, causal=causal)
+                assert_close(block(x, mask=given), expected, rtol=1e-10, what=what, hint=hint)
+
+
+@pytest.mark.grades("TransformerBlock")
+def test_huge_scores(generator):
+    """Scores of ±100 000: no overflow, and what is forbidden stays so however large its score is."""
+    block = randomised(tb.TransformerBlock(8, 2, causal=True), generator)
+    with torch.no_grad():
+        block.qkv.weight[:16] *= 300
+        x = normal(3, 6, 8, generator=generator)
+        keep = torch.tensor([True, False, True, True, True, True])
+        for mask in (None, keep):
+            expected = by_torch(block, 2, x, mask=mask, causal=True)
+            hint = "a forbidden score is replaced by a large negative number, which others undercut: use -inf"
+            y = block(x, mask=mask)
+            assert y.isfinite().all(), "scores of ±100 000 overflow: subtract the largest one before exp"
+            assert_close(y, expected, rtol=1e-9, what="block with huge scores", hint=hint)
 
 
 @pytest.mark.grades("TransformerBlock", "Transformer")
@@ -506,6 +523,8 @@ def test_dropout_in_evaluation(generator):
     x = normal(2, 5, 12, generator=generator)
     with torch.no_grad():
         assert not torch.equal(block(x), block(x)), "dropout=0.5 does nothing in training"
+        hidden = [block.feed_forward(x) for _ in range(2)]
+        assert not torch.equal(*hidden), "dropout is not handed to the feed-forward network"
         block.eval()
         hint = "dropout is still on in evaluation mode"
         assert_close(block(x), by_torch(block.eval(), 3, x), rtol=1e-10, what="evaluation", hint=hint)
