@@ -26,7 +26,7 @@ SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idlelib",
 
 
 def standard_library(max_bytes: int) -> tuple[list[bytes], list[bytes]]:
-    """Read about `max_bytes` of the standard library's source and split it by file, 9 to 1.
+    """Read `max_bytes` of the standard library's source and split it by file, 9 to 1.
 
     Files come in the order of a checksum of their relative name, so that a smaller cap takes a fair sample, not the
     letter A. The text differs between versions of Python, so results name the version.
@@ -34,7 +34,7 @@ def standard_library(max_bytes: int) -> tuple[list[bytes], list[bytes]]:
     Parameters
     ----------
     max_bytes : int
-        Reading stops with the file that reaches it.
+        Nine tenths are read for training, one tenth for validation; the last file on each side is cut off there.
 
     Returns
     -------
@@ -44,10 +44,10 @@ def standard_library(max_bytes: int) -> tuple[list[bytes], list[bytes]]:
     Raises
     ------
     ValueError
-        If `max_bytes` is below 1, or so small that one side of the split stays empty.
+        If `max_bytes` is below 20.
     """
-    if max_bytes < 1:
-        raise ValueError(f"max_bytes must be 1 or more, got {max_bytes}")
+    if max_bytes < 20:
+        raise ValueError(f"max_bytes must be 20 or more, got {max_bytes}")
     root = Path(sysconfig.get_path("stdlib"))
     names = {}
     for folder, subfolders, files in os.walk(root):
@@ -57,19 +57,17 @@ def standard_library(max_bytes: int) -> tuple[list[bytes], list[bytes]]:
             if not path.name.startswith("_sysconfigdata"):
                 name = path.relative_to(root).as_posix()
                 names[zlib.crc32(name.encode()), name] = path
-    train: list[bytes] = []
-    val: list[bytes] = []
-    n_bytes = 0
+    sides: dict[bool, list[bytes]] = {False: [], True: []}
+    room = {False: max_bytes - max_bytes // 10, True: max_bytes // 10}
     for (checksum, _), path in sorted(names.items()):
-        content = path.read_bytes().replace(b"\r\n", b"\n")
-        # the low digits decide the side; the order above is ruled by the high ones
-        (val if checksum % 10 == 0 else train).append(content)
-        n_bytes += len(content)
-        if n_bytes >= max_bytes:
-            break
-    if not train or not val:
-        raise ValueError(f"max_bytes={max_bytes} leaves a side of the split without a file")
-    return train, val
+        for_validation = (
+            checksum % 10 == 0
+        )  # the low digits decide the side, the order is ruled by the high ones
+        if room[for_validation] > 0:
+            content = path.read_bytes().replace(b"\r\n", b"\n")[: room[for_validation]]
+            sides[for_validation].append(content)
+            room[for_validation] -= len(content)
+    return sides[False], sides[True]
 
 
 class Windows:

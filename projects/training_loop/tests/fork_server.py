@@ -6,6 +6,8 @@ variable), and gone when pytest is. It has never run a kernel, so it has no thre
 
 import json
 import os
+import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,64 +17,87 @@ import traceback
 from pathlib import Path
 
 ADDRESS = "TRAINING_LOOP_FORK_SERVER"
-LIMIT_S = 120
+LIMIT_S = 90
 
 
 class Process:
     """A forked process that calls ``function(**arguments)`` of a module in this folder."""
 
     def __init__(self, function, arguments, environment=None):
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = Path(tempfile.mkdtemp())
+        self._text, self._answer, self.returncode = None, {}, None
         request = {
             "path": sys.path,
             "function": function,
             "arguments": arguments,
             "environment": environment or {},
-            "output": f"{self._folder.name}/output.txt",
-            "result": f"{self._folder.name}/result.json",
+            "output": str(self._folder / "output.txt"),
+            "result": str(self._folder / "result.json"),
         }
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(LIMIT_S)
         self._socket.connect(_address())
         self._stream = self._socket.makefile("rw")
         self._stream.write(json.dumps(request) + "\n")
         self._stream.flush()
         self.pid = int(self._stream.readline())
-        self._request = request
-        self.returncode = None
 
-    def wait(self):
+    def wait(self, limit_s=LIMIT_S):
         """Wait for the end and return the exit status, negative for a signal, as `subprocess` does."""
         if self.returncode is None:
+            problem = None
+            self._socket.settimeout(limit_s)
             try:
                 self.returncode = int(self._stream.readline())
             except TimeoutError:
-                self.kill()
-                raise AssertionError(
-                    f"the process did not end in {LIMIT_S} s (do all ranks make the same calls?)\n{self.output}"
-                ) from None
+                os.kill(self.pid, signal.SIGKILL)
+                self.returncode = -signal.SIGKILL
+                problem = f"the process did not end in {limit_s} s (do all ranks make the same calls?)"
+            self._close()
+            if problem:
+                raise AssertionError(f"{problem}\n{self.output}") from None
         return self.returncode
 
+    def _close(self):
+        self._text = self.output
+        result = self._folder / "result.json"
+        if result.exists():
+            self._answer = json.loads(result.read_text())
+        self._stream.close()
+        self._socket.close()
+        shutil.rmtree(self._folder)
+
+    @property
+    def is_running(self):
+        if self.returncode is None and select.select([self._socket], [], [], 0)[0]:
+            self.wait()
+        return self.returncode is None
+
     def kill(self, signal_number=signal.SIGKILL):
-        if self.returncode is None:
+        """Send a signal, if it still runs."""
+        if self.is_running:
             os.kill(self.pid, signal_number)
 
     @property
     def output(self):
         """What it has printed so far."""
-        path = Path(self._request["output"])
-        return path.read_text(errors="replace") if path.exists() else ""
+        path = self._folder / "output.txt"
+        if self._text is None:
+            return path.read_text(errors="replace") if path.exists() else ""
+        return self._text
 
-    def result(self):
-        """Wait, and return what the function returned; what it raised becomes an AssertionError with its message."""
-        status = self.wait()
-        path = Path(self._request["result"])
-        answer = json.loads(path.read_text()) if path.exists() else {}
-        if answer.get("blank"):
+    def answer(self, limit_s=LIMIT_S):
+        """Wait; what the function raised becomes an AssertionError with its message."""
+        self.wait(limit_s)
+        if self._answer.get("blank"):
             raise NotImplementedError
-        assert status == 0 and "value" in answer, (
-            f"{answer.get('error') or f'the process ended with {status}'}\n{self.output[-3000:]}"
-        )
+        if "error" in self._answer:
+            raise AssertionError(f"{self._answer['error']}\n{self.output[-3000:]}")
+        return self._answer
+
+    def result(self, limit_s=LIMIT_S):
+        """Wait, and return what the function returned."""
+        answer = self.answer(limit_s)
+        assert "value" in answer, f"the process ended with {self.returncode}\n{self.output[-3000:]}"
         return answer["value"]
 
 
@@ -88,15 +113,20 @@ def run_ranks(n, function, environment=None, **arguments):
         return [rank.result() for rank in ranks]
     finally:
         for rank in ranks:
-            if rank.returncode is None:
-                rank.kill()
+            rank.kill()
+            rank.wait()
 
 
 def start_ranks(n, function, environment=None, **arguments):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **(environment or {})}
+    common = {
+        "WORLD_SIZE": str(n),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **(environment or {}),
+    }
     return [
         Process(function, arguments, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(n)
@@ -121,7 +151,6 @@ def _address():
 
 
 def _serve(address):
-    import select
     import warnings
 
     warnings.simplefilter("ignore")

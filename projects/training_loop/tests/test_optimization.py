@@ -42,8 +42,12 @@ def test_groups_by_hand():
     assert "frozen.weight" not in everything, "a frozen parameter is not the optimizer's business"
     biases = [name for name in decayed if name.endswith("bias")]
     assert not biases, f"biases are decayed: {biases}"
-    assert "norm.weight" not in decayed, "the gain of a norm is decayed: towards 0, although its neutral value is 1"
-    assert "tokens.weight" not in decayed, "the embedding is decayed: a rare token's row shrinks at every step"
+    assert "norm.weight" not in decayed, (
+        "the gain of a norm is decayed: towards 0, although its neutral value is 1"
+    )
+    assert "tokens.weight" not in decayed, (
+        "the embedding is decayed: a rare token's row shrinks at every step"
+    )
     assert decayed == ["linear.weight", "conv.weight"], f"decayed: {decayed}"
     assert others == ["tokens.weight", "norm.weight", "norm.bias", "linear.bias", "conv.bias"], (
         f"without decay, in the model's order: {others}"
@@ -91,7 +95,9 @@ def test_clip_by_hand():
         rtol=1e-5,
         what="clipped gradients",
         mistakes={
-            "each parameter is clipped by its own norm: the direction of the step changes": torch.tensor([1.0, 0.0, 1.0]),
+            "each parameter is clipped by its own norm: the direction of the step changes": torch.tensor(
+                [1.0, 0.0, 1.0]
+            ),
             "each entry is clipped: the direction of the step changes": torch.tensor([1.0, 0.0, 1.0]),
             "the gradients are not clipped": torch.tensor([3.0, 0.0, 4.0]),
             "divided by the squared norm: take the root": torch.tensor([3 / 25, 0.0, 4 / 25]),
@@ -169,13 +175,17 @@ def test_ema_by_hand():
     with ema.applied():
         got = model.weight.detach().clone()
     mistakes = {
-        "the decay does not start low: min(decay, (1 + n)/(10 + n))": torch.tensor([[0.15 * 1.85 + 0.85 * 3]]),
+        "the decay does not start low: min(decay, (1 + n)/(10 + n))": torch.tensor(
+            [[0.15 * 1.85 + 0.85 * 3]]
+        ),
         "decay and 1 - decay are exchanged": torch.tensor([[(1 + 0.1) * 0.85 + 0.15 * 3]]),
         "the block sees the weights, not their average": torch.tensor([[3.0]]),
     }
     expected = torch.tensor([[0.15 * first + 0.85 * 3]])
     assert_close(got, expected, rtol=1e-6, what="average", mistakes=mistakes)
-    assert model.weight.item() == 3.0, f"after the block the weights must be back: 3, got {model.weight.item()}"
+    assert model.weight.item() == 3.0, (
+        f"after the block the weights must be back: 3, got {model.weight.item()}"
+    )
 
 
 @pytest.mark.grades("Ema", "Ema.update", "Ema.applied")
@@ -195,7 +205,9 @@ def test_ema_equals_torch(generator):
         twin.update_parameters(model)
     with ema.applied():
         got = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert_close(got, torch.cat([p.detach().flatten() for p in twin.module.parameters()]), rtol=1e-5, what="averages")
+    assert_close(
+        got, torch.cat([p.detach().flatten() for p in twin.module.parameters()]), rtol=1e-5, what="averages"
+    )
 
 
 @pytest.mark.grades("Ema", "Ema.applied")
@@ -214,7 +226,9 @@ def test_ema_gives_the_weights_back():
 
     with pytest.raises(KeyError, match="stop"):
         fail_inside()
-    assert torch.equal(model.weight, before), "an error in the block leaves the averages in the model: use finally"
+    assert torch.equal(model.weight, before), (
+        "an error in the block leaves the averages in the model: use finally"
+    )
     model(torch.ones(1, 3)).sum().backward()
     assert model.weight.grad is not None, "the parameters must stay trainable"
 
@@ -234,7 +248,10 @@ def test_ema_state():
     for value in (2.0, 4.0):
         moved(model, value)
         ema.update()
-    state = {"n_updates": ema.state_dict()["n_updates"], "averages": {k: v.clone() for k, v in ema.state_dict()["averages"].items()}}
+    state = {
+        "n_updates": ema.state_dict()["n_updates"],
+        "averages": {k: v.clone() for k, v in ema.state_dict()["averages"].items()},
+    }
     assert state["n_updates"] == 2, f"n_updates must be 2 after two updates, got {state['n_updates']}"
     assert state["averages"].keys() == {"weight", "bias"}, f"names: {sorted(state['averages'])}"
     moved(model, 1.0)

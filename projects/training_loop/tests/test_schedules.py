@@ -80,7 +80,9 @@ def test_peak_middle_end(function, expected):
 def test_decay_equals_torch():
     """torch's CosineAnnealingLR and LinearLR give the same rates after the peak."""
     for ours, make in {
-        schedules.warmup_cosine: lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=16, eta_min=0.05),
+        schedules.warmup_cosine: lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(
+            o, T_max=16, eta_min=0.05
+        ),
         schedules.warmup_linear: lambda o: torch.optim.lr_scheduler.LinearLR(
             o, start_factor=1.0, end_factor=0.05 / 0.7, total_iters=16
         ),
@@ -127,7 +129,9 @@ def test_without_warmup():
     assert schedules.warmup_constant(0, **options) == 0.5, "without warmup step 0 has the peak rate"
     for schedule in (schedules.warmup_cosine, schedules.warmup_linear):
         assert schedule(0, total_steps=5, **options) == 0.5, "without warmup step 0 has the peak rate"
-        assert math.isclose(schedule(4, total_steps=5, **options), 0.0, abs_tol=1e-15), "min_lr is 0 unless given"
+        assert math.isclose(schedule(4, total_steps=5, **options), 0.0, abs_tol=1e-15), (
+            "min_lr is 0 unless given"
+        )
         assert schedule(0, total_steps=1, **options) == 0.5, "a run of one step has the peak rate"
 
 

@@ -46,7 +46,8 @@ def mean_of_means(n_windows, accumulate):
     model = trials.Plain()
     batches = dealt(n_windows, accumulate)
     losses = [
-        nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-100) for x, y in batches
+        nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten(), ignore_index=-100)
+        for x, y in batches
     ]
     (sum(losses) / len(losses)).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -68,8 +69,12 @@ def test_config():
     for schedule, rate in expected.items():
         config = training_loop.Config(schedule=schedule, **options)
         assert math.isclose(config.lr(4), 5 / 11), f"{schedule}: the warmup is missing"
-        assert math.isclose(config.lr(55), rate), f"{schedule}: half-way the rate is {config.lr(55)}, expected {rate}"
-        assert math.isclose(config.lr(100), 1.0 if schedule == "constant" else 0.2), f"{schedule}: the last rate"
+        assert math.isclose(config.lr(55), rate), (
+            f"{schedule}: half-way the rate is {config.lr(55)}, expected {rate}"
+        )
+        assert math.isclose(config.lr(100), 1.0 if schedule == "constant" else 0.2), (
+            f"{schedule}: the last rate"
+        )
 
 
 @pytest.mark.grades("Trainer", "Trainer.forward_backward")
@@ -85,9 +90,14 @@ def test_accumulation_equals_one_big_batch(accumulate, n_windows):
     got = t.forward_backward(batches, n_tokens)
     ours = torch.cat([p.grad.flatten() for p in t.model.parameters()])
     averaged = mean_of_means(n_windows, accumulate)
-    mistakes = {"the gradients are summed over micro-batches, not divided by the tokens of all": len(batches) * averaged}
+    mistakes = {
+        "the gradients are summed over micro-batches, not divided by the tokens of all": len(batches)
+        * averaged
+    }
     if len(batches) > 1:
-        mistakes["micro-batches are averaged: a token in a short one weighs more than one in a long one"] = averaged
+        mistakes["micro-batches are averaged: a token in a short one weighs more than one in a long one"] = (
+            averaged
+        )
         mistakes["only the last micro-batch counts"] = lambda: big_batch(0)
     assert_close(ours, gradient, rtol=1e-12, what="gradient", mistakes=mistakes)
     assert_close(got.double(), loss, rtol=1e-6, what="loss")
@@ -113,9 +123,13 @@ def test_steps_equal_plain_adamw():
         optimizer.step()
         report = t.step(dealt(10, 3))
         assert report.taken and report.lr == rate, f"step {step} has the rate {report.lr}, expected {rate}"
-        assert math.isclose(report.loss, loss.item(), rel_tol=1e-5), f"reported loss {report.loss}, {loss.item()}"
-        assert math.isclose(report.gradient_norm, gradient.norm().item(), rel_tol=1e-5), "norm before clipping"
-        assert report.n_tokens == 54, f"54 valid tokens, reported {report.n_tokens}"
+        assert math.isclose(report.loss, loss.item(), rel_tol=1e-5), (
+            f"reported loss {report.loss}, {loss.item()}"
+        )
+        assert math.isclose(report.gradient_norm, gradient.norm().item(), rel_tol=1e-5), (
+            "norm before clipping"
+        )
+        assert report.n_tokens == 56, f"56 valid tokens, reported {report.n_tokens}"
     for (name, ours), theirs in zip(t.model.named_parameters(), twin.parameters(), strict=True):
         assert_close(ours, theirs, rtol=1e-5, what=f"{name} after five updates")
     assert t.progress.step == 5
@@ -153,13 +167,19 @@ def test_step_that_is_not_finite_is_skipped(precision, bad):
     report = t.step(dealt(10, 1))
     assert not report.taken, f"a gradient of {bad} must be reported as not taken"
     after = snapshot(t)
-    assert all(torch.isfinite(w).all() for w in after["weights"].values()), f"a gradient of {bad} reached the weights"
+    assert all(torch.isfinite(w).all() for w in after["weights"].values()), (
+        f"a gradient of {bad} reached the weights"
+    )
     assert equal(before["weights"], after["weights"]), "a step that is not finite moved the weights"
     assert equal(before["optimizer"], after["optimizer"]), "a skipped step moved the optimizer's state"
-    assert t.ema.n_updates == n_ema and equal(before["ema"], after["ema"]), "a skipped step updated the average"
+    assert t.ema.n_updates == n_ema and equal(before["ema"], after["ema"]), (
+        "a skipped step updated the average"
+    )
     assert t.progress.step == 1, "a skipped step advanced the schedule: only updates count"
     assert (t.progress.skipped, t.progress.skipped_in_a_row) == (1, 1), "skipped steps must be counted"
-    assert all(p.grad is None or not p.grad.any() for p in t.model.parameters()), "the bad gradient stays around"
+    assert all(p.grad is None or not p.grad.any() for p in t.model.parameters()), (
+        "the bad gradient stays around"
+    )
     hook.remove()
     report = t.step(dealt(10, 1))
     assert report.taken and report.lr == t.config.lr(1), "the next step has the rate that the skipped one had"
@@ -184,7 +204,9 @@ def test_clipping_comes_after_unscaling():
     assert report.gradient_norm < 100 * norm, (
         f"clipping before unscaling: the norm {report.gradient_norm:.3g} is that of the scaled gradient, true {norm:.3g}"
     )
-    assert math.isclose(report.gradient_norm, norm, rel_tol=0.02), f"norm {report.gradient_norm}, expected {norm}"
+    assert math.isclose(report.gradient_norm, norm, rel_tol=0.02), (
+        f"norm {report.gradient_norm}, expected {norm}"
+    )
     assert seen, "the optimizer did not step"
     assert math.isclose(seen[0], norm / 2, rel_tol=0.02), (
         f"the optimizer saw a gradient of norm {seen[0]:.3g}, the limit is {norm / 2:.3g}"
@@ -199,13 +221,19 @@ def test_precision_is_used(precision):
     model = trials.Plain().float()
     model.head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     t = trainer(model, precision=precision)
-    t.forward_backward(dealt(10, 1), 54)
-    assert seen == [training_loop.PRECISIONS[precision]], f"precision={precision}: the head computed in {seen}"
-    assert t.model.head.weight.dtype == t.model.head.weight.grad.dtype == torch.float32, "master weights are float32"
+    t.forward_backward(dealt(10, 1), 56)
+    assert seen == [training_loop.PRECISIONS[precision]], (
+        f"precision={precision}: the head computed in {seen}"
+    )
+    assert t.model.head.weight.dtype == t.model.head.weight.grad.dtype == torch.float32, (
+        "master weights are float32"
+    )
     _, gradient = big_batch(10)
     ours = torch.cat([p.grad.flatten() for p in t.model.parameters()]).norm().item()
     scale = ours / gradient.norm().item()
-    assert (scale > 100) == (precision == "fp16"), f"{precision}: the gradient is {scale:.3g} times the true one"
+    assert (scale > 100) == (precision == "fp16"), (
+        f"{precision}: the gradient is {scale:.3g} times the true one"
+    )
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -273,6 +301,7 @@ def test_evaluation_limit():
 @pytest.mark.grades("weights_sha256")
 def test_weights_sha256():
     """Equal weights, equal digest; one bit, a dtype, a shape, or two weights exchanged, another."""
+
     def digest(model):
         return training_loop.weights_sha256(model)
 
@@ -304,14 +333,21 @@ def test_run_learns_and_leaves_its_records(whole_run):
     """It gets better than guessing, and writes metrics and checkpoints."""
     out, result = whole_run
     assert result["step"] == 22 and not result["stopped"] and result["skipped"] == 0
-    assert result["val_bits_per_byte"] < 7, f"{result['val_bits_per_byte']} bits per byte: hardly better than 8"
+    assert result["val_bits_per_byte"] < 7, (
+        f"{result['val_bits_per_byte']} bits per byte: hardly better than 8"
+    )
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 23)), "one line of metrics per update"
     assert {"loss", "lr", "gradient_norm", "tokens_per_second"} <= steps[0].keys()
     assert steps[0]["loss"] > steps[-1]["loss"], "the loss does not fall"
     rates = [line["lr"] for line in steps]
-    assert_close(torch.tensor(rates[:5]), 1e-2 * torch.tensor([0.25, 0.5, 0.75, 1.0, 0.992438]), rtol=1e-3, what="rates")
+    assert_close(
+        torch.tensor(rates[:5]),
+        1e-2 * torch.tensor([0.25, 0.5, 0.75, 1.0, 0.992438]),
+        rtol=1e-3,
+        what="rates",
+    )
     assert math.isclose(rates[-1], 1e-4, rel_tol=1e-6), f"the last update must have min_lr, got {rates[-1]}"
     text = str(training_loop.Result(**result))
     assert text.startswith("final step=22 train_loss=") and " val_bits_per_byte=" in text, text
@@ -334,7 +370,9 @@ def test_exact_resume(whole_run, tmp_path, stop):
     }
     for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
         if "loss" in line:
-            assert line["step"] > stop, f"resumed at {stop}, but update {line['step']} is made again: is step restored?"
+            assert line["step"] > stop, (
+                f"resumed at {stop}, but update {line['step']} is made again: is step restored?"
+            )
             assert line["loss"] == losses[line["step"]], (
                 f"stopped after {stop}, the first difference is at update {line['step']}: loss {line['loss']}, "
                 f"without stopping {losses[line['step']]}. The first update after resuming differs if data position, "
@@ -350,7 +388,10 @@ def test_accumulation_of_a_run(tmp_path):
     """Without dropout, three micro-batches give the run that one gives, up to rounding."""
     runs = [trials.train(tmp_path / str(n), accumulate=n, dropout=0.0, steps=12) for n in (1, 3)]
     assert_close(
-        runs[1]["val_bits_per_byte"], runs[0]["val_bits_per_byte"], rtol=1e-4, what="bits per byte, accumulate=3"
+        runs[1]["val_bits_per_byte"],
+        runs[0]["val_bits_per_byte"],
+        rtol=1e-4,
+        what="bits per byte, accumulate=3",
     )
 
 
@@ -394,16 +435,22 @@ def test_three_bad_steps_stop_the_run(tmp_path):
     assert len(skipped) == 3, f"three in a row stop the run, not {len(skipped)}"
 
 
-@pytest.mark.grades("train", "Reporter", "Reporter.step", "Reporter.evaluation", "Reporter.close", "Reporter.records")
+@pytest.mark.grades(
+    "train", "Reporter", "Reporter.step", "Reporter.evaluation", "Reporter.close", "Reporter.records"
+)
 def test_live_records(tmp_path):
     """TensorBoard events, a loss curve, text samples, and evaluations in between."""
     trials.train(tmp_path, live=True, steps=4, eval_every=2)
     events = list((tmp_path / "tensorboard").glob("events*"))
     assert events and events[0].stat().st_size > 500, "no TensorBoard events"
     curve = tmp_path / "loss_curve.png"
-    assert curve.exists() and curve.read_bytes().startswith(b"\x89PNG") and curve.stat().st_size > 5000, "no loss curve"
+    assert curve.exists() and curve.read_bytes().startswith(b"\x89PNG") and curve.stat().st_size > 5000, (
+        "no loss curve"
+    )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "val_bits_per_byte" in line] == [2, 4], "evaluations at 2 and at the end"
+    assert [line["step"] for line in lines if "val_bits_per_byte" in line] == [2, 4], (
+        "evaluations at 2 and at the end"
+    )
 
 
 @pytest.mark.grades("Reporter", "Reporter.records", "Reporter.step", "Reporter.skipped", "Reporter.close")
@@ -422,7 +469,9 @@ def test_records_after_a_crash(tmp_path):
     second.step(3, loss=0.5, lr=0.1, gradient_norm=2.0, n_tokens=5)
     second.close()
     records = second.records()
-    assert [r["step"] for r in records] == [1, 2, 3], f"steps {[r['step'] for r in records]}: 3 is not made twice"
+    assert [r["step"] for r in records] == [1, 2, 3], (
+        f"steps {[r['step'] for r in records]}: 3 is not made twice"
+    )
     assert records[-1]["loss"] == 0.5
 
 
@@ -432,11 +481,15 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(training_loop.PRESETS, "tiny", trials.MICRO)
     seen, real = [], training_loop.train
     monkeypatch.setattr(training_loop, "train", lambda config: (seen.append(config), real(config))[1])
-    options = "--steps 3 --seed 4 --precision bf16 --accumulate 2 --clip 0.5 --checkpoint-every 2 --deterministic"
+    options = (
+        "--steps 3 --seed 4 --precision bf16 --accumulate 2 --clip 0.5 --checkpoint-every 2 --deterministic"
+    )
     command = ["--preset", "tiny", "--out", str(tmp_path / "a"), "--schedule", "linear", *options.split()]
     assert training_loop.main(command) == 0
     got = {name: getattr(seen[0], name) for name in ("steps", "seed", "precision", "accumulate", "clip")}
-    assert got == {"steps": 3, "seed": 4, "precision": "bf16", "accumulate": 2, "clip": 0.5}, f"options lost: {got}"
+    assert got == {"steps": 3, "seed": 4, "precision": "bf16", "accumulate": 2, "clip": 0.5}, (
+        f"options lost: {got}"
+    )
     assert (seen[0].checkpoint_every, seen[0].deterministic, seen[0].schedule) == (2, True, "linear")
     assert seen[0].batch_size == trials.MICRO["batch_size"], "the preset is ignored"
     assert not torch.are_deterministic_algorithms_enabled(), "--deterministic must not outlive the run"
@@ -452,7 +505,12 @@ def test_precisions_agree_after_100_steps(tmp_path):
     """fp32, bf16 and fp16: the same training loss within 2 % after 100 updates."""
     runs = {
         precision: trials.train(
-            tmp_path / precision, precision=precision, steps=100, dropout=0.0, batch_size=64, data_bytes=60_000
+            tmp_path / precision,
+            precision=precision,
+            steps=100,
+            dropout=0.0,
+            batch_size=64,
+            data_bytes=60_000,
         )
         for precision in ("fp32", "bf16", "fp16")
     }

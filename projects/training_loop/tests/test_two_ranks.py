@@ -11,7 +11,6 @@ import trials
 from fork_server import run_ranks
 from test_training_loop import big_batch, dealt, mean_of_means
 
-import checkpoint
 import distributed
 from shared.checks import assert_close, expect_error
 
@@ -49,11 +48,17 @@ def test_ranks_with_unequal_tokens(n_ranks, n_windows, accumulate):
             "ranks are weighted equally, not by their tokens": per_window,
         }
         hint = "is every micro-batch divided by the tokens of all ranks, and are gradients averaged in the last one?"
-        assert_close(got, gradient, rtol=1e-12, what=f"gradient on rank {number}", mistakes=mistakes, hint=hint)
-        assert abs(rank["loss"] - loss.item()) < 1e-5, f"rank {number} reports {rank['loss']}, over all {loss.item()}"
+        assert_close(
+            got, gradient, rtol=1e-12, what=f"gradient on rank {number}", mistakes=mistakes, hint=hint
+        )
+        assert abs(rank["loss"] - loss.item()) < 1e-5, (
+            f"rank {number} reports {rank['loss']}, over all {loss.item()}"
+        )
         assert abs(rank["step_loss"] - loss.item()) < 1e-5, "the ranks' losses must be summed"
         n_tokens = sum(int((y != -100).sum()) for _, y in dealt(n_windows, 1))
-        assert rank["n_tokens"] == n_tokens, f"{n_tokens} valid tokens over all ranks, rank {number}: {rank['n_tokens']}"
+        assert rank["n_tokens"] == n_tokens, (
+            f"{n_tokens} valid tokens over all ranks, rank {number}: {rank['n_tokens']}"
+        )
         assert abs(rank["norm"] / gradient.norm().item() - 1) < 1e-5, "the norm is that of the whole gradient"
 
 
@@ -65,7 +70,9 @@ def test_dropout_differs_weights_agree(tmp_path):
     assert first["sha"] == second["sha"], "the ranks' weights differ at the end"
 
 
-@pytest.mark.grades("train", "process_group", "gather_rng_states", "Trainer.state_dict", "Trainer.load_state_dict")
+@pytest.mark.grades(
+    "train", "process_group", "gather_rng_states", "Trainer.state_dict", "Trainer.load_state_dict"
+)
 def test_exact_resume_two_ranks(tmp_path):
     """Stopped in mid-epoch and resumed on 2 ranks, with dropout: bitwise the weights of never stopping."""
     options = {"checkpoint_every": 4, "keep_checkpoints": 9, "steps": 14}
@@ -78,7 +85,9 @@ def test_exact_resume_two_ranks(tmp_path):
         "the resumed run differs: each rank needs its own RNG state, not that of rank 0"
     )
     lines = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(5, 15)), "only rank 0 writes, once"
+    assert [line["step"] for line in lines if "loss" in line] == list(range(5, 15)), (
+        "only rank 0 writes, once"
+    )
 
 
 @pytest.mark.grades("train", "process_group", "parallelize")
@@ -86,7 +95,9 @@ def test_two_ranks_do_what_one_does(tmp_path):
     """Without dropout, 2 ranks with DDP end where 1 process ends, up to rounding."""
     one = trials.train(tmp_path / "1", dropout=0.0, steps=12)
     two, _ = run_ranks(2, "trials:train", out=str(tmp_path / "2"), dropout=0.0, steps=12, accumulate=2)
-    assert_close(two["val_bits_per_byte"], one["val_bits_per_byte"], rtol=1e-4, what="bits per byte of 2 ranks")
+    assert_close(
+        two["val_bits_per_byte"], one["val_bits_per_byte"], rtol=1e-4, what="bits per byte of 2 ranks"
+    )
 
 
 @pytest.mark.grades(
@@ -100,7 +111,9 @@ def test_sharded_run_resumes_on_other_numbers_of_ranks(tmp_path):
     out = tmp_path / "fsdp"
     whole, other = run_ranks(2, "trials:train", out=str(out), fsdp=True, **options)
     assert whole["weights_sha256"] == other["weights_sha256"], "the ranks see different full weights"
-    assert_close(whole["val_bits_per_byte"], plain["val_bits_per_byte"], rtol=1e-4, what="bits per byte with FSDP")
+    assert_close(
+        whole["val_bits_per_byte"], plain["val_bits_per_byte"], rtol=1e-4, what="bits per byte with FSDP"
+    )
     folder = out / "checkpoints/step-00000006"
     assert len(list(folder.glob("*.distcp"))) == 2, "each of 2 ranks must write its slice"
     for n_ranks in (2, 1, 3):
@@ -113,9 +126,13 @@ def test_sharded_run_resumes_on_other_numbers_of_ranks(tmp_path):
             f"saved on 2 ranks after 6 updates, resumed on {n_ranks}: updates 7 to 14 are left"
         )
         if n_ranks == 2:
-            assert resumed["weights_sha256"] == whole["weights_sha256"], "resumed on 2 ranks: the weights differ"
+            assert resumed["weights_sha256"] == whole["weights_sha256"], (
+                "resumed on 2 ranks: the weights differ"
+            )
         for key in ("val_bits_per_byte", "train_loss"):
-            assert_close(resumed[key], whole[key], rtol=1e-4, what=f"{key}, saved on 2 ranks, resumed on {n_ranks}")
+            assert_close(
+                resumed[key], whole[key], rtol=1e-4, what=f"{key}, saved on 2 ranks, resumed on {n_ranks}"
+            )
 
 
 class _Attack:
@@ -126,40 +143,21 @@ class _Attack:
         return os.mkdir, (self.path,)
 
 
-def load_sharded(folder):
-    """Runs in a forked process."""
-    with distributed.process_group():
-        try:
-            return distributed.ShardedCheckpoint(folder).load({"w": torch.zeros(3)})
-        except checkpoint.CheckpointError as error:
-            return f"CheckpointError: {error}"
-
-
-def save_sharded(folder):
-    """Runs in a forked process."""
-    with distributed.process_group():
-        store = distributed.ShardedCheckpoint(folder)
-        os.makedirs(f"{folder}/step-00000009.tmp")
-        for step in (1, 2, 3):
-            store.save(step, {"w": torch.full((3,), float(step))})
-        target = {"w": torch.zeros(3), "other": torch.ones(1)}
-        found = store.load(target)
-        return [found, target["w"].tolist(), target["other"].item(), sorted(os.listdir(folder))]
-
-
 @pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "process_group")
 def test_sharded_checkpoint_files(tmp_path):
     """The newest two stay, an index that runs code is refused, a damaged one is an error."""
     folder = tmp_path / "c"
-    (answer,) = run_ranks(1, "test_two_ranks:save_sharded", folder=str(folder))
-    assert answer == [True, [3.0] * 3, 1.0, ["step-00000002", "step-00000003"]], f"found, w, other, folders: {answer}"
+    (answer,) = run_ranks(1, "trials:save_sharded", folder=str(folder))
+    assert answer == [True, [3.0] * 3, 1.0, ["step-00000002", "step-00000003"]], (
+        f"found, w, other, folders: {answer}"
+    )
     trap = tmp_path / "trap"
     for content in (pickle.dumps(_Attack(str(trap))), b"", b"text"):
         (folder / "step-00000003/.metadata").write_bytes(content)
-        (answer,) = run_ranks(1, "test_two_ranks:load_sharded", folder=str(folder))
+        (answer,) = run_ranks(1, "trials:load_sharded", folder=str(folder))
         assert not trap.exists(), "reading the index ran its code: restrict what pickle may look up"
         assert str(answer).startswith("CheckpointError"), f"a damaged index gave {answer}"
-    (answer,) = run_ranks(1, "test_two_ranks:load_sharded", folder=str(tmp_path / "empty"))
+    (answer,) = run_ranks(1, "trials:load_sharded", folder=str(tmp_path / "empty"))
     assert answer is False, f"without a checkpoint load returns False, got {answer}"
     with expect_error(ValueError, "0", otherwise="keep=0 is accepted"):
         distributed.ShardedCheckpoint(tmp_path / "d", keep=0)

@@ -20,14 +20,18 @@ import training_loop
 def wait_until(condition, what, process, limit_s=60):
     deadline = time.monotonic() + limit_s
     while not condition():
-        if process.returncode is not None or time.monotonic() > deadline:
+        if not process.is_running or time.monotonic() > deadline:
+            process.kill()
+            process.answer()
             raise AssertionError(f"{what} did not happen\n{process.output}")
         time.sleep(0.005)
 
 
 def wait_for_step(out, step, process):
     path = Path(out) / "metrics.jsonl"
-    wait_until(lambda: path.exists() and f'"step": {step}, "loss"' in path.read_text(), f"update {step}", process)
+    wait_until(
+        lambda: path.exists() and f'"step": {step}, "loss"' in path.read_text(), f"update {step}", process
+    )
 
 
 @pytest.mark.grades("train", "main", "Trainer", "Trainer.step")
@@ -54,16 +58,19 @@ def test_sigterm_on_one_of_two_ranks(tmp_path):
     try:
         wait_for_step(tmp_path, 5, ranks[0])
         ranks[1].kill(signal.SIGTERM)
-        first, second = [rank.result() for rank in ranks]
+        first, second = [rank.result(limit_s=20) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
+            rank.wait()
     assert first["stopped"] and second["stopped"], "both ranks must report that they stopped"
     assert first["step"] == second["step"] < 100_000, f"stopped at {first['step']} and {second['step']}"
     assert first["weights_sha256"] == second["weights_sha256"]
 
 
-@pytest.mark.grades("train", "write_checkpoint", "read_checkpoint", "Checkpoint", "Checkpoint.save", "Checkpoint.load")
+@pytest.mark.grades(
+    "train", "write_checkpoint", "read_checkpoint", "Checkpoint", "Checkpoint.save", "Checkpoint.load"
+)
 def test_kill_9_at_50_random_moments(tmp_path):
     """A run that writes a checkpoint after every update is killed 50 times and ends as if it never had been.
 
@@ -88,7 +95,9 @@ def test_kill_9_at_50_random_moments(tmp_path):
         in_a_write += any(path.suffix != ".pt" for path in left)
         finished = [path for path in left if path.suffix == ".pt"]
         step = max((int(path.stem.split("-")[1]) for path in finished), default=0)
-        assert step >= reached, f"trial {trial}: the newest checkpoint was of update {reached}, now it is of {step}"
+        assert step >= reached, (
+            f"trial {trial}: the newest checkpoint was of update {reached}, now it is of {step}"
+        )
         reached = step
     assert reached > 0, "in 50 trials no checkpoint was finished"
     resumed = Process("trials:train", {"out": str(tmp_path / "a"), "resume": True, **options}).result()
@@ -115,11 +124,15 @@ def test_program(tmp_path):
     pattern = r"final step=2 train_loss=\d\.\d+ val_bits_per_byte=\d\.\d+ weights_sha256=[0-9a-f]{64}"
     assert re.fullmatch(pattern, last), f"the last line is {last!r}"
     assert "def " in run.stdout, "no text sample"
-    assert {"checkpoints", "metrics.jsonl", "tensorboard", "loss_curve.png"} <= set(os.listdir(tmp_path / "a"))
+    assert {"checkpoints", "metrics.jsonl", "tensorboard", "loss_curve.png"} <= set(
+        os.listdir(tmp_path / "a")
+    )
 
 
 def children(pid):
-    found = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
     return [int(child) for child, parent in map(str.split, found.splitlines()) if int(parent) == pid]
 
 
@@ -139,7 +152,11 @@ def test_torchrun_restarts_a_killed_worker(tmp_path):
     log = tmp_path / "log.txt"
     with open(log, "w") as output:
         run = subprocess.Popen(
-            [sys.executable, *launcher, str(script)], env=environment, stdout=output, stderr=output, cwd=tmp_path
+            [sys.executable, *launcher, str(script)],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            cwd=tmp_path,
         )
         try:
             metrics = tmp_path / "a/metrics.jsonl"
@@ -154,6 +171,8 @@ def test_torchrun_restarts_a_killed_worker(tmp_path):
             run.wait()
     text = log.read_text()
     assert status == 0, f"torchrun ended with {status}\n{text[-3000:]}"
-    assert re.search(r"resumed at step [2-9]\d", text), f"the restarted workers did not resume\n{text[-3000:]}"
+    assert re.search(r"resumed at step [2-9]\d", text), (
+        f"the restarted workers did not resume\n{text[-3000:]}"
+    )
     found = re.findall(r"weights_sha256=([0-9a-f]{64})", text)
     assert found == [whole["weights_sha256"]], f"other weights than without the kill\n{text[-3000:]}"

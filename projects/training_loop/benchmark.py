@@ -1,0 +1,143 @@
+"""Tokens per second of the loop beside a bare one (forward, backward, step, nothing else), and what checkpoints cost.
+
+`python benchmark.py` measures on the CPU with one thread; `python benchmark.py --gpu` on a CUDA device, with the model of
+the preset `gpu` in bfloat16. Both sides train the same model on the same batches: the bare loop has them ready as
+tensors, ours cuts them out of the text, counts tokens, clips, averages weights, checks for NaN and writes metrics.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from char_gpt import CharGPT
+from checkpoint import read_checkpoint, write_checkpoint
+from distributed import World
+from metrics import Reporter
+from optimization import parameter_groups
+from text_data import Windows, epoch_order, micro_batches, standard_library
+from training_loop import PRESETS, Config, Trainer
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
+from shared.bench import Benchmark
+
+GPU = "--gpu" in sys.argv
+if GPU:
+    sys.argv.remove("--gpu")
+
+
+def gpt(config: Config) -> CharGPT:
+    """Return the model of a configuration, the same each time."""
+    torch.manual_seed(0)
+    return CharGPT(
+        context=config.context, d_model=config.d_model, n_layers=config.n_layers, n_heads=config.n_heads
+    )
+
+
+def full_loop(config: Config, world: World, windows: Windows, folder: Path) -> Callable[[], None]:
+    """Return one update as `train` makes it, records included."""
+    trainer = Trainer(gpt(config), config, world)
+    report = Reporter(folder, first_step=0, total_steps=config.steps, live=True)
+    order = epoch_order(len(windows), seed=0, epoch=0)
+    position = 0
+
+    def update() -> None:
+        nonlocal position
+        indices = order[position : position + config.batch_size]
+        position = (position + config.batch_size) % (len(windows) - config.batch_size)
+        dealt = micro_batches(
+            indices, rank=0, n_ranks=1, accumulate=config.accumulate, batch_size=config.batch_size
+        )
+        done = trainer.step([windows.batch(own) for own in dealt])
+        report.step(
+            trainer.progress.step,
+            loss=done.loss,
+            lr=done.lr,
+            gradient_norm=done.gradient_norm,
+            n_tokens=done.n_tokens,
+        )
+
+    return update
+
+
+def bare_loop(config: Config, world: World, windows: Windows) -> Callable[[], None]:
+    """Return forward, backward, step."""
+    model = gpt(config).to(world.device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=1e-3, fused=True)
+    order = epoch_order(len(windows), seed=0, epoch=0)
+    parts = order[: config.batch_size * 64].split(config.batch_size)
+    batches = [tuple(t.to(world.device) for t in windows.batch(part)) for part in parts]
+    number = 0
+    half = config.precision == "bf16"
+
+    def update() -> None:
+        nonlocal number
+        inputs, targets = batches[number % len(batches)]
+        number += 1
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
+            logits = model(inputs)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if GPU:
+            torch.cuda.synchronize()
+
+    return update
+
+
+def main() -> None:
+    """Measure, and write results/ and the tables of the README."""
+    bench = Benchmark(__file__, threads=1)
+    world = World(device=torch.device("cuda" if GPU else "cpu"))
+    text, _ = standard_library(4_000_000)
+    with tempfile.TemporaryDirectory() as temporary:
+        sizes: dict[str, dict[str, Any]] = {"gpu": {}} if GPU else {"tiny": {}, "tiny, 4 micro-batches": {"accumulate": 4}}
+        for name, options in sizes.items():
+            folder = Path(temporary) / name
+            folder.mkdir()
+            config = Config(out=str(folder), **{**PRESETS[name.split(",")[0]], "dropout": 0.0, **options})
+            windows = Windows(text, config.context)
+            n_tokens = config.batch_size * config.context
+            bench.compare(
+                "one update",
+                f"{name}, {n_tokens:,} tokens",
+                ours=full_loop(config, world, windows, folder),
+                peers={"bare loop": bare_loop(config, world, windows)},
+                targets={"bare loop": 0.98} if not options else None,
+            )
+
+        config = Config(out=temporary, **PRESETS["gpu" if GPU else "tiny"])
+        trainer = Trainer(gpt(config), config, world)
+        trainer.step([Windows(text, config.context).batch(range(4))])
+        state, path = trainer.state_dict(), Path(temporary) / "a.pt"
+        plain = Path(temporary) / "plain.pt"
+        bench.compare(
+            "checkpoint",
+            "write: checksum, fsync, rename",
+            ours=lambda: write_checkpoint(path, state),
+            peers={"torch.save alone": lambda: torch.save(state, plain)},
+        )
+        bench.compare(
+            "checkpoint",
+            "read: checksum, weights only",
+            ours=lambda: read_checkpoint(path),
+            peers={"torch.load alone": lambda: torch.load(plain, weights_only=True)},
+        )
+        n_parameters = sum(p.numel() for p in trainer.model.parameters())
+        size = path.stat().st_size
+        bench.record(
+            "checkpoint size",
+            f"{n_parameters:,} parameters",
+            {"file": f"{size / 1e6:.2f} MB", "bytes per parameter": f"{size / n_parameters:.1f}"},
+        )
+    bench.save()
+
+
+if __name__ == "__main__":
+    main()

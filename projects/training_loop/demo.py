@@ -1,0 +1,288 @@
+"""What the loop does, on real input: the standard library's source.
+
+1. A run of the preset `tiny`: loss curve, bits per byte beside a bigram model, a text sample. Without ``--save`` it makes a
+   third of the updates, so that the demo takes less than 40 seconds; the committed numbers are those of the whole preset.
+2. The four schedules.
+3. Clipping: one bad batch, with and without.
+4. Mixed precision: what float16 flushes to zero, and which updates bfloat16 weights do not notice.
+5. DDP and FSDP: who holds what, and the bytes on the wire.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.patches import FancyBboxPatch
+
+from char_gpt import CharGPT
+from metrics import Reporter
+from text_data import Windows, bigram_bits_per_byte, epoch_order, standard_library
+from training_loop import PRESETS, Config, Trainer, train
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
+from shared.demo import Demo
+
+BLUE, SKY, ORANGE, GREEN, RED, GREY = "#0072b2", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"
+SAVING = "--save" in sys.argv
+
+
+def run_tiny(demo: Demo) -> Config:
+    """Train the preset `tiny` as the command line does, and compare with counting pairs of bytes."""
+    out = demo.build / "tiny"
+    shutil.rmtree(out, ignore_errors=True)
+    config = Config(out=str(out), **PRESETS["tiny"])
+    if not SAVING:
+        config = dataclasses.replace(config, steps=config.steps // 3)
+    start = time.perf_counter()
+    result = train(config)
+    seconds = time.perf_counter() - start
+    text, val_text = standard_library(config.data_bytes)
+    bigram = bigram_bits_per_byte(text, val_text)
+    demo.console.print(str(result), highlight=False)
+    demo.number("steps", result.step, ",.0f", "updates")
+    demo.number("seconds", seconds, ".0f", "seconds from start to final line")
+    demo.number("val_bits", result.val_bits_per_byte, ".2f", "validation, bits per byte")
+    demo.number("bigram_bits", bigram, ".2f", "the bigram model on the same split, bits per byte")
+    demo.number("better", 1 - result.val_bits_per_byte / bigram, ".0%", "fewer bits than the bigram model")
+    demo.table(
+        "machine", ["", ""], [["Python whose library is read", platform.python_version()], ["torch", torch.__version__]]
+    )
+
+    reporter = Reporter(out, first_step=result.step, total_steps=result.step, live=False)
+    records = reporter.records()
+    reporter.close()
+    steps = [r for r in records if "loss" in r]
+    evaluations = [(r["step"], r["val_bits_per_byte"]) for r in records if "val_bits_per_byte" in r]
+    norms = sorted(r["gradient_norm"] for r in steps)
+    demo.number("clipped", sum(n > config.clip for n in norms) / len(norms), ".0%", "updates whose gradient was clipped")
+    demo.number("norm_median", norms[len(norms) // 2], ".2f", "median gradient norm")
+    demo.number("norm_largest", norms[-1], ".1f", "largest gradient norm")
+
+    fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    x = [r["step"] for r in steps]
+    axes[0].plot(x, [r["loss"] / math.log(2) for r in steps], color=SKY, linewidth=0.7, label="training, each update")
+    axes[0].plot(*zip(*evaluations, strict=True), color=RED, marker="o", markersize=4, label="validation, averaged weights")
+    axes[0].axhline(bigram, color=GREY, linestyle="--", label="bigram model")
+    axes[0].set(xlabel="update", ylabel="bits per byte", title="Loss")
+    axes[0].legend()
+    axes[1].semilogy(x, [r["gradient_norm"] for r in steps], color=BLUE, linewidth=0.7, label="gradient norm")
+    axes[1].axhline(config.clip, color=ORANGE, linestyle="--", label="limit of clipping")
+    axes[1].semilogy(x, [r["lr"] * 100 for r in steps], color=GREEN, label="learning rate × 100")
+    axes[1].set(xlabel="update", title="Gradient norm before clipping, and learning rate")
+    axes[1].legend()
+    demo.figure(
+        "loss_curve",
+        fig,
+        alt="Left: training and validation loss fall below the dashed line of the bigram model. "
+        "Right: the gradient norm, mostly under the clipping limit, and the warmup and cosine of the learning rate.",
+        caption="The preset tiny on the standard library's source.",
+    )
+    return config
+
+
+def draw_schedules(demo: Demo) -> None:
+    """Draw the four schedules with the same peak, warmup and length."""
+    fig, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    styles = {"cosine": (BLUE, "-"), "linear": (ORANGE, "--"), "constant": (GREY, ":"), "wsd": (GREEN, "-.")}
+    for schedule, (colour, style) in styles.items():
+        config = Config(out="", schedule=schedule, steps=1000, warmup_steps=100, peak_lr=1e-3, min_lr=1e-4)
+        axis.plot([config.lr(step) for step in range(1000)], style, color=colour, label=schedule)
+    axis.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
+    axis.legend(ncols=4, loc="lower center")
+    demo.figure(
+        "schedules",
+        fig,
+        alt="Four curves that rise together for 100 steps: then constant stays, linear falls in a line, cosine falls "
+        "slowly, fast, slowly, and wsd stays until step 800 and falls in a line.",
+        caption="Warmup over 100 of 1000 steps, then cosine, linear, constant, or warmup-stable-decay.",
+    )
+
+
+def small_trainer(**options: Any) -> tuple[Trainer, Windows, Config]:
+    """Return a trainer of a model that makes an update in a few milliseconds."""
+    settings = {"context": 32, "d_model": 32, "n_layers": 2, "n_heads": 2, "batch_size": 16, "data_bytes": 400_000}
+    config = Config(out="", steps=240, **{**settings, **options})
+    torch.manual_seed(0)
+    model = CharGPT(context=32, d_model=32, n_layers=2, n_heads=2)
+    text, _ = standard_library(config.data_bytes)
+    return Trainer(model, config), Windows(text, config.context), config
+
+
+def losses(trainer: Trainer, windows: Windows, config: Config, bad_step: int | None = None) -> list[float]:
+    """Train and return the losses; at `bad_step` every gradient is a thousand times too large."""
+    order, found = epoch_order(len(windows), seed=0, epoch=0), []
+    parameters = list(trainer.model.parameters())
+    for step in range(config.steps):
+        hooks = [p.register_hook(lambda g: 1000 * g) for p in parameters] if step == bad_step else []
+        indices = order[step * config.batch_size : (step + 1) * config.batch_size]
+        found.append(trainer.step([windows.batch(indices)]).loss / math.log(2))
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def show_clipping(demo: Demo) -> None:
+    """One batch in the middle of a run has a gradient a thousand times too large."""
+    fig, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    ends = {}
+    for label, clip, bad, colour in [
+        ("no bad batch", 1.0, None, GREY),
+        ("bad batch, clipped", 1.0, 80, GREEN),
+        ("bad batch, not clipped", 1e9, 80, RED),
+    ]:
+        curve = losses(*small_trainer(clip=clip, schedule="constant"), bad_step=bad)
+        smooth = [sum(curve[max(0, k - 9) : k + 1]) / len(curve[max(0, k - 9) : k + 1]) for k in range(len(curve))]
+        axis.plot(smooth, color=colour, label=label)
+        ends[label] = sum(curve[110:130]) / 20
+    axis.axvline(80, color=ORANGE, linewidth=0.8)
+    axis.set(xlabel="update", ylabel="training loss, bits per byte")
+    axis.legend()
+    demo.figure(
+        "clipping",
+        fig,
+        alt="Three loss curves; after update 80 the one without clipping stays flat while the others go on falling.",
+        caption="At update 80 every gradient is 1000 times too large. Without clipping Adam's average of squared gradients "
+        "remembers it, and its steps are tiny for a long time.",
+    )
+    demo.number("clean_loss", ends["no bad batch"], ".2f", "bits per byte around update 120, no bad batch")
+    demo.number("clipped_loss", ends["bad batch, clipped"], ".2f", "the same, with a bad batch, clipped")
+    demo.number("unclipped_loss", ends["bad batch, not clipped"], ".2f", "the same, with a bad batch, not clipped")
+
+
+def show_precision(demo: Demo) -> None:
+    """What 16 bits lose: small gradients in float16, small updates in bfloat16."""
+    trainer, windows, config = small_trainer()
+    losses(trainer, windows, config)
+    inputs, targets = windows.batch(torch.arange(256))
+    n_tokens = int((targets != -100).sum())
+    flowing: list[torch.Tensor] = []
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_full_backward_hook(lambda m, gi, go: flowing.append(go[0].flatten()))  # type: ignore[arg-type]
+    trainer.forward_backward([(inputs, targets)], n_tokens)
+    gradient = torch.cat(flowing)
+    gradient = gradient[gradient != 0]
+
+    def lost(values: torch.Tensor, dtype: torch.dtype) -> float:
+        return float((values.to(dtype) == 0).float().mean())
+
+    rows = []
+    for name, dtype, scale in [
+        ("float16", torch.float16, 1.0),
+        ("float16, loss × 65536", torch.float16, 65536.0),
+        ("bfloat16", torch.bfloat16, 1.0),
+    ]:
+        info = torch.finfo(dtype)
+        rows.append([name, f"{info.smallest_normal:.0e}", f"{info.max:.0e}", f"{info.eps:.1e}", f"{lost(gradient * scale, dtype):.2%}"])
+    demo.table(
+        "flushed",
+        ["type", "smallest normal", "largest", "relative step", "activation gradients flushed to zero"],
+        rows,
+        caption="Gradients that flow back through the linear layers of a small GPT, 256 windows of 32 bytes.",
+    )
+    demo.number("flushed_fp16", lost(gradient, torch.float16), ".1%", "gradients that float16 flushes to zero")
+    demo.number("flushed_scaled", lost(gradient * 65536, torch.float16), ".1%", "the same with the loss times 65536")
+    demo.number("flushed_bf16", lost(gradient, torch.bfloat16), ".1%", "the same in bfloat16, unscaled")
+
+    weights, updates = [], []
+    for p in trainer.model.parameters():
+        state = trainer.optimizer.state[p]
+        updates.append((state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8)).flatten())
+        weights.append(p.detach().flatten())
+    weight, update = torch.cat(weights).bfloat16(), torch.cat(updates)
+    stalls = []
+    for rate in (3e-3, 3e-4, 3e-5):
+        still = float(((weight - (rate * update).bfloat16()) == weight).float().mean())
+        stalls.append([f"{rate:.0e}", f"{still:.0%}"])
+    demo.table("stall", ["learning rate", "weights that an update leaves as they are"], stalls, caption="Adam's updates added to weights kept in bfloat16.")
+    still = float(((weight - (3e-4 * update).bfloat16()) == weight).float().mean())
+    demo.number("stalled", still, ".0%", "bfloat16 weights that do not notice an Adam update of rate 3e-4")
+
+
+def _box(axis: Any, x: float, y: float, width: float, text: str, colour: str) -> None:
+    axis.add_patch(FancyBboxPatch((x, y), width, 0.62, boxstyle="round,pad=0.04", facecolor=colour, edgecolor="black", alpha=0.35))
+    axis.text(x + width / 2, y + 0.31, text, ha="center", va="center", fontsize=9)
+
+
+def draw_ranks(demo: Demo) -> None:
+    """Draw who holds what on four ranks, and count bytes per rank and step for a ring."""
+    for key, title, held, arrow, caption in [
+        (
+            "ddp", "DDP: every rank holds everything",
+            ["weights P", "gradients P", "Adam 2P"],
+            "all-reduce of the gradients:\n2·(N-1)/N · P numbers per rank",
+            "DDP on four ranks. Each computes its share of the batch; one all-reduce per step, overlapped with backward.",
+        ),
+        (
+            "fsdp", "FSDP2: every rank holds a quarter",
+            ["weights P/N", "gradients P/N", "Adam 2P/N"],
+            "all-gather of the weights, forward and backward,\nreduce-scatter of the gradients: 3·(N-1)/N · P numbers per rank",
+            "FSDP2 on four ranks. A block's weights are gathered just before they are needed and freed after.",
+        ),
+    ]:  # fmt: skip
+        fig, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
+        for rank in range(4):
+            x = rank * 2.5
+            axis.text(x + 1, 3.15, f"rank {rank}: batch share {rank}", ha="center", fontsize=9)
+            width = 2.0 if key == "ddp" else 0.5
+            for row, text in enumerate(held):
+                colour = (SKY, ORANGE, GREEN)[row]
+                if key == "fsdp":
+                    axis.add_patch(FancyBboxPatch((x, 2.3 - row * 0.85), 2.0, 0.62, boxstyle="round,pad=0.04", facecolor="none", edgecolor=GREY, linestyle=":"))
+                    _box(axis, x + rank * 0.5, 2.3 - row * 0.85, width, "", colour)
+                    axis.text(x + 1, 2.61 - row * 0.85, text, ha="center", va="center", fontsize=9)
+                else:
+                    _box(axis, x, 2.3 - row * 0.85, width, text, colour)
+        axis.annotate("", (9.5, 0.25), (0, 0.25), arrowprops={"arrowstyle": "<->", "color": RED, "linewidth": 1.5})
+        axis.text(4.75, 0.05, arrow, ha="center", va="top", fontsize=9, color=RED)
+        axis.set(xlim=(-0.2, 9.8), ylim=(-0.75, 3.5), title=title)
+        axis.axis("off")
+        demo.figure(key, fig, alt=f"{title}: four columns, one per rank, with weights, gradients and Adam's state; below, the traffic: {arrow}".replace("\n", " "), caption=caption)
+
+    tiny = CharGPT(**{name: getattr(Config(out=""), name) for name in ("context", "d_model", "n_layers", "n_heads")})
+    n_tiny = sum(p.numel() for p in tiny.parameters())
+    rows = []
+    for name, n_parameters in [("tiny", n_tiny), ("7 billion parameters", 7_000_000_000)]:
+        for n in (2, 8):
+            gigabyte = 4 * n_parameters / 1e9
+            rows.append([
+                *(name, str(n)),
+                *(f"{2 * (n - 1) / n * gigabyte:.3g} GB", f"{3 * (n - 1) / n * gigabyte:.3g} GB"),
+                *(f"{4 * gigabyte:.3g} GB", f"{4 * gigabyte / n:.3g} GB"),
+            ])  # fmt: skip
+    demo.table(
+        "wire",
+        ["model", "ranks N", "DDP: sent per rank and step", "FSDP: sent", "DDP: held per rank", "FSDP: held"],
+        rows,
+        caption="Computed for a ring and float32: weights, gradients and Adam's two averages, without activations.",
+    )
+    demo.number("parameters", n_tiny, ",.0f", "parameters of the preset tiny")
+    demo.number("ddp_7b", 16 * 7, ".0f", "GB per rank for 7 billion parameters with DDP, before activations")
+    demo.number("fsdp_7b", 16 * 7 / 8, ".0f", "GB per rank of 8 with FSDP")
+
+
+def main() -> None:
+    """Run all parts."""
+    demo = Demo(__file__)
+    run_tiny(demo)
+    draw_schedules(demo)
+    show_clipping(demo)
+    show_precision(demo)
+    draw_ranks(demo)
+    demo.finish()
+
+
+if __name__ == "__main__":
+    main()

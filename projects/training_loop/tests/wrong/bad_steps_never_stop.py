@@ -1,0 +1,3 @@
+# diagnosis: three in a row
+
+MOST_SKIPPED = 6

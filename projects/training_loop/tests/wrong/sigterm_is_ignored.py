@@ -1,0 +1,3 @@
+# diagnosis: no message
+
+_Flag.__bool__ = lambda self: False
