@@ -81,7 +81,9 @@ def bare_loop(config: Config, world: World, windows: Windows) -> Callable[[], No
         number += 1
         with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
             logits = model(inputs)
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+            loss = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), targets.flatten(), ignore_index=-100
+            )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -97,7 +99,9 @@ def main() -> None:
     world = World(device=torch.device("cuda" if GPU else "cpu"))
     text, _ = standard_library(4_000_000)
     with tempfile.TemporaryDirectory() as temporary:
-        sizes: dict[str, dict[str, Any]] = {"gpu": {}} if GPU else {"tiny": {}, "tiny, 4 micro-batches": {"accumulate": 4}}
+        sizes: dict[str, dict[str, Any]] = (
+            {"gpu": {}} if GPU else {"tiny": {}, "tiny, 4 micro-batches": {"accumulate": 4}}
+        )
         for name, options in sizes.items():
             folder = Path(temporary) / name
             folder.mkdir()

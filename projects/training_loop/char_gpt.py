@@ -49,8 +49,9 @@ class CharGPT(nn.Module):
 
     Notes
     -----
-    Weights are normal with standard deviation 0.02, those that end a branch 0.02/sqrt(2·n_layers), so that the sum over
-    the branches keeps its size with depth. Source: Radford et al., GPT-2, 2019, section 2.3.
+    Matrices are normal with variance 1/fan-in, so that a signal keeps its size, and those that end a branch are divided
+    by sqrt(2·n_layers), so that the sum over the branches keeps its size with depth (Radford et al., GPT-2, 2019,
+    section 2.3). Embeddings start small, because their transpose makes the logits.
     """
 
     def __init__(
@@ -67,11 +68,14 @@ class CharGPT(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.head = nn.Linear(d_model, VOCABULARY, bias=False)
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                ends_branch = name.endswith(("attention_out.weight", "narrow.weight"))
-                nn.init.normal_(parameter, std=0.02 / (math.sqrt(2 * n_layers) if ends_branch else 1))
-            elif name.endswith("bias"):
+            if name.endswith("bias"):
                 nn.init.zeros_(parameter)
+            elif name.startswith(("tokens", "positions")):
+                nn.init.normal_(parameter, std=0.05)
+            elif parameter.ndim == 2:
+                ends_branch = name.endswith(("attention_out.weight", "narrow.weight"))
+                scale = math.sqrt(2 * n_layers) if ends_branch else 1.0
+                nn.init.normal_(parameter, std=1 / (math.sqrt(parameter.shape[1]) * scale))
         self.head.weight = self.tokens.weight  # tied: one matrix reads a byte and scores it
 
     def forward(self, tokens: Tensor) -> Tensor:

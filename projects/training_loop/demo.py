@@ -57,7 +57,9 @@ def run_tiny(demo: Demo) -> Config:
     demo.number("bigram_bits", bigram, ".2f", "the bigram model on the same split, bits per byte")
     demo.number("better", 1 - result.val_bits_per_byte / bigram, ".0%", "fewer bits than the bigram model")
     demo.table(
-        "machine", ["", ""], [["Python whose library is read", platform.python_version()], ["torch", torch.__version__]]
+        "machine",
+        ["", ""],
+        [["Python whose library is read", platform.python_version()], ["torch", torch.__version__]],
     )
 
     reporter = Reporter(out, first_step=result.step, total_steps=result.step, live=False)
@@ -66,14 +68,27 @@ def run_tiny(demo: Demo) -> Config:
     steps = [r for r in records if "loss" in r]
     evaluations = [(r["step"], r["val_bits_per_byte"]) for r in records if "val_bits_per_byte" in r]
     norms = sorted(r["gradient_norm"] for r in steps)
-    demo.number("clipped", sum(n > config.clip for n in norms) / len(norms), ".0%", "updates whose gradient was clipped")
+    demo.number(
+        "clipped",
+        sum(n > config.clip for n in norms) / len(norms),
+        ".0%",
+        "updates whose gradient was clipped",
+    )
     demo.number("norm_median", norms[len(norms) // 2], ".2f", "median gradient norm")
     demo.number("norm_largest", norms[-1], ".1f", "largest gradient norm")
 
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     x = [r["step"] for r in steps]
-    axes[0].plot(x, [r["loss"] / math.log(2) for r in steps], color=SKY, linewidth=0.7, label="training, each update")
-    axes[0].plot(*zip(*evaluations, strict=True), color=RED, marker="o", markersize=4, label="validation, averaged weights")
+    axes[0].plot(
+        x, [r["loss"] / math.log(2) for r in steps], color=SKY, linewidth=0.7, label="training, each update"
+    )
+    axes[0].plot(
+        *zip(*evaluations, strict=True),
+        color=RED,
+        marker="o",
+        markersize=4,
+        label="validation, averaged weights",
+    )
     axes[0].axhline(bigram, color=GREY, linestyle="--", label="bigram model")
     axes[0].set(xlabel="update", ylabel="bits per byte", title="Loss")
     axes[0].legend()
@@ -112,7 +127,14 @@ def draw_schedules(demo: Demo) -> None:
 
 def small_trainer(**options: Any) -> tuple[Trainer, Windows, Config]:
     """Return a trainer of a model that makes an update in a few milliseconds."""
-    settings = {"context": 32, "d_model": 32, "n_layers": 2, "n_heads": 2, "batch_size": 16, "data_bytes": 400_000}
+    settings = {
+        "context": 32,
+        "d_model": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "batch_size": 16,
+        "data_bytes": 400_000,
+    }
     config = Config(out="", steps=240, **{**settings, **options})
     torch.manual_seed(0)
     model = CharGPT(context=32, d_model=32, n_layers=2, n_heads=2)
@@ -143,7 +165,9 @@ def show_clipping(demo: Demo) -> None:
         ("bad batch, not clipped", 1e9, 80, RED),
     ]:
         curve = losses(*small_trainer(clip=clip, schedule="constant"), bad_step=bad)
-        smooth = [sum(curve[max(0, k - 9) : k + 1]) / len(curve[max(0, k - 9) : k + 1]) for k in range(len(curve))]
+        smooth = [
+            sum(curve[max(0, k - 9) : k + 1]) / len(curve[max(0, k - 9) : k + 1]) for k in range(len(curve))
+        ]
         axis.plot(smooth, color=colour, label=label)
         ends[label] = sum(curve[110:130]) / 20
     axis.axvline(80, color=ORANGE, linewidth=0.8)
@@ -158,11 +182,13 @@ def show_clipping(demo: Demo) -> None:
     )
     demo.number("clean_loss", ends["no bad batch"], ".2f", "bits per byte around update 120, no bad batch")
     demo.number("clipped_loss", ends["bad batch, clipped"], ".2f", "the same, with a bad batch, clipped")
-    demo.number("unclipped_loss", ends["bad batch, not clipped"], ".2f", "the same, with a bad batch, not clipped")
+    demo.number(
+        "unclipped_loss", ends["bad batch, not clipped"], ".2f", "the same, with a bad batch, not clipped"
+    )
 
 
 def show_precision(demo: Demo) -> None:
-    """What 16 bits lose: small gradients in float16, small updates in bfloat16."""
+    """Show what 16 bits lose: small gradients in float16, small updates in bfloat16."""
     trainer, windows, config = small_trainer()
     losses(trainer, windows, config)
     inputs, targets = windows.batch(torch.arange(256))
@@ -185,15 +211,27 @@ def show_precision(demo: Demo) -> None:
         ("bfloat16", torch.bfloat16, 1.0),
     ]:
         info = torch.finfo(dtype)
-        rows.append([name, f"{info.smallest_normal:.0e}", f"{info.max:.0e}", f"{info.eps:.1e}", f"{lost(gradient * scale, dtype):.2%}"])
+        rows.append(
+            [
+                name,
+                f"{info.smallest_normal:.0e}",
+                f"{info.max:.0e}",
+                f"{info.eps:.1e}",
+                f"{lost(gradient * scale, dtype):.2%}",
+            ]
+        )
     demo.table(
         "flushed",
         ["type", "smallest normal", "largest", "relative step", "activation gradients flushed to zero"],
         rows,
         caption="Gradients that flow back through the linear layers of a small GPT, 256 windows of 32 bytes.",
     )
-    demo.number("flushed_fp16", lost(gradient, torch.float16), ".1%", "gradients that float16 flushes to zero")
-    demo.number("flushed_scaled", lost(gradient * 65536, torch.float16), ".1%", "the same with the loss times 65536")
+    demo.number(
+        "flushed_fp16", lost(gradient, torch.float16), ".1%", "gradients that float16 flushes to zero"
+    )
+    demo.number(
+        "flushed_scaled", lost(gradient * 65536, torch.float16), ".1%", "the same with the loss times 65536"
+    )
     demo.number("flushed_bf16", lost(gradient, torch.bfloat16), ".1%", "the same in bfloat16, unscaled")
 
     weights, updates = [], []
@@ -206,13 +244,22 @@ def show_precision(demo: Demo) -> None:
     for rate in (3e-3, 3e-4, 3e-5):
         still = float(((weight - (rate * update).bfloat16()) == weight).float().mean())
         stalls.append([f"{rate:.0e}", f"{still:.0%}"])
-    demo.table("stall", ["learning rate", "weights that an update leaves as they are"], stalls, caption="Adam's updates added to weights kept in bfloat16.")
+    demo.table(
+        "stall",
+        ["learning rate", "weights that an update leaves as they are"],
+        stalls,
+        caption="Adam's updates added to weights kept in bfloat16.",
+    )
     still = float(((weight - (3e-4 * update).bfloat16()) == weight).float().mean())
     demo.number("stalled", still, ".0%", "bfloat16 weights that do not notice an Adam update of rate 3e-4")
 
 
 def _box(axis: Any, x: float, y: float, width: float, text: str, colour: str) -> None:
-    axis.add_patch(FancyBboxPatch((x, y), width, 0.62, boxstyle="round,pad=0.04", facecolor=colour, edgecolor="black", alpha=0.35))
+    axis.add_patch(
+        FancyBboxPatch(
+            (x, y), width, 0.62, boxstyle="round,pad=0.04", facecolor=colour, edgecolor="black", alpha=0.35
+        )
+    )
     axis.text(x + width / 2, y + 0.31, text, ha="center", va="center", fontsize=9)
 
 
@@ -240,18 +287,39 @@ def draw_ranks(demo: Demo) -> None:
             for row, text in enumerate(held):
                 colour = (SKY, ORANGE, GREEN)[row]
                 if key == "fsdp":
-                    axis.add_patch(FancyBboxPatch((x, 2.3 - row * 0.85), 2.0, 0.62, boxstyle="round,pad=0.04", facecolor="none", edgecolor=GREY, linestyle=":"))
+                    axis.add_patch(
+                        FancyBboxPatch(
+                            (x, 2.3 - row * 0.85),
+                            2.0,
+                            0.62,
+                            boxstyle="round,pad=0.04",
+                            facecolor="none",
+                            edgecolor=GREY,
+                            linestyle=":",
+                        )
+                    )
                     _box(axis, x + rank * 0.5, 2.3 - row * 0.85, width, "", colour)
                     axis.text(x + 1, 2.61 - row * 0.85, text, ha="center", va="center", fontsize=9)
                 else:
                     _box(axis, x, 2.3 - row * 0.85, width, text, colour)
-        axis.annotate("", (9.5, 0.25), (0, 0.25), arrowprops={"arrowstyle": "<->", "color": RED, "linewidth": 1.5})
+        axis.annotate(
+            "", (9.5, 0.25), (0, 0.25), arrowprops={"arrowstyle": "<->", "color": RED, "linewidth": 1.5}
+        )
         axis.text(4.75, 0.05, arrow, ha="center", va="top", fontsize=9, color=RED)
         axis.set(xlim=(-0.2, 9.8), ylim=(-0.75, 3.5), title=title)
         axis.axis("off")
-        demo.figure(key, fig, alt=f"{title}: four columns, one per rank, with weights, gradients and Adam's state; below, the traffic: {arrow}".replace("\n", " "), caption=caption)
+        demo.figure(
+            key,
+            fig,
+            alt=f"{title}: four columns, one per rank, with weights, gradients and Adam's state; below, the traffic: {arrow}".replace(
+                "\n", " "
+            ),
+            caption=caption,
+        )
 
-    tiny = CharGPT(**{name: getattr(Config(out=""), name) for name in ("context", "d_model", "n_layers", "n_heads")})
+    tiny = CharGPT(
+        **{name: getattr(Config(out=""), name) for name in ("context", "d_model", "n_layers", "n_heads")}
+    )
     n_tiny = sum(p.numel() for p in tiny.parameters())
     rows = []
     for name, n_parameters in [("tiny", n_tiny), ("7 billion parameters", 7_000_000_000)]:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +106,17 @@ def parallelize(model: nn.Module, world: World, *, fsdp: bool, bf16: bool = Fals
         can be continued alone).
     bf16 : bool
         With `fsdp`: gather weights and compute in bfloat16, reduce gradients in float32.
+
+    Raises
+    ------
+    ValueError
+        If `fsdp` is asked for without a process group.
     """
     if fsdp:
+        if not dist.is_initialized():
+            raise ValueError("fsdp needs torchrun, also for one process: torchrun --nproc-per-node 1 …")
+        # a linear layer's output is a view of its product, and nobody writes into it
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         # about a second to import, so only where it is used
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -139,10 +149,8 @@ def gradient_sync(model: nn.Module, enabled: bool) -> Iterator[None]:
 
 
 def plain_module(model: nn.Module) -> nn.Module:
-    """Return the module inside DDP or `torch.compile`, whose parameter names have no prefix."""
-    for attribute in ("module", "_orig_mod", "module"):
-        model = getattr(model, attribute, model)
-    return model
+    """Return the module inside DDP, whose parameter names have no prefix; others as they are."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

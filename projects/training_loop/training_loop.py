@@ -179,6 +179,8 @@ class Result:
 def train(config: Config) -> Result:
     """Train a `CharGPT` on the standard library, from the start or from where the last run in `config.out` stopped.
 
+    Longer than a function should be, because it is the page to read: everything else is called from here.
+
     Raises
     ------
     ValueError
@@ -205,46 +207,45 @@ def train(config: Config) -> Result:
         torch.manual_seed(config.seed + 1 + world.rank)
         progress = trainer.progress
         run.load(trainer)
-        report = run.reporter(first_step=progress.step)
 
         # the loop
-        stopped, order, order_epoch = False, torch.empty(0), -1
-        while progress.step < config.steps and not stopped:
-            if order_epoch != progress.epoch:
-                order_epoch = progress.epoch
-                order = epoch_order(len(windows), seed=config.seed, epoch=order_epoch)
-            indices = order[progress.position : progress.position + config.batch_size]
-            dealt = micro_batches(
-                indices,
-                rank=world.rank,
-                n_ranks=world.size,
-                accumulate=config.accumulate,
-                batch_size=config.batch_size,
-            )
-            done = trainer.step([windows.batch(own) for own in dealt], stop=bool(sigterm))
-            progress.position += len(indices)
-            if progress.position >= len(windows):
-                progress.epoch, progress.position = progress.epoch + 1, 0
-            if report:
-                if done.taken:
-                    values = {"loss": done.loss, "lr": done.lr, "gradient_norm": done.gradient_norm}
-                    report.step(progress.step, **values, n_tokens=done.n_tokens)
-                else:
-                    report.skipped(progress.step, loss=done.loss)
-            if progress.skipped_in_a_row >= MOST_SKIPPED:
-                raise FloatingPointError(
-                    f"step {progress.step}: gradient not finite {MOST_SKIPPED} times in a row (loss {done.loss})"
+        with run.reporting(progress.step) as report:
+            stopped, order, order_epoch = False, torch.empty(0), -1
+            while progress.step < config.steps and not stopped:
+                if order_epoch != progress.epoch:
+                    order_epoch = progress.epoch
+                    order = epoch_order(len(windows), seed=config.seed, epoch=order_epoch)
+                indices = order[progress.position : progress.position + config.batch_size]
+                dealt = micro_batches(
+                    indices,
+                    rank=world.rank,
+                    n_ranks=world.size,
+                    accumulate=config.accumulate,
+                    batch_size=config.batch_size,
                 )
-            stopped = done.stop and progress.step < config.steps
-            last = progress.step == config.steps
-            if done.taken and progress.step % config.eval_every == 0 and not last:
-                run.evaluate(trainer, val_windows, report, limit=config.eval_windows)
-            if stopped or last or (done.taken and progress.step % config.checkpoint_every == 0):
-                run.save(trainer)
+                done = trainer.step([windows.batch(own) for own in dealt], stop=bool(sigterm))
+                progress.position += len(indices)
+                if progress.position >= len(windows):
+                    progress.epoch, progress.position = progress.epoch + 1, 0
+                if report:
+                    if done.taken:
+                        values = {"loss": done.loss, "lr": done.lr, "gradient_norm": done.gradient_norm}
+                        report.step(progress.step, **values, n_tokens=done.n_tokens)
+                    else:
+                        report.skipped(progress.step, loss=done.loss)
+                if progress.skipped_in_a_row >= MOST_SKIPPED:
+                    raise FloatingPointError(
+                        f"step {progress.step}: gradient not finite {MOST_SKIPPED} times in a row (loss {done.loss})"
+                    )
+                stopped = done.stop and progress.step < config.steps
+                last = progress.step == config.steps
+                if done.taken and progress.step % config.eval_every == 0 and not last:
+                    run.evaluate(trainer, val_windows, report, limit=config.eval_windows)
+                if stopped or last or (done.taken and progress.step % config.checkpoint_every == 0):
+                    run.save(trainer)
 
-        bits = math.nan if stopped else run.evaluate(trainer, val_windows, report)
-        if report:
-            report.close()
+            bits = math.nan if stopped else run.evaluate(trainer, val_windows, report)
+
         digest = weights_sha256(trainer.model)
         if world.size > 1 and not config.fsdp:
             _check_ranks_agree(digest, world)
@@ -483,9 +484,10 @@ class _Run:
         identity = {**{name: getattr(config, name) for name in fixed}, "text_sha256": fingerprint}
         settings = self.folder / "run.json"
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun --max-restarts
-        if self.store.paths() and not (config.resume or restarted):
+        exists = any(path.suffix != ".tmp" for path in self.store.folder.glob("step-*"))
+        if exists and not (config.resume or restarted):
             raise ValueError(f"{self.folder} holds a run: --resume continues it, or choose another --out")
-        if self.store.paths() and settings.exists():
+        if exists and settings.exists():
             before = json.loads(settings.read_text(encoding="utf-8"))
             changed = [f"{k}: {before.get(k)} -> {v}" for k, v in identity.items() if before.get(k) != v]
             if changed:
@@ -516,11 +518,18 @@ class _Run:
             if self.world.rank == 0:
                 self.store.save(trainer.progress.step, state)
 
-    def reporter(self, *, first_step: int) -> Reporter | None:
+    @contextlib.contextmanager
+    def reporting(self, first_step: int) -> Iterator[Reporter | None]:
+        """Give rank 0 a reporter, and finish its files however the block ends."""
         if self.world.rank != 0:
-            return None
+            yield None
+            return
         total = self.config.steps
-        return Reporter(self.folder, first_step=first_step, total_steps=total, live=self.config.live)
+        report = Reporter(self.folder, first_step=first_step, total_steps=total, live=self.config.live)
+        try:
+            yield report
+        finally:
+            report.close()
 
     def evaluate(
         self, trainer: Trainer, windows: Windows, report: Reporter | None, limit: int | None = None

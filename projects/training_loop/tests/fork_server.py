@@ -156,11 +156,11 @@ def _serve(address):
     warnings.simplefilter("ignore")
     import rich.progress  # noqa: F401
     import torch
-    import torch._dynamo  # noqa: F401  # the first optimizer would import it
+    import torch._dynamo  # the first optimizer would import it
     import torch.distributed.checkpoint
     import torch.distributed.fsdp
     import torch.nn.parallel
-    import torch.utils.tensorboard  # noqa: F401
+    import torch.utils.tensorboard
 
     torch.set_num_threads(1)
     listener = socket.socket(socket.AF_UNIX)

@@ -122,7 +122,8 @@ def test_steps_equal_plain_adamw():
         torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
         optimizer.step()
         report = t.step(dealt(10, 3))
-        assert report.taken and report.lr == rate, f"step {step} has the rate {report.lr}, expected {rate}"
+        assert report.taken, f"step {step} has the rate {report.lr}, expected {rate}"
+        assert report.lr == rate, f"step {step} has the rate {report.lr}, expected {rate}"
         assert math.isclose(report.loss, loss.item(), rel_tol=1e-5), (
             f"reported loss {report.loss}, {loss.item()}"
         )
@@ -172,9 +173,8 @@ def test_step_that_is_not_finite_is_skipped(precision, bad):
     )
     assert equal(before["weights"], after["weights"]), "a step that is not finite moved the weights"
     assert equal(before["optimizer"], after["optimizer"]), "a skipped step moved the optimizer's state"
-    assert t.ema.n_updates == n_ema and equal(before["ema"], after["ema"]), (
-        "a skipped step updated the average"
-    )
+    assert t.ema.n_updates == n_ema, "a skipped step updated the average"
+    assert equal(before["ema"], after["ema"]), "a skipped step updated the average"
     assert t.progress.step == 1, "a skipped step advanced the schedule: only updates count"
     assert (t.progress.skipped, t.progress.skipped_in_a_row) == (1, 1), "skipped steps must be counted"
     assert all(p.grad is None or not p.grad.any() for p in t.model.parameters()), (
@@ -182,7 +182,8 @@ def test_step_that_is_not_finite_is_skipped(precision, bad):
     )
     hook.remove()
     report = t.step(dealt(10, 1))
-    assert report.taken and report.lr == t.config.lr(1), "the next step has the rate that the skipped one had"
+    assert report.taken, "the next step has the rate that the skipped one had"
+    assert report.lr == t.config.lr(1), "the next step has the rate that the skipped one had"
     assert (t.progress.skipped, t.progress.skipped_in_a_row) == (1, 0), "a good step ends the row"
 
 
@@ -308,7 +309,8 @@ def test_weights_sha256():
     torch.manual_seed(0)
     first = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     same = copy.deepcopy(first)
-    assert digest(first) == digest(same) and len(digest(first)) == 64
+    assert digest(first) == digest(same)
+    assert len(digest(first)) == 64
     assert digest(copy.deepcopy(first).double()) != digest(first), "another dtype must be another digest"
     with torch.no_grad():
         same[1].bias[2] += 1e-7
@@ -332,7 +334,9 @@ def whole_run(tmp_path_factory):
 def test_run_learns_and_leaves_its_records(whole_run):
     """It gets better than guessing, and writes metrics and checkpoints."""
     out, result = whole_run
-    assert result["step"] == 22 and not result["stopped"] and result["skipped"] == 0
+    assert result["step"] == 22
+    assert not result["stopped"]
+    assert result["skipped"] == 0
     assert result["val_bits_per_byte"] < 7, (
         f"{result['val_bits_per_byte']} bits per byte: hardly better than 8"
     )
@@ -350,7 +354,8 @@ def test_run_learns_and_leaves_its_records(whole_run):
     )
     assert math.isclose(rates[-1], 1e-4, rel_tol=1e-6), f"the last update must have min_lr, got {rates[-1]}"
     text = str(training_loop.Result(**result))
-    assert text.startswith("final step=22 train_loss=") and " val_bits_per_byte=" in text, text
+    assert text.startswith("final step=22 train_loss="), text
+    assert " val_bits_per_byte=" in text, text
     assert text.endswith(f"weights_sha256={result['weights_sha256']}"), text
 
 
@@ -442,11 +447,12 @@ def test_live_records(tmp_path):
     """TensorBoard events, a loss curve, text samples, and evaluations in between."""
     trials.train(tmp_path, live=True, steps=4, eval_every=2)
     events = list((tmp_path / "tensorboard").glob("events*"))
-    assert events and events[0].stat().st_size > 500, "no TensorBoard events"
+    assert events, "no TensorBoard events"
+    assert events[0].stat().st_size > 500, "no TensorBoard events"
     curve = tmp_path / "loss_curve.png"
-    assert curve.exists() and curve.read_bytes().startswith(b"\x89PNG") and curve.stat().st_size > 5000, (
-        "no loss curve"
-    )
+    assert curve.exists(), "no loss curve"
+    assert curve.read_bytes().startswith(b"\x89PNG"), "no loss curve"
+    assert curve.stat().st_size > 5000, "no loss curve"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val_bits_per_byte" in line] == [2, 4], (
         "evaluations at 2 and at the end"
@@ -494,7 +500,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert seen[0].batch_size == trials.MICRO["batch_size"], "the preset is ignored"
     assert not torch.are_deterministic_algorithms_enabled(), "--deterministic must not outlive the run"
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last.startswith("final step=3 train_loss=") and "weights_sha256=" in last, f"the last line: {last}"
+    assert last.startswith("final step=3 train_loss="), f"the last line: {last}"
+    assert "weights_sha256=" in last, f"the last line: {last}"
     assert training_loop.main(command) == 1, "a folder that holds a run must give status 1"
     assert "--resume" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "the signal handler outlives the run"
