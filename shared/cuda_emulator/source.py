@@ -17,6 +17,7 @@ UNSUPPORTED = (
     (r"#\s*include\s*[<\"]cuda/|\bcuda::(?:pipeline|barrier|memcpy_async|atomic)", "libcu++ (cuda::)"),
     (r"\b__pipeline_\w+\s*\(|#\s*include\s*[<\"]cuda_pipeline", "asynchronous copies (cp.async)"),
     (r"\btex[123]D\w*\s*[<(]|\btexture\s*<|\bsurf[123]D\w*\s*\(", "textures and surfaces"),
+    (r"^[ \t]*#[ \t]*define\b[^\n]*\b__global__", "__global__ inside a macro (write it out, so that kernels can be found)"),
     (r"<<<", "launches from the device or through <<<>>> (launch through PyCUDA)"),
     (r"\b__cluster_dims__\b", "thread block clusters"),
     (r"\bclock(?:64)?\s*\(\s*\)", "clock(): an emulated thread has no time"),
@@ -80,7 +81,7 @@ def kernel_table(plain: str, name: str) -> str:
 def refuse_unsupported(plain: str, name: str, offset: int = 0) -> None:
     """Raise UnsupportedError for the first thing in the source that the emulator does not have."""
     for pattern, what in UNSUPPORTED:
-        match = re.search(pattern, plain)
+        match = re.search(pattern, plain, flags=re.MULTILINE)
         if match:
             line = plain.count("\n", 0, match.start()) + 1 - offset
             raise UnsupportedError(f"{name}:{line}: error: not supported by the CPU emulator: {what}")

@@ -165,22 +165,25 @@ def compile_kernels(
         raise ToolchainError(f"CUDA_EMULATOR_MODE must be checked or plain, not {mode!r}")
     text = host_source(source, name)
     command = [compiler(), *_kernel_flags(mode), *options]
-    library = driver_path()
     included = _included(options, text)
     key = digest(text, *command, _contents("include"), *included)
     target = cache_folder() / f"{key}.cubin"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
-            _compile_and_link(command, text, library, Path(work)).rename(target)
+            _compile_and_link(command, text, Path(work)).rename(target)
     return target
 
 
-def _compile_and_link(command: list[str], text: str, library: Path, work: Path) -> Path:
-    """Compile, then link in a step of its own: without -fsanitize, whose library must not come along."""
+def _compile_and_link(command: list[str], text: str, work: Path) -> Path:
+    """Compile, then link in a step of its own: without -fsanitize, whose library must not come along.
+
+    The emulator's functions stay undefined; the driver has them, and activate() loads it for all to see.
+    """
     linked = work / "linked"
+    here = f"-ffile-prefix-map={os.getcwd()}=."  # PyCUDA compiles in a new folder each time
     steps = (
-        [*command, "-c", "-x", "c++", "-", "-o", str(work / "object")],
-        [compiler(), "-shared", "-o", str(linked), str(work / "object"), str(library)],
+        [*command, here, "-c", "-x", "c++", "-", "-o", str(work / "object")],
+        [compiler(), "-shared", "-o", str(linked), str(work / "object")],
     )
     for step in steps:
         done = subprocess.run(step, input=text, capture_output=True, text=True)
@@ -194,12 +197,12 @@ class CompileError(RuntimeError):
 
 
 def _kernel_flags(mode: str) -> list[str]:
-    flags = ["-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", *EXACT_ACCESSES]
+    flags = ["-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", "-g1", "-gdwarf-4"]
     flags += ["-I", str(HERE / "include"), "-include", str(HERE / "include" / "device.hpp")]
-    flags += [] if is_clang() else ONLY_GCC
+    flags += EXACT_ACCESSES + ([] if is_clang() else ONLY_GCC)
     if mode == "plain":
-        return [*flags, "-O2", "-g1", "-fwrapv"]  # overflow wraps, as on a GPU
-    return [*flags, "-O1", "-g1", *HOOKS, *NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]]
+        return [*flags, "-O2", "-fwrapv"]  # overflow wraps, as on a GPU
+    return [*flags, "-O1", *HOOKS, *NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]]
 
 
 def _included(options: tuple[str, ...], text: str) -> list[bytes]:

@@ -137,12 +137,14 @@ Code check_range(const char* function, const char* what, uintptr_t address, size
 // Two accesses race when they touch one cell, at least one writes, they are by different threads, and nothing orders
 // them: no __syncthreads between (the epoch is the same) and, in one warp, no __syncwarp (the clocks).
 // Two readers are kept, of two threads: whoever writes next races with at least one of them.
+struct Past {
+    uint32_t epoch, clock;  // the epoch counts barriers and blocks and is never reset: old entries need no clearing
+    uint32_t pc;            // relative to the module
+    int thread;
+};
 struct Cell {
-    uint32_t write_epoch, read_epoch;  // counts barriers and blocks, never reset: old entries need no clearing
-    int16_t writer, reader[2];
-    bool atomic;
-    uint32_t write_clock, read_clock[2];
-    uint32_t write_pc, read_pc[2];  // relative to the module
+    Past write, atomic, read[2];
+    uint32_t earlier_write;  // the epoch of the write before the last: was this cell used before in the block?
 };
 
 static uint32_t epoch = 1, block_epoch = 1;
@@ -193,10 +195,10 @@ void warp_synced(unsigned first_thread, unsigned mask) {
         }
 }
 
-static bool ordered(unsigned other, uint32_t other_epoch, uint32_t other_clock) {
-    const unsigned me = launch.current;
-    if (other_epoch != epoch || other == me) return true;
-    return other / WARP == me / WARP && seen[me][other % WARP] >= other_clock;
+static bool ordered(const Past& past) {
+    const unsigned me = launch.current, other = past.thread;
+    if (past.epoch != epoch || other == me) return true;
+    return other / WARP == me / WARP && seen[me][other % WARP] >= past.clock;
 }
 
 // "element [3][1] of tile" would need types; the byte offset says enough to find it.
@@ -208,57 +210,51 @@ static std::string shared_name(uintptr_t address) {
     return "shared memory";
 }
 
-[[noreturn]] static void fail_race(const char* now, const char* before, unsigned other, uint32_t other_pc,
-                                   uintptr_t address, uintptr_t pc, bool read_first) {
+[[noreturn]] static void fail_race(const char* now, const char* before, const Past& past, bool rewritten,
+                                   uintptr_t address, uintptr_t pc) {
     Finding finding{LAUNCH_FAILED, "race",
-                    std::string("shared memory race: ") + now + " of " + shared_name(address) + " is not ordered after a " +
-                        before + " by " + thread_name(other),
-                    "", pc, std::string("the other ") + before + " is at", launch.module->base + other_pc};
-    const bool same_warp = other / WARP == launch.current / WARP;
-    finding.likely = read_first ? "a missing barrier before shared memory is written again: without it a fast warp "
-                                  "overwrites the tile that a slow one still reads (the second __syncthreads() of a loop)"
-                                : "a missing __syncthreads() between the write and its use by other threads";
-    if (same_warp) finding.likely += ", or __syncwarp() inside one warp";
+                    std::string("shared memory race: ") + now + " of " + shared_name(address) +
+                        " is not ordered after a " + before + " by " + thread_name(past.thread),
+                    "", pc, std::string("that ") + before + " is at", launch.module->base + past.pc};
+    finding.likely = rewritten ? "a missing barrier before shared memory is written again: without it a fast warp "
+                                 "overwrites what a slow one still reads (the second __syncthreads() of a loop)"
+                               : "a missing __syncthreads() between the write and its use by other threads";
+    if (past.thread / WARP == launch.current / WARP) finding.likely += "; inside one warp __syncwarp() is enough";
     fail(finding);
+}
+
+// Keeps two readers, of two warps where there are two: no barrier orders those.
+static void remember_read(Cell& cell, const Past& now) {
+    for (Past& past : cell.read)
+        if (past.epoch != epoch || past.thread == now.thread) {
+            past = now;
+            return;
+        }
+    if (cell.read[0].thread / (int)WARP == cell.read[1].thread / (int)WARP) cell.read[1] = now;
 }
 
 static void check_cell(Cell& cell, uintptr_t address, Access access, uintptr_t pc) {
     const int me = launch.current;
-    const uint32_t clock = seen[me][me % WARP], relative = pc - launch.module->base;
     const bool writes = access != Access::load, atomic = access == Access::atomic;
-    const bool initialised = cell.write_epoch >= block_epoch;
-    if (access != Access::store && !initialised)
+    const char* verb = atomic ? "atomic access" : writes ? "write" : "read";
+    if (access != Access::store && cell.write.epoch < block_epoch && cell.atomic.epoch < block_epoch)
         fail({LAUNCH_FAILED, "uninitialised shared memory",
               "use of uninitialised shared memory: " + shared_name(address) + " was never written in this block",
-              "a tile element that no thread filled (edge tiles need zeros), or a reduction that reads more partial "
-              "results than there are warps", pc});
-    if (initialised && !(atomic && cell.atomic) && !ordered(cell.writer, cell.write_epoch, cell.write_clock))
-        fail_race(atomic ? "atomic access" : writes ? "write" : "read", cell.atomic ? "atomic access" : "write",
-                  cell.writer, cell.write_pc, address, pc, false);
-    if (writes && cell.read_epoch == epoch)
-        for (int i = 0; i < 2; i++)
-            if (cell.reader[i] >= 0 && !ordered(cell.reader[i], cell.read_epoch, cell.read_clock[i]))
-                fail_race(atomic ? "atomic access" : "write", "read", cell.reader[i], cell.read_pc[i], address, pc, true);
-    if (writes) {
-        cell.write_epoch = epoch;
-        cell.writer = me;
-        cell.write_clock = clock;
-        cell.write_pc = relative;
-        cell.atomic = atomic;
-    } else {
-        if (cell.read_epoch != epoch) {
-            cell.read_epoch = epoch;
-            cell.reader[0] = cell.reader[1] = -1;
-        }
-        // Slot 0 is mine if it is free or mine; else slot 1, unless it holds another warp's reader and I am no better.
-        int slot = cell.reader[0] < 0 || cell.reader[0] == me ? 0 : 1;
-        if (slot == 1 && cell.reader[1] >= 0 && cell.reader[1] != me &&
-            cell.reader[1] / (int)WARP != cell.reader[0] / (int)WARP)
-            return;
-        cell.reader[slot] = me;
-        cell.read_clock[slot] = clock;
-        cell.read_pc[slot] = relative;
+              "an element that no thread has filled (edge tiles need zeros), a missing barrier before it is read, or a "
+              "reduction that reads more partial results than there are warps", pc});
+    const bool rewritten = cell.earlier_write >= block_epoch && cell.earlier_write < epoch;
+    if (!ordered(cell.write)) fail_race(verb, "write", cell.write, rewritten, address, pc);
+    if (!atomic && !ordered(cell.atomic)) fail_race(verb, "atomic access", cell.atomic, rewritten, address, pc);
+    if (writes)
+        for (const Past& past : cell.read)
+            if (!ordered(past)) fail_race(verb, "read", past, true, address, pc);
+    const Past now{epoch, seen[me][me % WARP], uint32_t(pc - launch.module->base), me};
+    if (!writes) {
+        remember_read(cell, now);
+        return;
     }
+    if (cell.write.epoch != epoch) cell.earlier_write = cell.write.epoch;
+    (atomic ? cell.atomic : cell.write) = now;
 }
 
 // --- every load and store --------------------------------------------------------------------------------------------
@@ -491,17 +487,26 @@ OVERFLOW_HANDLER(mul, "*")
 EXPORT void __ubsan_handle_negate_overflow(OverflowData* data, uintptr_t a) {
     fail_overflow(data, "negated, 0 -", 0, a, RETURN_ADDRESS);
 }
-EXPORT void __ubsan_handle_divrem_overflow(OverflowData* data, uintptr_t a, uintptr_t b) {
-    if (b) fail_overflow(data, "/", a, b, RETURN_ADDRESS);
+static void fail_division(OverflowData* data, uintptr_t a, uintptr_t b, uintptr_t pc) {
+    if (b) fail_overflow(data, "/", a, b, pc);
     fail({LAUNCH_FAILED, "division by zero", "integer division of " + signed_text(data->type, a) + " by zero",
-          "on a GPU this gives some number and no error", RETURN_ADDRESS});
+          "on a GPU this gives some number and no error", pc});
 }
-EXPORT void __ubsan_handle_out_of_bounds(BoundsData* data, uintptr_t index) {
-    if (!launch.running_thread) return;
+EXPORT void __ubsan_handle_divrem_overflow(OverflowData* data, uintptr_t a, uintptr_t b) {
+    fail_division(data, a, b, RETURN_ADDRESS);
+}
+EXPORT void __ubsan_handle_negate_overflow_abort(OverflowData* data, uintptr_t a) {
+    fail_overflow(data, "negated, 0 -", 0, a, RETURN_ADDRESS);
+}
+EXPORT void __ubsan_handle_divrem_overflow_abort(OverflowData* data, uintptr_t a, uintptr_t b) {
+    fail_division(data, a, b, RETURN_ADDRESS);
+}
+static void fail_index(BoundsData* data, uintptr_t index, uintptr_t pc) {
     fail({ILLEGAL_ADDRESS, "out of bounds",
           "index " + signed_text(data->index, index) + " is outside an array of type " + data->array->name,
-          "a loop bound or a tile size that does not fit the declaration", RETURN_ADDRESS});
+          "a loop bound or a tile size that does not fit the declaration", pc});
 }
+EXPORT void __ubsan_handle_out_of_bounds(BoundsData* data, uintptr_t index) { fail_index(data, index, RETURN_ADDRESS); }
 EXPORT void __ubsan_handle_out_of_bounds_abort(BoundsData* data, uintptr_t index) {
-    __ubsan_handle_out_of_bounds(data, index);
+    fail_index(data, index, RETURN_ADDRESS);
 }

@@ -4,11 +4,15 @@
 // atomics.hpp, math.hpp, kernel_table.hpp (how the driver finds the kernels). A kernel that asks for something
 // that is in none of them fails to compile, with the name of what is missing: never a wrong number.
 #pragma once
+// math.h and stdlib.h, not only <cmath>: they put abs(float), log(float) ... into the global namespace, as nvcc does.
+// Without them abs(-0.5f) would be the integer one.
+#include <math.h>
+#include <stdlib.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -51,9 +55,7 @@ extern const uint3 threadIdx, blockIdx, blockDim, gridDim;
 }
 static constexpr int warpSize = 32;
 
-#undef assert
-#define assert(condition) \
-    ((condition) ? (void)0 : emulator_device_assert(#condition, __FILE__, __LINE__))
+#include "assert.h"
 #define __trap emulator_trap
 
 #include "vectors.hpp"

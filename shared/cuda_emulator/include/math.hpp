@@ -39,6 +39,7 @@ static inline unsigned max(unsigned a, int b) { return max(a, (unsigned)b); }
 #define __cosf(x) cosf(x)
 #define __tanf(x) tanf(x)
 #define __powf(x, y) powf(x, y)
+#define __sincosf(x, sine, cosine) sincosf(x, sine, cosine)
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 static inline float rcbrtf(float x) { return 1.0f / cbrtf(x); }
@@ -55,6 +56,9 @@ static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c);
 static inline double __dadd_rn(double a, double b) { return a + b; }
 static inline double __dmul_rn(double a, double b) { return a * b; }
 static inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
+static inline void sincos(float x, float* sine, float* cosine) { sincosf(x, sine, cosine); }
+static inline float sinpif(float x) { return (float)sin(3.14159265358979323846 * fmod(x, 2.0)); }
+static inline float cospif(float x) { return (float)cos(3.14159265358979323846 * fmod(x, 2.0)); }
 static inline float __saturatef(float x) { return x >= 1.0f ? 1.0f : x > 0.0f ? x : 0.0f; }  // NaN gives 0
 
 // --- conversions -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Profile a kernel file without a GPU: ``python -m shared.cuda_emulator profile kernels/naive.cu``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared import cuda_emulator
+from shared.cuda_emulator.launch import DriverError, Module
+from shared.cuda_emulator.toolchain import CompileError, ToolchainError
+from shared.cuda_emulator.source import UnsupportedError
+
+HELP = """\
+no launch to profile: write one into the file, or give one with --launch:
+    // profile: kernel<<<grid, block>>>(float[1024], 1024)
+    // profile: kernel<<<(4, 2), (16, 16), shared bytes>>>(float[64, 64], half[64], 64, 2.5f, 64ll)
+arrays hold random numbers; 64 is an int, 64ll a long long, 2.5f a float, 2.5 a double"""
+LAUNCH = re.compile(r"\s*(\w+)\s*<<<(.*)>>>\s*\((.*)\)\s*$")
+TYPES = {
+    **{"float": np.float32, "double": np.float64, "half": np.float16, "__half": np.float16, "int": np.int32},
+    **{"unsigned": np.uint32, "long long": np.int64, "char": np.int8, "short": np.int16, "bf16": np.uint16},
+}
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m shared.cuda_emulator", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    profile = commands.add_parser("profile", help="print the source with the counts of each line")
+    profile.add_argument("file", type=Path, help="a .cu file")
+    profile.add_argument("--launch", action="append", help='such as "kernel<<<4, 256>>>(float[1024], 1024)"')
+    profile.add_argument("-D", action="append", default=[], dest="defines", help="a macro, such as TILE=32")
+    arguments = parser.parse_args()
+    try:
+        print(profile_file(arguments.file, arguments.launch, [f"-D{define}" for define in arguments.defines]))
+    except (CompileError, DriverError, ToolchainError, UnsupportedError, ValueError, OSError) as error:
+        sys.exit(str(error))
+
+
+def profile_file(path: Path, launches: list[str] | None, options: list[str]) -> str:
+    """Run the launches of a file, each counted on its own; return the annotated source and the totals."""
+    source = path.read_text(encoding="utf-8")
+    launches = launches or re.findall(r"^\s*//\s*profile:\s*(.*)$", source, flags=re.MULTILINE)
+    if not launches:
+        raise ValueError(HELP)
+    cuda_emulator.activate_anyway(path.parent, announce=False)
+    module = Module(path, options=tuple(options))
+    pages = []
+    for launch in launches:
+        kernel, grid, block, shared, arguments = parse_launch(launch)
+        with cuda_emulator.counting() as counters:
+            module.launch(kernel, grid, block, *arguments, shared=shared)
+        pages.append(f"{path}: {launch.strip()}\n{counters.annotate(path)}\n\n{counters.summary()}\n")
+    return "\n".join(pages)
+
+
+def parse_launch(text: str) -> tuple[str, Any, Any, int, list[Any]]:
+    """Read ``kernel<<<grid, block, shared>>>(arguments)``; arrays are filled with random numbers."""
+    match = LAUNCH.match(text)
+    if not match:
+        raise ValueError(f"cannot read the launch {text.strip()!r}\n{HELP}")
+    kernel, configuration, arguments = match.groups()
+    sizes = [tuple(map(int, re.findall(r"\d+", part))) for part in _split(configuration)]
+    rng = np.random.default_rng(0)
+    shared = sizes[2][0] if len(sizes) > 2 else 0
+    return kernel, sizes[0], sizes[1], shared, [_argument(word, rng) for word in _split(arguments)]
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that are outside of brackets."""
+    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
+
+
+def _argument(word: str, rng: np.random.Generator) -> Any:
+    array = re.fullmatch(r"([\w ]+?)\s*\[([\d,\s]+)\]", word)
+    if array and array.group(1) in TYPES:
+        shape = tuple(int(size) for size in array.group(2).split(","))
+        values = rng.standard_normal(shape)
+        dtype = np.dtype(TYPES[array.group(1)])
+        return values.astype(dtype) if dtype.kind == "f" else np.zeros(shape, dtype)
+    if re.fullmatch(r"-?\d+", word):
+        return np.int32(word)
+    if re.fullmatch(r"-?\d+ll", word):
+        return np.int64(word[:-2])
+    if re.fullmatch(r"-?[\d.e+-]+f", word):
+        return np.float32(word[:-1])
+    try:
+        return np.float64(word)
+    except ValueError:
+        raise ValueError(f"cannot read the argument {word!r}\n{HELP}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""Correct kernels stay silent and right under every schedule; what cannot run is refused by name."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared import cuda_emulator
+from shared.cuda_emulator import toolchain
+from shared.cuda_emulator.launch import DeviceArray, DriverError, Module, call
+from shared.cuda_emulator.source import UnsupportedError
+
+KERNELS = Path(__file__).parent / "kernels"
+ROOT = Path(__file__).parents[2]
+F32, I32 = np.float32, np.int32
+
+
+@pytest.fixture(scope="module")
+def correct() -> Module:
+    cuda_emulator.activate_anyway(announce=False)
+    return Module(KERNELS / "correct.cu")
+
+
+@pytest.fixture(params=cuda_emulator.SCHEDULES)
+def schedule(request):
+    with cuda_emulator.settings(schedule=request.param, seed=7):
+        yield request.param
+
+
+# --- correct kernels -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("schedule")
+class TestCorrectKernels:
+    @pytest.mark.parametrize("n", [1, 31, 33, 1000])
+    def test_grid_stride_add(self, correct, rng, n):
+        a, b = rng.standard_normal((2, n)).astype(F32)
+        c = np.full(n, np.nan, F32)
+        correct.launch("grid_stride_add", 3, 64, a, b, c, np.int64(n))
+        np.testing.assert_array_equal(c, a + b)
+
+    def test_vector_scale(self, correct, rng):
+        x = rng.standard_normal(1003).astype(F32)
+        y = np.full_like(x, np.nan)
+        correct.launch("vector_scale", 4, 64, x, y, I32(x.size))
+        np.testing.assert_array_equal(y, 2 * x)
+
+    def test_tiled_matmul(self, correct, rng):
+        m, n, k = 13, 22, 19
+        a, b = rng.standard_normal((m, k)).astype(F32), rng.standard_normal((k, n)).astype(F32)
+        c = np.full((m, n), np.nan, F32)
+        correct.launch("tiled_matmul", (3, 2), (8, 8), a, b, c, I32(m), I32(n), I32(k))
+        np.testing.assert_allclose(c, a.astype(float) @ b, rtol=1e-5, atol=1e-5)
+
+    def test_transpose(self, correct, rng):
+        x = rng.standard_normal((21, 37)).astype(F32)
+        y = np.full((37, 21), np.nan, F32)
+        correct.launch("transpose", (3, 2), (16, 16), x, y, I32(21), I32(37))
+        np.testing.assert_array_equal(y, x.T)
+
+    def test_softmax_rows(self, correct, rng):
+        x = (10 * rng.standard_normal((5, 133))).astype(F32)
+        y = np.full_like(x, np.nan)
+        correct.launch("softmax_rows", 5, 96, x, y, I32(133), shared=3 * 4)
+        expected = np.exp(x - x.max(1, keepdims=True, initial=-np.inf).astype(float))
+        np.testing.assert_allclose(y, expected / expected.sum(1, keepdims=True), rtol=1e-5)
+
+    def test_histogram(self, correct, rng):
+        x = rng.integers(0, 8, 500).astype(I32)
+        bins = np.zeros(8, I32)
+        correct.launch("histogram", 3, 64, x, bins, I32(500))
+        np.testing.assert_array_equal(bins, np.bincount(x, minlength=8))
+
+    def test_small_elements(self, correct, rng):
+        x = rng.integers(0, 80, 64).astype(np.uint8)
+        y, z = np.zeros_like(x), np.zeros(64, np.uint16)
+        correct.launch("small_elements", 1, 64, x, y, z)
+        np.testing.assert_array_equal(y, x[::-1])
+        np.testing.assert_array_equal(z, 3 * x.reshape(32, 2)[:, ::-1].ravel().astype(np.uint16))
+
+    def test_warp_exchange(self, correct, rng):
+        x = rng.integers(-9, 9, 64).astype(F32)
+        y = np.zeros_like(x)
+        correct.launch("warp_exchange", 1, 64, x, y)
+        np.testing.assert_array_equal(y, np.repeat(x.reshape(2, 32).sum(1), 32))
+
+    def test_compact_positive(self, correct, rng):
+        x = rng.standard_normal(27).astype(F32)
+        y, count = np.zeros_like(x), np.zeros(1, I32)
+        correct.launch("compact_positive", 1, 32, x, y, count, I32(27))
+        np.testing.assert_array_equal(y[: count[0]], x[x > 0])
+
+    def test_convolve_with_constant_memory(self, correct, rng):
+        address, size = correct.global_address("weights")
+        weights = np.array([0.25, 0.5, -1.0], F32)
+        assert size == weights.nbytes
+        call("cuMemcpyHtoD_v2", *map(_pointer, (address, weights.ctypes.data, size)))
+        x = rng.standard_normal(100).astype(F32)
+        y = np.zeros_like(x)
+        correct.launch("convolve", 2, 64, x, y, I32(100))
+        np.testing.assert_allclose(y[1:-1], 0.25 * x[:-2] + 0.5 * x[1:-1] - x[2:], rtol=1e-5, atol=1e-6)
+
+    def test_sum_by_last_block(self, correct, rng):
+        x = rng.integers(-9, 9, 1000).astype(F32)
+        y, partial = np.zeros(1, F32), np.zeros(5, F32)
+        correct.launch("sum_by_last_block", 5, 64, x, partial, y, np.zeros(1, np.uint32), I32(1000))
+        assert y[0] == x.sum()
+
+    def test_scan(self, correct, rng):
+        x = rng.integers(-9, 9, 64).astype(I32)
+        y = np.zeros_like(x)
+        correct.launch("scan", 1, 64, x, y)
+        np.testing.assert_array_equal(y, np.cumsum(x))
+
+    def test_barriers_that_count(self, correct, rng):
+        x = rng.standard_normal(64).astype(F32)
+        y = np.full(3, -1, I32)
+        correct.launch("count_negative", 1, 64, x, y)
+        assert y.tolist() == [(x < 0).sum(), (x > 2).any(), True]
+
+    def test_templates_have_mangled_names(self, correct):
+        y = np.zeros(40, np.float64)
+        correct.launch("_Z4fillIdEvPT_S0_i", 1, 64, y, np.float64(2.5), I32(40))
+        np.testing.assert_array_equal(y, 2.5)
+
+
+def _pointer(value: int):
+    import ctypes
+
+    return ctypes.c_uint64(value)
+
+
+def test_window_of_blocks_over_more_than_2_31_elements(correct):
+    """A virtual array costs no memory; only a few blocks run, and the index must not wrap."""
+    import ctypes
+
+    n, block = 2**31 + 12345, 256
+    blocks = -(-n // block)
+    pointer = ctypes.c_uint64()
+    call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(n))
+    device = DeviceArray(np.zeros(0, F32))
+    device.address = pointer.value
+    with cuda_emulator.settings(window=(blocks - 3, 3)):
+        correct.launch("fill_huge", blocks, block, device, np.uint64(n))
+    tail = np.zeros(600, np.int8)
+    call("cuMemcpyDtoH_v2", _pointer(tail.ctypes.data), _pointer(pointer.value + n - 600), ctypes.c_size_t(600))
+    device.free()
+    np.testing.assert_array_equal(tail, np.arange(n - 600, n) % 100)
+
+
+# --- what cannot run -------------------------------------------------------------------------------------------------
+
+REFUSED = [
+    ('asm volatile("mov.u32 %0, 1;" : "=r"(x));', "inline PTX"),
+    ("nvcuda::wmma::fill_fragment(c, 0.0f);", "wmma"),
+    ("auto g = cooperative_groups::this_thread_block();", "cooperative groups"),
+    ("__pipeline_commit();", "asynchronous copies"),
+    ("other<<<1, 32>>>(x);", "launches"),
+    ("long long t = clock64();", "clock"),
+]
+
+
+@pytest.mark.parametrize(("line", "name"), REFUSED, ids=[name for _, name in REFUSED])
+def test_unsupported_feature_is_refused_by_name(line, name):
+    source = f"// asm() in a comment is fine\n__global__ void k(int x) {{\n    {line}\n}}\n"
+    with pytest.raises(UnsupportedError, match=f"^k.cu:3: error: not supported by the CPU emulator: .*{name}"):
+        toolchain.compile_kernels(source, "k.cu")
+
+
+def test_compile_error_has_the_line_of_the_cu_file():
+    source = "__global__ void k(float* x) {\n    x[0] = 1;\n    y[0] = 2;\n}\n"
+    with pytest.raises(toolchain.CompileError, match=r"kernels/k\.cu:3:\d+: error: .*y.* was not declared"):
+        toolchain.compile_kernels(source, "kernels/k.cu")
+
+
+def test_missing_function_is_a_compile_error():
+    with pytest.raises(toolchain.CompileError, match="__vadd2"):
+        toolchain.compile_kernels("__global__ void k(unsigned* x) { x[0] = __vadd2(x[0], x[1]); }", "k.cu")
+
+
+def test_threadidx_is_read_only():
+    with pytest.raises(toolchain.CompileError, match="read-only"):
+        toolchain.compile_kernels("__global__ void k() { threadIdx.x = 1; }", "k.cu")
+
+
+def test_shared_memory_with_an_initial_value_is_refused():
+    cuda_emulator.activate_anyway(announce=False)
+    source = "struct S { int x; __device__ S() : x(rand()) {} };\n"
+    source += 'extern "C" __global__ void k(int* y) { __shared__ S s; y[0] = s.x; }'
+    with pytest.raises(DriverError, match="cannot have a constructor"):
+        Module(source)
+
+
+def test_global_float_functions_are_the_float_ones():
+    """abs(-0.5f) must not be the integer abs, nor max() lose its NaN rule."""
+    cuda_emulator.activate_anyway(announce=False)
+    source = """extern "C" __global__ void k(float* y, float x) {
+        y[0] = abs(x); y[1] = max(x, NAN); y[2] = min(3, 2); y[3] = __saturatef(x); y[4] = exp(x) - expf(x);
+        y[5] = __float2int_rn(2.5f); y[6] = __popc(255) + __ffs(8) + __clz(1); y[7] = rsqrtf(4.0f);
+    }"""
+    y = np.zeros(8, F32)
+    Module(source).launch("k", 1, 1, y, F32(-0.5))
+    np.testing.assert_array_equal(y, [0.5, -0.5, 2, 0, 0, 2, 8 + 4 + 31, 0.5])
+
+
+def test_half_precision(rng):
+    cuda_emulator.activate_anyway(announce=False)
+    source = """#include <cuda_fp16.h>
+    #include <cuda_bf16.h>
+    extern "C" __global__ void convert(const float* x, __half* h, __nv_bfloat16* b, __half* sum, int n) {
+        __shared__ __half tile[64];
+        int i = threadIdx.x;
+        h[i] = __float2half(x[i]);
+        b[i] = __float2bfloat16(x[i]);
+        tile[i] = h[i];
+        __syncthreads();
+        sum[i] = __hadd(tile[i], tile[63 - i]) * __float2half(0.5f);
+    }"""
+    x = (rng.standard_normal(64) * 10.0 ** rng.integers(-9, 6, 64)).astype(F32)
+    x[:4] = [np.inf, -np.inf, np.nan, 65520]
+    half, brain, total = np.zeros(64, np.float16), np.zeros(64, np.uint16), np.zeros(64, np.float16)
+    Module(source).launch("convert", 1, 64, x, half, brain, total, I32(64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = x.astype(np.float16)
+        np.testing.assert_array_equal(half, expected)
+        np.testing.assert_array_equal(total, (expected + expected[::-1]) * np.float16(0.5))
+    bits = x.view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    finite = ~np.isnan(x)
+    np.testing.assert_array_equal(brain[finite], rounded[finite])
+    assert brain[2] & 0x7FFF > 0x7F80  # NaN stays NaN
+
+
+# --- other compilers and machines ------------------------------------------------------------------------------------
+
+SMOKE = """
+import sys; sys.path.insert(0, {root!r})
+import numpy as np
+from pathlib import Path
+from shared import cuda_emulator
+from shared.cuda_emulator.launch import DriverError, Module
+cuda_emulator.activate_anyway(announce=False)
+kernels = Path({kernels!r})
+x = np.random.default_rng(1).standard_normal((5, 133)).astype(np.float32)
+y = np.full_like(x, np.nan)
+for schedule in ("forward", "warp_greedy"):
+    with cuda_emulator.settings(schedule=schedule):
+        Module(kernels / "correct.cu").launch("softmax_rows", 5, 96, x, y, np.int32(133), shared=12)
+    np.testing.assert_allclose(y, np.exp(x) / np.exp(x).sum(1, keepdims=True), rtol=1e-5)
+bugs = Module(kernels / "planted_bugs.cu")
+for kernel, arguments, kind in (
+    ("missing_second_barrier", (x[:2].ravel().copy(), y[0], np.int32(4)), "race"),
+    ("misaligned_vector_load", (x.ravel(), y[0]), "misaligned"),
+    ("return_before_barrier", (y[0, :40].copy(), np.int32(40)), "barrier divergence"),
+    ("index_overflows", (y[0], np.int32(70000), np.int32(70000)), "integer overflow"),
+):
+    try:
+        bugs.launch(kernel, 1, 64 if "barrier" in kernel else 8, *arguments)
+    except DriverError:
+        (report,) = cuda_emulator.reports()
+        assert report.kind == kind and report.line and "planted_bugs.cu" in report.file, report
+    else:
+        raise AssertionError(kernel + " passed")
+print("silent and found")
+"""
+
+
+def smoke(**environment: str) -> None:
+    code = SMOKE.format(root=str(ROOT), kernels=str(KERNELS))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "silent and found" in done.stdout
+
+
+def test_portable_fibers():
+    """The switch that arm64 uses, compiled and run here."""
+    smoke(CUDA_EMULATOR_FIBERS="ucontext")
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="clang++ is not installed")
+def test_clang():
+    smoke(CXX="clang++")
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_restored(correct):
+    with pytest.raises(ValueError, match="schedule must be one of"):
+        cuda_emulator.settings(schedule="sideways").__enter__()
+    with cuda_emulator.settings(window=(0, 1)):
+        y = np.zeros(128, F32)
+        correct.launch("vector_scale", 2, 16, np.ones(128, F32), y, I32(128))
+        assert (y != 0).sum() == 64
+    correct.launch("vector_scale", 2, 16, np.ones(128, F32), y, I32(128))
+    assert (y != 0).all()
+
+
+def test_objects_are_cached_by_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("GROUNDWORK_CACHE", str(tmp_path))
+    source = 'extern "C" __global__ void k(float* y) { y[0] = 1; }'
+    first = toolchain.compile_kernels(source, "k.cu", mode="plain")
+    assert toolchain.compile_kernels(source, "k.cu", mode="plain") == first
+    assert toolchain.compile_kernels(source + " ", "k.cu", mode="plain") != first
+    assert toolchain.compile_kernels(source, "k.cu", mode="plain", options=("-DN=1",)) != first

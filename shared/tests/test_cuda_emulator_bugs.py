@@ -1,0 +1,188 @@
+"""Every class of bug is found, under more than one schedule, and the report names file, line, block and thread."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared import cuda_emulator
+from shared.cuda_emulator.launch import DeviceArray, DriverError, Module
+
+KERNELS = Path(__file__).parent / "kernels"
+F32, I32 = np.float32, np.int32
+BOUNDS, RACE, UNWRITTEN = "out of bounds", "race", "uninitialised shared memory"
+DIVERGENCE, ABSENT = "barrier divergence", "absent lane"
+
+
+def floats(n: int) -> np.ndarray:
+    return np.linspace(-1, 1, n, dtype=F32)
+
+
+# kernel, grid, block, arguments, kind of the report, a part of its message
+BUGS = [
+    ("no_tail_guard", 2, 64, (floats(100), floats(100), I32(100)), BOUNDS, "bytes past the end of an array of 400 bytes"),
+    ("off_by_one", 2, 64, (floats(100), I32(100)), BOUNDS, "no guard for the tail"),
+    ("before_the_start", 1, 64, (floats(64), floats(64), I32(64)), BOUNDS, "4 bytes before the start"),
+    ("unsigned_wraps", 1, 64, (floats(64), floats(64), np.uint32(64)), BOUNDS, "argument 1"),
+    ("rows_and_columns_swapped", 1, (8, 4), (floats(32), floats(32), I32(4), I32(8)), BOUNDS, "past the end"),
+    ("past_the_row", 1, 32, (floats(35), floats(5), I32(5), I32(7)), BOUNDS, "a row or column is not checked"),
+    ("null_pointer", 1, 32, (np.zeros(0, F32), floats(32)), BOUNDS, "a null pointer"),
+    ("shared_index_too_large", 1, 32, (floats(32),), BOUNDS, "index 32 is outside an array of type 'float [32]'"),
+    ("dynamic_shared_too_small", 1, 32, (floats(32),), BOUNDS, "the launch asked for 0 bytes"),
+    ("local_array_too_small", 1, 1, (floats(8), I32(5)), BOUNDS, "index 4 is outside"),
+    ("index_overflows", 1, 32, (floats(32), I32(70000), I32(70000)), "integer overflow", "70000 * 70000"),
+    ("index_sum_overflows", 1, 32, (floats(32), I32(2**31 - 8)), "integer overflow", "does not fit in 'int'"),
+    ("divides_by_zero", 1, 32, (np.ones(32, I32), I32(0)), "division by zero", "7 by zero"),
+    ("misaligned_vector_load", 1, 8, (floats(64), floats(8)), "misaligned", "4 more than a multiple of 16"),
+    ("misaligned_shared_load", 1, 32, (floats(32),), "misaligned", "4 more than a multiple of 8"),
+    ("too_many_partial_sums", 1, 64, (floats(32),), UNWRITTEN, "partial, byte"),
+    ("edge_tile_not_filled", 1, 32, (floats(20), floats(20), I32(20)), UNWRITTEN, "edge tiles need zeros"),
+    ("missing_first_barrier", 1, 64, (floats(64), floats(64)), (RACE, UNWRITTEN), "tile, byte"),
+    ("missing_second_barrier", 1, 64, (floats(256), floats(64), I32(4)), RACE, "the second __syncthreads()"),
+    ("tree_without_barrier", 1, 64, (floats(64), floats(1)), RACE, "not ordered after"),
+    ("warp_without_syncwarp", 1, 32, (floats(32), floats(32)), (RACE, UNWRITTEN), "line, byte"),
+    ("shuffle_orders_no_memory", 1, 32, (floats(32), floats(32)), RACE, "__syncwarp()"),
+    ("histogram_without_atomics", 1, 64, (np.arange(64, dtype=I32) % 4, np.zeros(4, I32)), RACE, "bins, byte"),
+    ("atomic_and_plain", 1, 64, (np.zeros(1, I32),), (RACE, UNWRITTEN), "total, byte 0"),
+    ("two_reductions_one_buffer", 1, 64, (floats(64), floats(64)), RACE, "partial, byte"),
+    ("return_before_barrier", 2, 64, (floats(100), I32(100)), DIVERGENCE, "of the block's 64 threads reach"),
+    ("barrier_in_a_branch", 1, 64, (floats(64),), DIVERGENCE, "wait at different __syncthreads()"),
+    ("barrier_in_uneven_loop", 1, 64, (floats(100),), DIVERGENCE, "runs a different number of times"),
+    ("shuffle_in_a_branch", 1, 32, (floats(32),), "deadlock", "lane 16 is in its mask but waits at __syncthreads"),
+    ("reduction_after_return", 1, 32, (floats(20), floats(1), I32(20)), ABSENT, "has returned"),
+    ("block_smaller_than_a_warp", 1, 16, (floats(16),), ABSENT, "which the block does not have"),
+    ("mask_leaves_out_the_caller", 1, 32, (floats(32),), ABSENT, "whose mask leaves it out"),
+    ("source_outside_the_mask", 1, 32, (floats(32),), ABSENT, "lane 20, which is not in the mask"),
+    ("different_warp_operations", 1, 32, (floats(32),), "warp divergence", "different warp operations"),
+    ("failing_assert", 1, 32, (floats(32), I32(7)), "assert", "n > 100"),
+    ("traps", 1, 32, (floats(32), I32(7)), "trap", "__trap()"),
+    ("bug_in_an_inlined_function", 1, 32, (floats(30), floats(32)), BOUNDS, "bug_in_an_inlined_function"),
+]
+CODES = {BOUNDS: 700, "use after free": 700, "misaligned": 716, "assert": 710, "trap": 715}
+
+
+@pytest.fixture(scope="module")
+def bugs() -> Module:
+    cuda_emulator.activate_anyway(announce=False)
+    return Module(KERNELS / "planted_bugs.cu")
+
+
+def marked_lines(kernel: str) -> list[int]:
+    """Return the lines marked BUG inside the body of a kernel (and of the function that it inlines)."""
+    lines = (KERNELS / "planted_bugs.cu").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if f" {kernel}(" in line and "__global__" in line)
+    if kernel == "bug_in_an_inlined_function":
+        start -= 3
+    end = next(i for i in range(start + 1, len(lines)) if lines[i].startswith("}") and i > start + 1)
+    return [i + 1 for i in range(start, end + 1) if "BUG" in lines[i]]
+
+
+def check_report(error: DriverError, kernel: str, kinds: tuple[str, ...], words: str) -> None:
+    (report,) = cuda_emulator.reports()
+    assert report.kind in kinds, report.message
+    assert error.code == report.code == CODES.get(report.kind, 719)
+    assert report.message in str(error)
+    if words and report.kind == kinds[0]:
+        assert words in report.message
+    assert report.file == "kernels/planted_bugs.cu"
+    assert report.line in marked_lines(kernel), report.message
+    assert f"kernels/planted_bugs.cu:{report.line}" in report.message
+    block, thread = (f"({x},{y},{z})" for x, y, z in (report.block, report.thread))
+    assert f"block {block} thread {thread} of kernel {kernel}" in report.message
+
+
+@pytest.mark.parametrize("schedule", ["forward", "random"])
+@pytest.mark.parametrize(("kernel", "grid", "block", "arguments", "kind", "words"), BUGS, ids=[b[0] for b in BUGS])
+def test_bug_is_found(bugs, schedule, kernel, grid, block, arguments, kind, words):
+    cuda_emulator.reports()
+    with cuda_emulator.settings(schedule=schedule), pytest.raises(DriverError) as caught:
+        bugs.launch(kernel, grid, block, *arguments)
+    check_report(caught.value, kernel, (kind,) if isinstance(kind, str) else kind, words)
+
+
+def test_dynamic_shared_memory_that_was_never_written(bugs):
+    cuda_emulator.reports()
+    with pytest.raises(DriverError) as caught:
+        bugs.launch("dynamic_never_written", 1, 32, floats(32), shared=128)
+    check_report(caught.value, "dynamic_never_written", (UNWRITTEN,), "dynamic shared memory, byte 0")
+
+
+def test_dynamic_shared_memory_in_elements_instead_of_bytes(bugs):
+    cuda_emulator.reports()
+    with pytest.raises(DriverError, match="of which the launch asked for 32 bytes"):
+        bugs.launch("dynamic_shared_too_small", 1, 32, floats(32), shared=32)
+
+
+def test_host_pointer(bugs):
+    array = floats(32)
+    cuda_emulator.reports()
+    with pytest.raises(DriverError) as caught:
+        bugs.launch("host_pointer", 1, 32, np.uint64(array.ctypes.data), floats(32))
+    check_report(caught.value, "host_pointer", (BOUNDS,), "")
+
+
+def test_use_after_free(bugs):
+    array = DeviceArray(floats(32))
+    address = array.address
+    array.free()
+    cuda_emulator.reports()
+    with pytest.raises(DriverError) as caught:
+        bugs.launch("after_free", 1, 32, np.uint64(address), floats(32))
+    check_report(caught.value, "after_free", ("use after free",), "keep a reference")
+
+
+def test_endless_loop(bugs):
+    cuda_emulator.reports()
+    with cuda_emulator.settings(timeout_s=0.2), pytest.raises(DriverError) as caught:
+        bugs.launch("waits_for_ever", 1, 32, np.zeros(1, I32))
+    assert caught.value.code == 702
+    assert cuda_emulator.reports()[0].line in marked_lines("waits_for_ever")
+
+
+def test_launches_go_on_after_a_bug(bugs):
+    with pytest.raises(DriverError):
+        bugs.launch("no_tail_guard", 2, 64, floats(100), floats(100), I32(100))
+    x, y = floats(128), np.zeros(128, F32)
+    bugs.launch("no_tail_guard", 2, 64, x, y, I32(128))
+    np.testing.assert_array_equal(y, 2 * x)
+
+
+def test_plain_mode_survives_a_wild_address():
+    """Without hooks a null pointer is a signal; the process must live, and the launch must fail."""
+    cuda_emulator.activate_anyway(announce=False)
+    source = """
+    extern "C" __global__ void wild(float* y) { y[threadIdx.x] = 1.0f; }
+    extern "C" __global__ void deep(int* y) {
+        volatile char local[400000];
+        for (int i = 399999; i >= 0; i -= 100) local[i] = 1;
+        y[0] = local[399];
+    }
+    extern "C" __global__ void divide(int* y, int n) { y[0] = 7 / n; }
+    """
+    module = Module(source, mode="plain")
+    with pytest.raises(DriverError, match="which is no memory at all") as caught:
+        module.launch("wild", 1, 32, np.zeros(0, F32))
+    assert caught.value.code == 700
+    with pytest.raises(DriverError, match="stack overflow"):
+        module.launch("deep", 1, 1, np.zeros(1, I32))
+    with pytest.raises(DriverError, match="division by zero"):
+        module.launch("divide", 1, 1, np.zeros(1, I32), I32(0))
+
+
+def test_report_names_both_sides_of_a_race(bugs):
+    cuda_emulator.reports()
+    with pytest.raises(DriverError, match="that (read|write) is at") as caught:
+        bugs.launch("missing_second_barrier", 1, 64, floats(256), floats(64), I32(4))
+    first, second = marked_lines("missing_second_barrier")
+    assert f"planted_bugs.cu:{first}" in str(caught.value)
+    assert f"planted_bugs.cu:{second}" in str(caught.value)
+
+
+def test_driver_library_is_the_emulator():
+    cuda_emulator.activate_anyway(announce=False)
+    count = ctypes.c_int()
+    from shared.cuda_emulator.control import library
+
+    assert library().cuDeviceGetCount(ctypes.byref(count)) == 0
+    assert count.value == 1
