@@ -29,8 +29,8 @@ import shared.bench
 from shared.bench import Benchmark
 
 N_HEADS, D = 8, 64
-ROUNDS = {512: 30, 1024: 30, 2048: 20, 4096: 8, 8192: 3}
-WRITTEN_OUT_ROUNDS = {2048: 10, 4096: 4, 8192: 2}
+ROUNDS = {512: 30, 1024: 20, 2048: 12, 4096: 5, 8192: 2}
+WRITTEN_OUT_ROUNDS = {2048: 8, 4096: 3, 8192: 2}
 
 
 def random_inputs(n_tokens: int, *, n_heads: int = N_HEADS, grad: bool = False) -> list[Tensor]:
@@ -131,7 +131,7 @@ def compare_forward(bench: Benchmark, longest: int) -> None:
 
 def compare_backward(bench: Benchmark) -> None:
     """Time forward and backward together, as in training."""
-    for n_tokens, causal, n_rounds in ((1024, False, 8), (1024, True, 8), (2048, True, 4)):
+    for n_tokens, causal, n_rounds in ((1024, False, 6), (1024, True, 6), (2048, True, 3)):
         inputs = random_inputs(n_tokens, grad=True)
         cotangent = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(0))
 
