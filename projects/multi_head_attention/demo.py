@@ -77,7 +77,7 @@ class OneLayer(nn.Module):
         x = self.embedded(tokens)
         x = self.attention(x) + (x if self.residual else 0)
         logits: Tensor = self.logits(x)
-        return logits.unflatten(-1, (self.n_answers, -1))
+        return logits.view(*tokens.shape, self.n_answers, -1)
 
 
 def train(
@@ -154,10 +154,10 @@ def draw_lookups(demo: Demo, models: dict[int, OneLayer], losses: dict[int, list
     demo.figure(
         "heads",
         fig,
-        alt="Attention maps of a line of code. The only head splits its weight over two diagonals. "
+        alt="Attention maps of a line of code. The only head is blurred over several characters. "
         "Of two heads, one has the diagonal two back, the other the diagonal five back. The loss of one head stays high.",
-        caption="The task: name the characters two and five back. One head mixes both places into one sum and cannot tell "
-        "which is which; two heads of half the width look at one place each.",
+        caption="The task: name the characters two and five back. One head makes one weighted sum, so it "
+        "blurs; two heads of half the width look at one place each.",
     )
 
 

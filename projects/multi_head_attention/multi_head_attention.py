@@ -251,30 +251,22 @@ class MultiHeadAttention(nn.Module):
             If `mask` is neither bool nor float: ones and zeros could mean either.
         """
         if cache is not None and any(x is not None and x is not query for x in (key, value)):
-            raise ValueError(
-                "a cache holds the keys of earlier queries: it cannot be used with a key or value"
-            )
+            raise ValueError("a cache is for self-attention: it takes no key or value of another sequence")
         key = query if key is None else key
         value = key if value is None else value
         _check_inputs(query, key, value, self.d_model)
         n_keys = key.shape[1] + (0 if cache is None else len(cache))
-        bias, dead = self._additive_mask(
-            mask, query, n_keys
-        )  # before the cache: a bad mask leaves it as it was
+        bias, dead = self._additive_mask(mask, query, n_keys)  # first: a bad mask leaves the cache as it was
 
-        q = self.q_proj(query).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, n_heads, Tq, d_head)
-        k = (
-            self.k_proj(key).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
-        )  # (B, n_kv_heads, Tk, d_head)
-        v = self.v_proj(value).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
+        q = _split(self.q_proj(query), self.n_heads)
+        k, v = _split(self.k_proj(key), self.n_kv_heads), _split(self.v_proj(value), self.n_kv_heads)
         if cache is not None:
             k, v = cache.append(k, v)
 
         dropout_p = self.dropout if self.training else 0.0
         if self.fused:
-            is_causal = (
-                self.causal and mask is None and q.shape[2] == n_keys
-            )  # SDPA's own way skips half of the work
+            # SDPA skips half of the work where it knows that the mask is causal; its own is aligned top left.
+            is_causal = self.causal and mask is None and q.shape[2] == n_keys
             heads = F.scaled_dot_product_attention(
                 *(q, k, v, None if is_causal else bias),
                 dropout_p=dropout_p,
@@ -301,8 +293,7 @@ class MultiHeadAttention(nn.Module):
         context = x if context is None else context
         _check_inputs(x, context, context, self.d_model)
         bias, dead = self._additive_mask(mask, x, context.shape[1])
-        q = self.q_proj(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        k = self.k_proj(context).unflatten(-1, (self.n_kv_heads, -1)).transpose(1, 2)
+        q, k = _split(self.q_proj(x), self.n_heads), _split(self.k_proj(context), self.n_kv_heads)
         weights = self._weights(q, k, bias)
         return weights if dead is None else weights.masked_fill(dead, 0)
 
@@ -333,15 +324,13 @@ class MultiHeadAttention(nn.Module):
         the row gathers is zeroed afterwards.
         """
         B, Tq, _ = query.shape
-        bias = None
+        bias: Tensor | None = None
         if mask is not None:
             _check_mask(mask, (B, self.n_heads, Tq, n_keys))
-            is_bool = mask.dtype == torch.bool
-            bias = (
-                query.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
-                if is_bool
-                else mask.to(query.dtype)
-            )
+            if mask.dtype == torch.bool:
+                bias = query.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
+            else:
+                bias = mask.to(query.dtype)
         if self.causal and Tq > 1:
             # The last query sees all n_keys keys, the one before it all but one, and so on.
             later = query.new_full((Tq, n_keys), -math.inf).triu_(n_keys - Tq + 1)
@@ -350,6 +339,12 @@ class MultiHeadAttention(nn.Module):
             return bias, None
         dead = (bias == -math.inf).all(-1, keepdim=True)
         return bias.masked_fill(dead, 0), dead
+
+
+def _split(x: Tensor, n_heads: int) -> Tensor:
+    """View (B, T, n_heads * d_head) as (B, n_heads, T, d_head): head h is slice h of every token."""
+    B, T, _ = x.shape
+    return x.view(B, T, n_heads, -1).transpose(1, 2)
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, d_model: int) -> None:
