@@ -1,0 +1,8 @@
+# diagnosis: gives the mean of all values
+
+
+_right = MultiHeadAttention._additive_mask
+MultiHeadAttention._additive_mask = lambda self, mask, query, n_keys: (
+    _right(self, mask, query, n_keys)[0],
+    None,
+)
