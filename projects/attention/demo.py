@@ -79,6 +79,7 @@ def look_up_digits(demo: Demo) -> None:
         for axis in row[:-1]:
             axis.set_xticks([])
             axis.set_yticks([])
+            axis.spines[:].set_visible(False)
     axes[0, 0].set_title("query", fontsize=10)
     axes[0, -1].set_title("output", fontsize=10)
     demo.figure(
@@ -154,7 +155,7 @@ def measure_scale(demo: Demo) -> None:
         axis.semilogx(widths, [v[0] for v in values], "o-", color=colour, base=2, label=f"scale {name}")
     axis.axhline(8, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="width d of query and key", ylabel="entropy, bits", ylim=(0, 8.4))
-    axis.legend(frameon=False, loc="center left")
+    axis.legend(frameon=False, loc="center right")
     demo.figure(
         "entropy",
         fig,
@@ -233,14 +234,14 @@ def measure_growth(demo: Demo) -> None:
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for (name, values), colour, key in zip(seconds.items(), (RED, BLUE), ("written", "tiles"), strict=True):
-        left.loglog(timed, values, "o-", color=colour, base=2, label=name)
+        left.loglog(timed, values, "o-", color=colour, label=name)
         demo.number(
             f"time_exponent_{key}", exponent(timed, values), ".2f", f"{name}: time grows as T to the power of"
         )
         peaks = megabytes[name]
         if peaks is not None:
             sizes = weighed[name]
-            right.loglog(sizes, peaks, "o-", color=colour, base=2, label=name)
+            right.loglog(sizes, peaks, "o-", color=colour, label=name)
             demo.number(
                 f"memory_exponent_{key}",
                 exponent(sizes, peaks),
@@ -248,8 +249,9 @@ def measure_growth(demo: Demo) -> None:
                 f"{name}: memory grows as T to the power of",
             )
             demo.number(f"memory_{key}", peaks[-1], ",.0f", f"{name}: MB at T = {sizes[-1]}, one head")
-    for axis, label in ((left, "seconds"), (right, "peak memory, MB")):
-        axis.set(xlabel="tokens T", ylabel=label)
+    for axis, label, at in ((left, "seconds", timed), (right, "peak memory, MB", [1024, 4096, 16384])):
+        axis.set(xlabel="tokens T", ylabel=label, xticks=at, xticklabels=at)
+        axis.xaxis.set_tick_params(which="minor", bottom=False, labelbottom=False)
         axis.legend(frameon=False)
     demo.figure(
         "growth",
@@ -322,8 +324,9 @@ def compare_with_rnn(demo: Demo) -> None:
     left.semilogy(attention_norm, color=BLUE, label="attention")
     left.set(xlabel="steps back", ylabel="gradient of the last output", ylim=(1e-12, 10))
     for (name, values), colour in zip(seconds.items(), (RED, BLUE), strict=True):
-        right.loglog(sizes, np.array(values) * 1e3, "o-", color=colour, base=2, label=name)
-    right.set(xlabel="tokens T", ylabel="ms per training step")
+        right.loglog(sizes, np.array(values) * 1e3, "o-", color=colour, label=name)
+    right.set(xlabel="tokens T", ylabel="ms per training step", xticks=sizes, xticklabels=sizes)
+    right.xaxis.set_tick_params(which="minor", bottom=False, labelbottom=False)
     for axis in (left, right):
         axis.legend(frameon=False)
     demo.figure(
