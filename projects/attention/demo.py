@@ -221,7 +221,7 @@ def measure_growth(demo: Demo) -> None:
     timed = np.array([1024, 2048, 4096, 8192])
     weighed = {
         "written out": np.array([1024, 2048, 4096, 8192]),
-        "in tiles": np.array([4096, 8192, 16384, 32768]),
+        "in tiles": np.array([2048, 4096, 8192, 16384]),
     }
     functions: dict[str, Callable[..., Any]] = {"written out": attention, "in tiles": chunked_attention}
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -314,7 +314,7 @@ def compare_with_rnn(demo: Demo) -> None:
         for k, n in enumerate(sizes)
     ]
     columns = [f"{what}, {name}" for what in ("ms", "GFLOP", "GFLOP/s") for name in seconds]
-    caption = "One training step (forward and backward) on one sequence, width 256, two threads."
+    caption = "One training step (forward and backward) on one sequence, width 256, one thread."
     demo.table("rnn", ["T", *columns], rows, caption=caption)
     ratio = seconds["nn.GRU"][3] / seconds["attention"][3]
     demo.number("gru_time_512", ratio, ".0f", "times as long takes a step of nn.GRU at T = 512, width 256")
@@ -341,10 +341,10 @@ def compare_with_rnn(demo: Demo) -> None:
 
 
 def main() -> None:
-    """Run all parts on two threads."""
+    """Run all parts on one thread."""
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
-    torch.set_num_threads(2)
-    with threadpool_limits(2):
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
         demo = Demo(__file__)
         look_up_digits(demo)
         measure_scale(demo)
