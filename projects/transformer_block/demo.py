@@ -2,7 +2,7 @@
 
 1. The block drawn, pre-norm and post-norm; where its parameters and FLOPs are.
 2. Residual connections: the gradient that arrives at the first of 64 blocks, with and without.
-3. Pre-norm and post-norm: gradients layer by layer, and a deep stack trained without warm-up.
+3. Pre-norm, post-norm, no residual connections: twelve blocks trained without warm-up.
 4. Layer norm and batch norm: ragged lengths, a batch of one.
 5. Positions: tiny models trained at one length and read at eight times that.
 """
@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -105,7 +105,7 @@ def train(
     for _ in range(steps):
         loss = losses(model, windows(text, batch, length, generator)).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         curve.append(loss.item())
     return curve
@@ -143,8 +143,8 @@ def draw_block(demo: Demo) -> None:
     """Draw both kinds of block, from the bottom up; the residual stream is the thick line."""
     fig, axes = plt.subplots(1, 2, figsize=(7.5, 5.6), layout="constrained")
     orders = {
-        "pre-norm": [("norm", GREY), ("{}", BLUE), ("+", None)],
-        "post-norm": [("{}", BLUE), ("+", None), ("norm", GREY)],
+        "pre-norm": [("norm", GREY), ("{}", BLUE), ("+", "")],
+        "post-norm": [("{}", BLUE), ("+", ""), ("norm", GREY)],
     }
     for axis, (title, order) in zip(axes, orders.items(), strict=True):
         y = 0.0
@@ -155,7 +155,7 @@ def draw_block(demo: Demo) -> None:
             y = fork + 0.6
             for part, own in order:
                 if part == "+":
-                    axis.add_patch(plt.Circle((0, y), 0.24, facecolor="white", edgecolor=RED, linewidth=2))
+                    axis.add_patch(Circle((0, y), 0.24, facecolor="white", edgecolor=RED, linewidth=2))
                     axis.text(0, y, "+", ha="center", va="center", fontsize=15, color=RED)
                     _line(axis, [(0, fork), (1.75, fork), (1.75, y), (0.26, y)], RED, 3)
                     top = y + 0.24
@@ -232,7 +232,8 @@ def through_depth(kind: Callable[[], nn.Module], n_layers: int, x: Tensor) -> tu
         y = block(y)
     # Scaled to the same size, so that stacks differ in what happens on the way only.
     y = y / y.detach().square().mean().sqrt()
-    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype))
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+    y.backward(cotangent)  # type: ignore[no-untyped-call]
     norms = [
         math.sqrt(sum(p.grad.square().sum().item() for p in block.parameters() if p.grad is not None))
         for block in blocks
@@ -284,39 +285,39 @@ def compare_depth(demo: Demo, text: Tensor) -> None:
     )
 
 
-def compare_norm_position(demo: Demo, text: Tensor) -> None:
-    """Train twelve blocks without warm-up: pre-norm learns, post-norm needs a smaller rate."""
-    steps, length = 60, 32
-    fig, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+def compare_training(demo: Demo, text: Tensor) -> None:
+    """Train twelve blocks from the first step at full rate: pre-norm, post-norm, without residual connections."""
+    steps, length, rates = 50, 32, (1e-3, 1e-2)
+    fig, axis = plt.subplots(figsize=(8, 3.8), layout="constrained")
     rows = []
-    for position, colour in (("pre", BLUE), ("post", ORANGE)):
+    for name, colour in (("pre-norm", BLUE), ("post-norm", ORANGE), ("norm, no residual", RED)):
         cells = []
-        for rate, dashes in ((3e-4, ":"), (1e-3, "--"), (3e-3, "-")):
+        for rate, dashes in zip(rates, ("--", "-"), strict=True):
             torch.manual_seed(0)
+            position = "post" if name == "post-norm" else "pre"
             model = Reader("sinusoidal", length, n_layers=12, d_model=32, norm_position=position)
+            for block in model.blocks.blocks if name == "norm, no residual" else ():
+                block.__class__ = WithoutResidual  # the same weights, another forward
             curve = np.array(train(model, text, steps=steps, length=length, batch=8, rate=rate))
             smooth = np.convolve(curve, np.ones(8) / 8, mode="valid")
-            axis.plot(
-                range(8, steps + 1), smooth, dashes, color=colour, label=f"{position}-norm, rate {rate:g}"
-            )
+            axis.plot(range(8, steps + 1), smooth, dashes, color=colour, label=f"{name}, rate {rate:g}")
             cells.append(curve[-10:].mean())
-            demo.number(
-                f"{position}_{rate:g}".replace("-", "_").replace(".", "_"),
-                cells[-1],
-                ".2f",
-                f"bits per character after {steps} steps, 12 blocks, {position}-norm, rate {rate:g}",
-            )
-        rows.append([f"{position}-norm", *(f"{cell:.2f}" for cell in cells)])
+        key = name.replace("-", "_").replace(", ", "_").replace(" ", "_")
+        for which, cell, rate in zip(("slow", "fast"), cells, rates, strict=True):
+            label = f"bits per character after {steps} steps, 12 blocks, {name}, rate {rate:g}"
+            demo.number(f"{key}_{which}", cell, ".2f", label)
+        rows.append([name, *(f"{cell:.2f}" for cell in cells)])
     axis.set(xlabel="step", ylabel="bits per character")
-    axis.legend(frameon=False, ncols=2)
-    columns = ["12 blocks, no warm-up", "rate 3e-4", "rate 1e-3", "rate 3e-3"]
+    axis.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)
+    columns = ["12 blocks, no warm-up", *(f"rate {rate:g}" for rate in rates)]
     caption = f"Bits per character in training, mean of steps {steps - 9} to {steps}."
-    demo.table("warmup", columns, rows, caption=caption)
+    demo.table("training", columns, rows, caption=caption)
     demo.figure(
-        "warmup",
+        "training",
         fig,
-        alt="Training loss over steps of pre-norm and post-norm stacks at three learning rates.",
-        caption="Twelve blocks trained with AdamW from the first step at full rate.",
+        alt="Training loss over steps of stacks with pre-norm, with post-norm and without residual connections, at two "
+        "learning rates.",
+        caption="Twelve blocks trained with AdamW from the first step at full rate; mean of eight steps.",
     )
 
 
@@ -366,11 +367,11 @@ def compare_norms(demo: Demo, text: Tensor, held_out: Tensor) -> None:
         model = with_batch_norm(model) if name == "batch norm" else model
         generator = torch.Generator().manual_seed(0)
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        for _ in range(250):
+        for _ in range(200):
             batch, counts = ragged_batch(text, length, generator)
             loss = losses(model, batch)[counts].mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         generator = torch.Generator().manual_seed(1)
         batches = [ragged_batch(held_out, length, generator) for _ in range(6)]
@@ -420,7 +421,7 @@ def compare_positions(demo: Demo, text: Tensor, held_out: Tensor) -> None:
         for position, colour in styles.items():
             torch.manual_seed(0)
             model = Reader(position, longest)
-            train(model, text, steps=220, length=length, batch=16)
+            train(model, text, steps=180, length=length, batch=16)
             generator = torch.Generator().manual_seed(1)
             with torch.no_grad():
                 each = torch.cat(
@@ -463,7 +464,7 @@ def main() -> None:
     draw_block(demo)
     count(demo)
     compare_depth(demo, text)
-    compare_norm_position(demo, text)
+    compare_training(demo, text)
     compare_norms(demo, text, held_out)
     compare_positions(demo, text, held_out)
     demo.finish()

@@ -7,6 +7,7 @@ Reading order: `LayerNorm`, `RMSNorm` and `FeedForward` are the parts, `rotary` 
 `TransformerBlock` puts them together, `Transformer` stacks blocks.
 
 Everything accepts float16, bfloat16, float32 and float64, and gives back the dtype it got. NaN and inf propagate.
+Nine parts stand here, most of them shorter than their docstrings, which is why this module is longer than others.
 
 Sources: Vaswani et al., "Attention Is All You Need", arXiv 1706.03762 (2017); Xiong et al., "On Layer Normalization in
 the Transformer Architecture", arXiv 2002.04745 (2020), figure 1 (pre-norm and post-norm).
@@ -389,12 +390,8 @@ class TransformerBlock(nn.Module):
             raise ValueError(f"rotary needs an even head size, got {d_model} / {n_heads}")
         _check_choice("norm_position", norm_position, "pre", "post")
         _check_choice("position", position, None, "rotary")
-        self.n_heads, self.norm_position, self.position, self.causal = (
-            n_heads,
-            norm_position,
-            position,
-            causal,
-        )
+        self.n_heads, self.causal = n_heads, causal
+        self.norm_position, self.position = norm_position, position
         self.attention_norm = _norm(norm, d_model, bias)
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=bias)
         self.out = nn.Linear(d_model, d_model, bias=bias)
@@ -458,10 +455,10 @@ class TransformerBlock(nn.Module):
         B, h, T, _ = query.shape
         n_matrices = max(1, _GROUP_SCORES // max(T * T, 1)) if query.device.type == "cpu" else B * h
         inputs = (query, key, value) if bias is None else (query, key, value, bias.expand(B, h, T, T))
-        groups = [tensor.split(max(1, n_matrices // h), dim=0) for tensor in inputs]
+        groups = [torch.split(tensor, max(1, n_matrices // h), dim=0) for tensor in inputs]
         batches = []
         for group in zip(*groups, strict=True):
-            heads = zip(*(tensor.split(min(h, n_matrices), dim=1) for tensor in group), strict=True)
+            heads = zip(*(torch.split(tensor, min(h, n_matrices), dim=1) for tensor in group), strict=True)
             batches.append(torch.cat([self._attend(*tensors) for tensors in heads], dim=1))
         return torch.cat(batches)
 
