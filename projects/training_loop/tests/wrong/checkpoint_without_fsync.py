@@ -1,4 +1,12 @@
 # diagnosis: no fsync before the rename
 # module: checkpoint
 
-os = type("os", (), {**vars(os), "fsync": staticmethod(lambda descriptor: None)})
+_os = os
+
+
+class _NoSync:
+    def __getattr__(self, name):
+        return (lambda descriptor: None) if name == "fsync" else getattr(_os, name)
+
+
+os = _NoSync()

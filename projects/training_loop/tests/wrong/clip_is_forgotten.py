@@ -1,4 +1,4 @@
-# diagnosis: after five updates
+# diagnosis: Is the gradient clipped?
 
 
 def step(self, batches, *, stop=False):

@@ -1,4 +1,4 @@
-# diagnosis: after five updates
+# diagnosis: are gradients cleared
 
 
 def step(self, batches, *, stop=False):
