@@ -105,6 +105,20 @@ def mistakes(module, query, key, value, **options):
     def computed(**mistake):
         return lambda: sdpa(module, query, key, value, **{**options, **mistake})
 
+    def from_weights(weights_of):
+        """Return the output with other weights than softmax over the keys (no grouped heads)."""
+
+        def output():
+            q, k, v = (
+                F.linear(x, layer.weight, layer.bias).unflatten(-1, (module.n_heads, -1))
+                for x, layer in ((query, module.q_proj), (key, module.k_proj), (value, module.v_proj))
+            )
+            weights = weights_of(torch.einsum("bihd,bjhd->bhij", q, k) / d_head**0.5)
+            merged = torch.einsum("bhij,bjhd->bihd", weights, v).flatten(2)
+            return F.linear(merged, module.out_proj.weight, module.out_proj.bias)
+
+        return output
+
     d_model, d_head = module.d_model, module.d_model // module.n_heads
     return {
         "the scale is 1/sqrt(d_model), not 1/sqrt(d_head)": computed(scale=d_model**-0.5),
@@ -132,6 +146,13 @@ def mistakes(module, query, key, value, **options):
             if options.get("mask") is not None and options["mask"].dtype == torch.bool
             else None
         ),
+        "the mask of the first sample is used for all": computed(mask=options["mask"][:1])
+        if options.get("mask") is not None and options["mask"].ndim == 4
+        else None,
+        "the mask comes after the softmax: the weights that are left do not sum to 1": from_weights(
+            lambda scores: scores.softmax(-1) * options["mask"]
+        ),
+        "the softmax runs over the queries": from_weights(lambda scores: scores.softmax(-2)),
         "the keys are taken from query: this is self-attention": lambda: sdpa(
             module, query, query, query, **options
         ),

@@ -211,6 +211,19 @@ def test_by_hand():
 
 
 @pytest.mark.grades(FORWARD)
+def test_samples_are_independent(generator):
+    """Another sample in the batch changes nothing for this one."""
+    module = random_module(generator)
+    query, key, value = inputs(generator)
+    whole = module(query, key, value)
+    for i in range(B):
+        alone = module(*(x[i : i + 1] for x in (query, key, value)))
+        assert_close(
+            alone, whole[i : i + 1], rtol=1e-12, hint="the batch leaks: samples attend to each other"
+        )
+
+
+@pytest.mark.grades(FORWARD)
 def test_single_key(generator):
     """With one key every weight is 1: what is left is out_proj(v_proj(value)), the value path alone."""
     module = random_module(generator)
@@ -304,19 +317,6 @@ def test_strided_input(generator):
     module = random_module(generator)
     query, key, value = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in inputs(generator))
     assert_close(module(query, key, value), sdpa(module, query, key, value), rtol=1e-12)
-
-
-@pytest.mark.grades(FORWARD)
-def test_samples_are_independent(generator):
-    """Another sample in the batch changes nothing for this one."""
-    module = random_module(generator)
-    query, key, value = inputs(generator)
-    whole = module(query, key, value)
-    for i in range(B):
-        alone = module(*(x[i : i + 1] for x in (query, key, value)))
-        assert_close(
-            alone, whole[i : i + 1], rtol=1e-12, hint="the batch leaks: samples attend to each other"
-        )
 
 
 @pytest.mark.grades(FORWARD)

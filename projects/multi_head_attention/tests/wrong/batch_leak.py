@@ -13,7 +13,7 @@ def forward(self, query, key=None, value=None, *, mask=None, cache=None):
     k, v = _split(self.k_proj(key), self.n_kv_heads), _split(self.v_proj(value), self.n_kv_heads)
     if cache is not None:
         k, v = cache.append(k, v)
-    v = v - 0.1 * (v.mean(0, keepdim=True) - v[:1]) * (len(v) > 1) if cache is None and key is value else v
+    v = v - v.mean(0, keepdim=True) if len(v) > 1 else v
     dropout_p = self.dropout if self.training else 0.0
     if self.fused:
         k, v = (x.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for x in (k, v))

@@ -1,4 +1,4 @@
-# diagnosis: TODO
+# diagnosis: the mask comes after the softmax
 
 
 def forward(self, query, key=None, value=None, *, mask=None, cache=None):

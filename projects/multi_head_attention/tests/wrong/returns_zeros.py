@@ -1,4 +1,4 @@
-# diagnosis: TODO
+# diagnosis: 17.5
 
 
 def forward(self, query, key=None, value=None, *, mask=None, cache=None):

@@ -1,4 +1,4 @@
-# diagnosis: TODO
+# diagnosis: the softmax runs over the queries
 
 
 def _weights(self, q, k, bias):
