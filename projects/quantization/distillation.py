@@ -70,7 +70,7 @@ def train_student(
     *,
     teacher: nn.Module | None = None,
     labels: Tensor | None = None,
-    n_steps: int = 300,
+    n_steps: int = 600,
     batch_size: int = 64,
     learning_rate: float = 3e-3,
     temperature: float = 4.0,

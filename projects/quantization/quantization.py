@@ -620,6 +620,7 @@ class QuantizedConv2d(nn.Module):
         super().__init__()
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         self.dilation, self.groups = dilation, groups
+        self._known: tuple[Tensor, int, list[Tensor]] | None = None
         _init_quantized(self, (out_channels, in_channels // groups, *kernel_size), mode, bias, reduce_range)
 
     weight: Tensor
@@ -675,11 +676,19 @@ class QuantizedConv2d(nn.Module):
         outputs = []
         for g in range(self.groups):
             out = slice(g * n, (g + 1) * n)
-            weight = self.weight[out].permute(0, 2, 3, 1).reshape(n, -1)
+            weight = self._matrices()[g]
             w_scale = self.weight_scale[out] if self.weight_scale.ndim else self.weight_scale
             bias = None if self.bias is None else self.bias[out]
             outputs.append(quantized_linear(patches[:, :, :, g], scale, zero_point, weight, w_scale, bias))
         return torch.cat(outputs, dim=-1).permute(0, 3, 1, 2)
+
+    def _matrices(self) -> list[Tensor]:
+        """Return each group's filters as rows in the order of `_patches`; kept, so that they are packed only once."""
+        version = 0 if self.weight.is_inference() else self.weight._version
+        if self._known is None or self._known[0] is not self.weight or self._known[1] != version:
+            rows = self.weight.permute(0, 2, 3, 1).reshape(self.groups, len(self.weight) // self.groups, -1)
+            self._known = self.weight, version, list(rows.clone().unbind())
+        return self._known[2]
 
     def _patches(self, q: Tensor) -> Tensor:
         """Collect what each output sees: (batch, out height, out width, groups, kernel · channels per group)."""

@@ -35,8 +35,13 @@ def _seeded(build):
 
 def mlp():
     """Return 64-128-96-10."""
-    layers = (nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 96), nn.ReLU(), nn.Linear(96, 10))
-    return _seeded(lambda: nn.Sequential(*layers)).eval()
+
+    def build():
+        return nn.Sequential(
+            nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 96), nn.ReLU(), nn.Linear(96, 10)
+        ).eval()
+
+    return _seeded(build)
 
 
 def cnn():

@@ -1,0 +1,119 @@
+"""The judge of the profiling tools.
+
+Oracles: counts worked by hand, torch.utils.flop_counter, and a bottleneck that was planted. No time is asserted.
+"""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import profiling
+from shared.checks import assert_close, expect_error
+
+
+@pytest.mark.grades("linear_cost")
+def test_linear_cost_by_hand():
+    """(2, 3) times (3, 5): 60 FLOPs; 6 + 10 floats of rows, 15 of weights, 5 of bias."""
+    assert profiling.linear_cost(2, 3, 5) == (60, 144), (
+        f"got {profiling.linear_cost(2, 3, 5)}: 2 FLOPs per product"
+    )
+    assert profiling.linear_cost(2, 3, 5, bytes_per_weight=1) == (60, 99), "bytes_per_weight is ignored"
+    assert profiling.linear_cost(0, 3, 5)[0] == 0
+    with expect_error(ValueError, "-1", otherwise="a negative size is accepted"):
+        profiling.linear_cost(-1, 3, 5)
+
+
+@pytest.mark.grades("linear_cost", "profile_operators")
+def test_flops_are_the_formula(generator):
+    """The profiler, torch's flop counter and the formula agree."""
+    layer, x = torch.nn.Linear(37, 53), torch.randn(11, 37, generator=generator)
+    flops, n_bytes = profiling.linear_cost(11, 37, 53)
+    with FlopCounterMode(display=False) as counter:
+        layer(x)
+    assert counter.get_total_flops() == flops, "linear_cost is not 2·batch·in·out"
+    with torch.no_grad():
+        rows = profiling.profile_operators(lambda: layer(x), n_calls=3)
+    product = next(row for row in rows if row.name == "aten::addmm")
+    assert product.flops == 3 * flops, f"{product.flops} FLOPs in 3 calls, expected {3 * flops}"
+    assert product.n_calls == 3, f"{product.n_calls} calls, expected 3: is the warm-up profiled?"
+    assert product.n_bytes == 3 * (n_bytes - 4 * 53), f"{product.n_bytes} bytes in 3 calls (without the bias)"
+
+
+@pytest.mark.grades("profile_operators")
+def test_shares(generator):
+    """Shares add up to 1, the most time first."""
+    a, b = torch.randn(64, 64, generator=generator), torch.randn(64, 64, generator=generator)
+    rows = profiling.profile_operators(lambda: (a @ b).relu())
+    assert abs(sum(row.share for row in rows) - 1) < 1e-6, (
+        "the shares do not add up to 1: is time counted twice?"
+    )
+    times = [row.self_ms for row in rows]
+    assert times == sorted(times, reverse=True), "the operators are not sorted by time"
+    assert {"aten::mm", "aten::relu"} <= {row.name for row in rows}, "an operator is missing"
+    with expect_error(ValueError, "0", otherwise="n_calls=0 is accepted"):
+        profiling.profile_operators(lambda: None, n_calls=0)
+
+
+@pytest.mark.grades("verdict")
+def test_verdict():
+    """At the ridge compute-bound, left of it memory-bound."""
+    machine = {"peak_flops": 100.0, "bandwidth": 10.0}  # ridge at 10 FLOPs per byte
+    cases = {
+        (99, 10): "memory-bound",
+        (101, 10): "compute-bound",
+        (5, 1): "memory-bound",
+        (1000, 2): "compute-bound",
+    }
+    for (flops, n_bytes), expected in cases.items():
+        got = profiling.verdict(flops, n_bytes, **machine)
+        assert got == expected, f"{flops} FLOPs on {n_bytes} bytes with ridge 10 is {expected}, got {got}"
+    with expect_error(ValueError, otherwise="no bytes are accepted"):
+        profiling.verdict(1, 0, **machine)
+
+
+@pytest.mark.grades("measure_peaks")
+def test_peaks_are_plausible():
+    """Between a slow and an impossible machine: finds wrong units, asserts no speed."""
+    peak, bandwidth = profiling.measure_peaks(size=192, megabytes=8, rounds=2)
+    assert 1e8 < peak < 1e15, f"{peak:.2g} FLOP/s: is the unit FLOP per second?"
+    assert 1e8 < bandwidth < 1e13, f"{bandwidth:.2g} bytes/s: is the unit bytes per second?"
+
+
+@pytest.mark.grades("Bottlenecked")
+def test_bottlenecked_by_hand(generator):
+    """Fixed or not, the same sums over the rows."""
+    slow = profiling.Bottlenecked(6)
+    fast = profiling.Bottlenecked(6, fixed=True)
+    fast.load_state_dict(slow.state_dict())
+    x = torch.randn(5, 6, generator=generator)
+    expected = torch.relu(slow.body(x)).detach().double().numpy().cumsum(0)
+    expected = torch.from_numpy(expected) @ slow.head.weight.double().T + slow.head.bias.double()
+    for network in (slow, fast):
+        assert_close(network(x), expected, dtype="float32", n=30, what="running sums over the rows")
+
+
+@pytest.mark.grades("profile_operators", "Bottlenecked", "table")
+def test_planted_bottleneck_is_found(generator, tmp_path):
+    """The loop shows up as one small addition per row; fixed, as a single running sum. The trace is readable."""
+    x = torch.randn(40, 16, generator=generator)
+    slow, fast = profiling.Bottlenecked(16), profiling.Bottlenecked(16, fixed=True)
+    trace = tmp_path / "trace.json"
+    with torch.no_grad():
+        found = {
+            row.name: row for row in profiling.profile_operators(lambda: slow(x), n_calls=2, trace=trace)
+        }
+        fixed = {row.name: row for row in profiling.profile_operators(lambda: fast(x), n_calls=2)}
+    assert found["aten::add"].n_calls == 80, "40 rows in 2 calls make 80 additions"
+    assert "aten::add" not in fixed, "the fixed network still adds row by row"
+    assert fixed["aten::cumsum"].n_calls == 2, "the fixed network sums once per call"
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert any(event.get("name") == "aten::add" for event in events), "the Chrome trace lacks the operators"
+    text = profiling.table(list(found.values()), peak_flops=1e11, bandwidth=1e10, n_rows=30)
+    assert "aten::addmm" in text, "the table lacks the product"
+    lines = [line for line in text.splitlines() if "aten::addmm" in line]
+    assert "memory-bound" in lines[0], f"16 wide and 10 FLOPs per byte is memory-bound: {lines[0]}"
+    assert (
+        len(profiling.table(list(found.values()), peak_flops=1.0, bandwidth=1.0, n_rows=2).splitlines()) == 4
+    )

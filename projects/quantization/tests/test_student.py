@@ -1,0 +1,132 @@
+"""The judge of distillation.
+
+Oracles: values worked by hand, torch's KL divergence and cross entropy in float64, and six students on real digits.
+"""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import accuracy, digits, digits_mlp
+from torch import nn
+
+import distillation
+from shared.checks import assert_close, expect_error
+
+
+@pytest.mark.grades("distillation_loss")
+def test_loss_by_hand():
+    """Two classes, teacher 3:1, student 1:1 at T = 2: 4·(3/4 ln(3/2) + 1/4 ln(1/2))."""
+    teacher, student = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    mistakes = {
+        "the factor T² is missing": expected / 4,
+        "the divergence is the wrong way round: teacher first": 4
+        * (0.5 * math.log(2 / 3) + 0.5 * math.log(2)),
+        "the temperature is ignored": 0.9 * math.log(1.8) + 0.1 * math.log(0.2),
+    }
+    got = distillation.distillation_loss(student, teacher, temperature=2.0)
+    assert_close(got, torch.tensor(expected), what="loss", rtol=1e-5, mistakes=mistakes)
+    got = distillation.distillation_loss(student, teacher, torch.tensor([1]), temperature=2.0, alpha=0.25)
+    mixed = 0.25 * expected + 0.75 * math.log(2)
+    mistakes = {"alpha weighs the labels, not the teacher": 0.75 * expected + 0.25 * math.log(2)}
+    assert_close(got, torch.tensor(mixed), what="loss with labels", rtol=1e-5, mistakes=mistakes)
+
+
+@pytest.mark.grades("distillation_loss")
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_loss_as_torch(temperature, generator):
+    """As torch's batch mean of the KL divergence; large logits do not overflow; the teacher gets no gradient."""
+    student = (torch.randn(7, 5, generator=generator, dtype=torch.float64) * 3).requires_grad_()
+    teacher = (torch.randn(7, 5, generator=generator, dtype=torch.float64) * 3).requires_grad_()
+    labels = torch.randint(5, (7,), generator=generator)
+    kl = F.kl_div(
+        F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1), reduction="batchmean"
+    )
+    wanted = 0.3 * temperature**2 * kl + 0.7 * F.cross_entropy(student, labels)
+    got = distillation.distillation_loss(student, teacher, labels, temperature=temperature, alpha=0.3)
+    mistakes = {
+        "divided by the classes as well: the mean is over rows": lambda: (
+            wanted - 0.3 * temperature**2 * kl * 0.8
+        )
+    }
+    assert_close(got, wanted, n=35, what="loss", mistakes=mistakes)
+    got.backward()
+    assert teacher.grad is None or not teacher.grad.any(), "the teacher gets a gradient"
+    (expected,) = torch.autograd.grad(
+        0.3
+        * temperature**2
+        * F.kl_div(
+            F.log_softmax(student / temperature, -1),
+            F.softmax(teacher.detach() / temperature, -1),
+            reduction="batchmean",
+        )
+        + 0.7 * F.cross_entropy(student, labels),
+        student,
+    )
+    assert_close(student.grad, expected, n=35, what="gradient")
+    huge = distillation.distillation_loss(student.detach() * 1e4, teacher.detach() * 1e4)
+    assert torch.isfinite(huge), f"logits of 1e4 give {huge.item()}"
+
+
+@pytest.mark.grades("distillation_loss")
+def test_loss_bad_input():
+    """Shapes, empty batches, options."""
+    x = torch.zeros(2, 3)
+    for arguments, options in [
+        ((x, torch.zeros(2, 4)), {}),
+        ((torch.zeros(3), torch.zeros(3)), {}),
+        ((torch.zeros(0, 3), torch.zeros(0, 3)), {}),
+        ((x, x), {"temperature": 0.0}),
+        ((x, x), {"temperature": math.nan}),
+        ((x, x), {"alpha": 1.5}),
+    ]:
+        with expect_error(ValueError, otherwise=f"{[a.shape for a in arguments]} {options} is accepted"):
+            distillation.distillation_loss(*arguments, **options)
+
+
+def student(seed):
+    """Return a small network, initialised from `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+@pytest.mark.grades("train_student")
+def test_training_is_reproducible():
+    """The generator is the only source of randomness; with nothing to learn from there is an error."""
+    pixels, classes, _, _ = digits()
+    results = []
+    for seed in (1, 1, 2):
+        network = student(0)
+        generator = torch.Generator().manual_seed(seed)
+        distillation.train_student(network, pixels, labels=classes, n_steps=3, generator=generator)
+        results.append(network[0].weight.detach())
+    assert torch.equal(results[0], results[1]), "the same seed gives two students"
+    assert not torch.equal(results[0], results[2]), "the generator is ignored"
+    assert not network.training, "the student must end in evaluation mode"
+    with expect_error(ValueError, otherwise="neither teacher nor labels, and no error"):
+        distillation.train_student(student(0), pixels, generator=torch.Generator())
+
+
+@pytest.mark.grades("train_student", "distillation_loss")
+def test_unlabelled_digits_beat_sixty_labels():
+    """In all of six seeds a student of the teacher's logits beats the same student of 60 labels."""
+    pixels, classes, held_out, held_out_classes = digits()
+    teacher = digits_mlp()
+    before = [parameter.detach().clone() for parameter in teacher.parameters()]
+    for seed in range(6):
+        distilled, labelled = student(seed), student(seed)
+        rows = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:60]
+        for network, options in (
+            (distilled, {"inputs": pixels, "teacher": teacher}),
+            (labelled, {"inputs": pixels[rows], "labels": classes[rows]}),
+        ):
+            distillation.train_student(network, **options, generator=torch.Generator().manual_seed(seed))
+        with_teacher, with_labels = (accuracy(n, held_out, held_out_classes) for n in (distilled, labelled))
+        assert with_teacher > with_labels, (
+            f"seed {seed}: {with_teacher:.1%} from logits, {with_labels:.1%} from 60 labels"
+        )
+        assert with_teacher > 0.9, f"seed {seed}: the distilled student reads only {with_teacher:.1%}"
+    assert all(map(torch.equal, before, teacher.parameters())), "the teacher was trained as well"

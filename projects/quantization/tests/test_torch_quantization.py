@@ -1,0 +1,147 @@
+"""The judge of the library paths. Where an API is gone from the installed version, its test is reported as not run.
+
+Oracle: the float model, through SQNR in float64 computed here.
+"""
+
+import logging
+import warnings
+
+import pytest
+import torch
+from networks import block, cnn, mlp
+
+import torch_quantization as T
+from shared.checks import expect_error
+
+
+def decibels(reference, actual):
+    noise = (reference.double() - actual.double()).square().sum()
+    return float(10 * torch.log10(reference.double().square().sum() / noise))
+
+
+def available(call):
+    """Run a library path, or skip with the message that says what replaced it."""
+    try:
+        return call()
+    except T.MissingAPIError as gone:
+        pytest.skip(str(gone))
+
+
+def inputs(name, generator):
+    if name == "block":
+        return block(), torch.randn(6, 12, 96, generator=generator)
+    shape = (1, 8, 8) if name == "cnn" else (64,)
+    return {"mlp": mlp, "cnn": cnn}[name](), torch.rand(120, *shape, generator=generator) * 3
+
+
+def int8_inside(model):
+    """Tell whether a module or graph node of a quantized kind is there."""
+    names = " ".join(f"{type(m).__module__}.{type(m).__name__}" for m in model.modules())
+    nodes = " ".join(str(node.target) for node in getattr(getattr(model, "graph", None), "nodes", ()))
+    weights = " ".join(type(p).__name__ + str(p.dtype) for p in model.parameters())
+    return any("quantized" in text.lower() or "int8" in text.lower() for text in (names, nodes, weights))
+
+
+@pytest.mark.grades("known_warnings")
+def test_known_warnings_only():
+    """The listed warnings are silent, any other is still an error."""
+    with T.known_warnings():
+        warnings.warn(
+            "torch.ao.quantization is deprecated and will be removed in 2.10.",
+            DeprecationWarning,
+            stacklevel=1,
+        )
+    with pytest.raises(UserWarning, match="something new"), T.known_warnings():
+        warnings.warn("something new", UserWarning, stacklevel=1)
+
+
+@pytest.mark.grades("MissingAPIError", "torch_dynamic", "torch_static", "torchao_dynamic")
+def test_an_api_that_is_gone(monkeypatch):
+    """The message names what replaced it."""
+    import torch.ao.quantization as aq
+
+    monkeypatch.delattr(aq, "quantize_dynamic")
+    monkeypatch.delattr(aq, "prepare")
+    for call in (lambda: T.torch_dynamic(mlp()), lambda: T.torch_static(mlp(), [torch.ones(2, 64)])):
+        with expect_error(T.MissingAPIError, "torchao", otherwise="a missing API gives another error"):
+            call()
+    available(lambda: T.torchao_dynamic(mlp()))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "block"])
+@pytest.mark.parametrize("function", ["torch_dynamic", "torchao_dynamic"])
+def test_dynamic(function, name, generator):
+    """The float model stays float; the copy is int8 and 25 to 70 dB from it."""
+    model, x = inputs(name, generator)
+    quantized = available(lambda: getattr(T, function)(model))
+    with torch.no_grad():
+        ratio = decibels(model(x), quantized(x))
+    assert int8_inside(quantized), f"{function}: nothing is quantized"
+    assert not int8_inside(model), f"{function} changed the float model"
+    assert 25 < ratio < 70, f"{function}, {name}: {ratio:.1f} dB"
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("function", ["torch_static", "torch_fx", "torchao_pt2e"])
+def test_static(function, name, generator):
+    """Calibrated on two batches; one that never ran is an error."""
+    model, x = inputs(name, generator)
+    quantized = available(lambda: getattr(T, function)(model, iter([x[:50], x[50:]])))
+    with torch.no_grad():
+        ratio = decibels(model(x), quantized(x))
+    assert int8_inside(quantized), f"{function}: nothing is quantized"
+    assert 25 < ratio < 70, f"{function}, {name}: {ratio:.1f} dB"
+    if name == "cnn" and function == "torch_static":
+        kinds = {type(module).__name__ for module in quantized.modules()}
+        assert "ConvReLU2d" in kinds, f"convolution, batch norm and ReLU are not fused: {sorted(kinds)}"
+        with expect_error(ValueError, "calibration", otherwise="an empty calibration is accepted"):
+            T.torch_static(model, [])
+
+
+@pytest.mark.grades("torch_qat")
+def test_qat(generator):
+    """`train` gets the prepared model in training mode, once; the result is int8."""
+    model, x = inputs("cnn", generator)
+    seen = []
+
+    def train(prepared):
+        seen.append(prepared.training)
+        for _ in range(40):
+            prepared(x)
+
+    quantized = available(lambda: T.torch_qat(model, train))
+    assert seen == [True], f"train must be called once, in training mode: {seen}"
+    assert int8_inside(quantized), "nothing is quantized"
+    with torch.no_grad():
+        ratio = decibels(model(x), quantized(x))
+    assert ratio > 8, f"{ratio:.1f} dB"
+
+
+@pytest.mark.grades("torch_dynamic")
+def test_encoder_layer_needs_the_slow_path(generator):
+    """In evaluation the fast path of nn.TransformerEncoderLayer reads a weight that is now a method, and crashes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    x = torch.randn(2, 5, 16, generator=generator)
+    quantized = available(lambda: T.torch_dynamic(layer))
+    was = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad():
+            ratio = decibels(layer(x), quantized(x))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+    assert 25 < ratio < 70, f"{ratio:.1f} dB without the fast path"
+    if was:
+        with torch.no_grad(), pytest.raises(AttributeError, match="device"):
+            quantized(x)
+
+
+@pytest.mark.grades("torchao_dynamic")
+def test_the_logger_is_put_back():
+    """What torchao logs on import is held back for the import only."""
+    logger = logging.getLogger("torch.utils._pytree")
+    before = logger.level
+    available(lambda: T.torchao_dynamic(mlp()))
+    assert logger.level == before, "the logger stays silent after the import"

@@ -1,0 +1,6 @@
+# diagnosis: convolution, batch norm and ReLU are not fused
+# module: torch_quantization
+
+
+def _fusable(model):
+    return []
