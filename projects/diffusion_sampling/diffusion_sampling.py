@@ -81,7 +81,7 @@ def euler(
     TypeError
         If `x` is not a floating-point tensor.
 
-    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2 without its lines 6 to 8.
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2 without its second-order correction.
     """
     levels, on_device = _sigma_grid(sigmas, x)
     gammas = _churn_factors(levels, churn, churn_min, churn_max)

@@ -1,4 +1,4 @@
-"""Judge generated digits: are they the digit that was asked for, as varied as real ones, and not copies?
+"""Judge generated digits: the class that was asked for, as varied as real ones, and no copies.
 
     accuracy            a classifier trained on the real training digits reads the class that was asked for
     Fréchet distance    between Gaussians fitted to the classifier's features of two sets: 0 for equal moments

@@ -141,7 +141,7 @@ class Empirical:
     ValueError
         If there is no point.
 
-    Source: Karras et al. 2022, arXiv 2206.00364, appendix B.3, eq. 57.
+    Source: Karras et al. 2022, arXiv 2206.00364, appendix B.3.
     """
 
     def __init__(self, points: Tensor) -> None:

@@ -9,8 +9,8 @@ way up the skip connections hand back the details that halving lost. Noise level
 and a shift per channel.
 
 Sources: U-Net, Ronneberger et al. 2015, arXiv 1505.04597; as a denoiser, Ho et al. 2020, arXiv 2006.11239, appendix B;
-adaptive group norm, Dhariwal and Nichol 2021, arXiv 2105.05233, section 3; zero-initialised outputs, there and in
-Karras et al. 2022, arXiv 2206.00364, appendix F.
+adaptive group norm, Dhariwal and Nichol 2021, arXiv 2105.05233, section 3; zero-initialised outputs, the code of Ho et
+al. (and Goyal et al. 2017, arXiv 1706.02677, section 5.1, for residual blocks).
 """
 
 from __future__ import annotations

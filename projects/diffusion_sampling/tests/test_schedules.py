@@ -13,7 +13,7 @@ import schedules
 from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
 
 
-@pytest.mark.grades()
+@pytest.mark.grades
 def test_imports():
     """The noise levels need torch alone."""
     assert_imports_only(schedules, {"torch"})

@@ -14,8 +14,8 @@ from oracles import (
     mixture_denoiser,
     noisy_mixture,
     posterior,
-    slope,
     sliced_wasserstein,
+    slope,
 )
 
 import diffusion_sampling

@@ -97,7 +97,7 @@ def test_digits_of_no_class(network, judge):
     )
 
 
-@pytest.mark.grades()
+@pytest.mark.grades
 def test_committed_weights():
     """Small files: half precision, under 1.5 MB together."""
     size = sum(path.stat().st_size for path in (HERE / "weights").glob("*.safetensors"))
