@@ -309,7 +309,7 @@ class _Tiles:
     def columns(self, rows: slice) -> Iterator[slice]:
         """Cut the keys that any of these queries may see: no tile is all masked, the last ends at the diagonal."""
         last = rows.stop + self.n_keys - self.n_queries if self.causal else self.n_keys
-        return _spans(min(last, self.n_keys), self.key_chunk)
+        return _spans(last, self.key_chunk)
 
     def buffer(self, like: Tensor) -> Tensor:
         """Return room for one tile: fresh memory for each would cost more than the arithmetic saves."""
