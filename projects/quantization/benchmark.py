@@ -97,7 +97,7 @@ def methods(model: nn.Module, x: Tensor, *, static: bool = True, linear_only: bo
         )
         forms["torch.ao static"] = torch_static(model, calibration)
     forms["ours, 8 bits"] = quantize_model(model)
-    return {name: (lambda form=form: form(x)) for name, form in forms.items()}  # type: ignore[misc]
+    return {name: functools.partial(form, x) for name, form in forms.items()}
 
 
 def gops(call: Call, n_operations: int, rounds: int = 9) -> str:
@@ -128,16 +128,15 @@ def limits(bench: Benchmark, threads: int) -> None:
             f"the limit: 10⁹ operations per second of the product alone, {threads} thread{'s' * (threads > 1)}",
             f"{rows} x 1024 x 1024",
             {
-                "float32": gops(lambda x=x, weight=weight: x @ weight.T, 2 * rows * n * n),  # type: ignore[misc]
+                "float32": gops(functools.partial(torch.mm, x, weight.T), 2 * rows * n * n),
                 "oneDNN u8·s8": gops(functools.partial(_kernel, unsigned, packed, n), 2 * rows * n * n),
                 "fbgemm": gops(
-                    lambda qx=qx, f=fbgemm: torch.ops.quantized.linear(qx, f, 0.1, 64),  # type: ignore[misc]
-                    2 * rows * n * n,
+                    functools.partial(torch.ops.quantized.linear, qx, fbgemm, 0.1, 64), 2 * rows * n * n
                 ),
                 "torch._int_mm": gops(
-                    lambda q=q, w=w_columns: torch._int_mm(q, w), 2 * rows * n * n, rounds=1
-                ),  # type: ignore[misc]
-                "ours, int8_matmul": gops(lambda q=q, w=w: int8_matmul(q, w), 2 * rows * n * n),  # type: ignore[misc]
+                    functools.partial(torch._int_mm, q, w_columns), 2 * rows * n * n, rounds=1
+                ),
+                "ours, int8_matmul": gops(functools.partial(int8_matmul, q, w), 2 * rows * n * n),
             },
         )
 
@@ -203,8 +202,8 @@ def casts(bench: Benchmark) -> None:
         for dtype, form in forms.items():
             calls[str(dtype).removeprefix("torch.")] = functools.partial(form, x.to(dtype))
         for n_bits in (8, 4):
-            form = quantize_model(model[:4], mode="weight_only", n_bits=n_bits)
-            calls[f"ours, int{n_bits} weights"] = functools.partial(form, x)
+            lighter = quantize_model(model, mode="weight_only", n_bits=n_bits)
+            calls[f"ours, int{n_bits} weights"] = functools.partial(lighter, x)
         compare(bench, "casts and weight-only, MLP of width 1024, 1 thread", f"batch {batch}", calls)
 
 
