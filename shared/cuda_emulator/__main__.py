@@ -12,8 +12,8 @@ import numpy as np
 
 from shared import cuda_emulator
 from shared.cuda_emulator.launch import DriverError, Module
-from shared.cuda_emulator.toolchain import CompileError, ToolchainError
 from shared.cuda_emulator.source import UnsupportedError
+from shared.cuda_emulator.toolchain import CompileError, ToolchainError
 
 HELP = """\
 no launch to profile: write one into the file, or give one with --launch:

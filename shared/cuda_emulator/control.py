@@ -103,7 +103,9 @@ def activate_anyway(kernels: str | Path | Iterable[str | Path] = (), *, announce
     library.emulator_set_window.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
     library.emulator_take_reports.restype = library.emulator_take_counters.restype = ctypes.c_char_p
     os.environ["PATH"] = f"{toolchain.nvcc_folder()}{os.pathsep}{os.environ.get('PATH', '')}"
-    os.environ["PYCUDA_DISABLE_CACHE"] = "1"  # PyCUDA's own cache does not know modes; the emulator has one that does
+    os.environ["PYCUDA_DISABLE_CACHE"] = (
+        "1"  # PyCUDA's own cache does not know modes; the emulator has one that does
+    )
     _apply()
     if announce:
         mode = os.environ.get("CUDA_EMULATOR_MODE", "checked")
@@ -154,7 +156,13 @@ def settings(
         raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
     if mode not in (None, "checked", "plain"):
         raise ValueError(f"mode must be 'checked' or 'plain', got {mode!r}")
-    before = (_State.schedule, _State.seed, _State.window, _State.timeout_s, os.environ.get("CUDA_EMULATOR_MODE"))
+    before = (
+        _State.schedule,
+        _State.seed,
+        _State.window,
+        _State.timeout_s,
+        os.environ.get("CUDA_EMULATOR_MODE"),
+    )
     _State.schedule = schedule or _State.schedule
     _State.seed = _State.seed if seed is None else seed
     _State.window = window or _State.window

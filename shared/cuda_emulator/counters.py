@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-KINDS = ("global load", "global store", "global atomic", "shared load", "shared store", "shared atomic", "branch")
+KINDS = (
+    "global load",
+    "global store",
+    "global atomic",
+    "shared load",
+    "shared store",
+    "shared atomic",
+    "branch",
+)
 
 
 @dataclass

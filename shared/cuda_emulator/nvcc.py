@@ -15,12 +15,46 @@ from shared.cuda_emulator import toolchain
 # Options that take a value as the next word and mean nothing to a CPU.
 WITH_VALUE = (
     *("-arch", "--gpu-architecture", "-code", "--gpu-code", "-gencode", "--generate-code", "-maxrregcount"),
-    *("--maxrregcount", "-Xptxas", "--ptxas-options", "-Xcompiler", "--compiler-options", "-ccbin", "-Xlinker"),
+    *(
+        "--maxrregcount",
+        "-Xptxas",
+        "--ptxas-options",
+        "-Xcompiler",
+        "--compiler-options",
+        "-ccbin",
+        "-Xlinker",
+    ),
 )
 IGNORED = (
-    *("-arch=", "--gpu-architecture=", "-code=", "-gencode=", "-maxrregcount=", "--maxrregcount=", "--ptxas-options="),
-    *("-Xptxas=", "--use_fast_math", "-use_fast_math", "-lineinfo", "--generate-line-info", "-O", "-G", "-g", "-m64"),
-    *("--keep", "-w", "--resource-usage", "--expt-relaxed-constexpr", "--extended-lambda", "--std=c++", "-fmad="),
+    *(
+        "-arch=",
+        "--gpu-architecture=",
+        "-code=",
+        "-gencode=",
+        "-maxrregcount=",
+        "--maxrregcount=",
+        "--ptxas-options=",
+    ),
+    *(
+        "-Xptxas=",
+        "--use_fast_math",
+        "-use_fast_math",
+        "-lineinfo",
+        "--generate-line-info",
+        "-O",
+        "-G",
+        "-g",
+        "-m64",
+    ),
+    *(
+        "--keep",
+        "-w",
+        "--resource-usage",
+        "--expt-relaxed-constexpr",
+        "--extended-lambda",
+        "--std=c++",
+        "-fmad=",
+    ),
     *("--fmad=", "--ftz=", "--prec-div=", "--prec-sqrt=", "-diag-suppress", "--restrict", "-restrict", "-P"),
 )
 VERSION = "nvcc: the CPU emulator's stand-in for the CUDA compiler"
@@ -30,7 +64,9 @@ def main() -> int:
     """Run one command line; return the exit status."""
     arguments = sys.argv[1:]
     if "--version" in arguments or "-V" in arguments:
-        print(f"{VERSION}\nCuda compilation tools, release 13.0, V13.0.0 ({os.environ.get('CUDA_EMULATOR_MODE', 'checked')})")
+        print(
+            f"{VERSION}\nCuda compilation tools, release 13.0, V13.0.0 ({os.environ.get('CUDA_EMULATOR_MODE', 'checked')})"
+        )
         return 0
     try:
         return _compile(arguments)
@@ -59,7 +95,9 @@ def _compile(arguments: list[str]) -> int:
         elif not word.startswith("-"):
             files.append(Path(word))
     if len(files) != 1:
-        raise toolchain.ToolchainError(f"the emulator's nvcc compiles one .cu file at a time, not {len(files)}")
+        raise toolchain.ToolchainError(
+            f"the emulator's nvcc compiles one .cu file at a time, not {len(files)}"
+        )
     source = files[0].read_text(encoding="utf-8")
     if action in ("preprocess", "E"):
         return _preprocess(source, options)

@@ -17,7 +17,11 @@ UNSUPPORTED = (
     (r"#\s*include\s*[<\"]cuda/|\bcuda::(?:pipeline|barrier|memcpy_async|atomic)", "libcu++ (cuda::)"),
     (r"\b__pipeline_\w+\s*\(|#\s*include\s*[<\"]cuda_pipeline", "asynchronous copies (cp.async)"),
     (r"\btex[123]D\w*\s*[<(]|\btexture\s*<|\bsurf[123]D\w*\s*\(", "textures and surfaces"),
-    (r"^[ \t]*#[ \t]*define\b[^\n]*\b__global__", "__global__ inside a macro (write it out, so that kernels can be found)"),
+    (
+        r"^[ \t]*#[ \t]*define\b[^\n]*\b__global__",
+        "__global__ inside a macro (write it out, so that kernels can be found)",
+    ),
+    (r"__shared__\s+[^;(){}=]*=", "an initial value of a __shared__ variable (nvcc refuses it too)"),
     (r"<<<", "launches from the device or through <<<>>> (launch through PyCUDA)"),
     (r"\b__cluster_dims__\b", "thread block clusters"),
     (r"\bclock(?:64)?\s*\(\s*\)", "clock(): an emulated thread has no time"),

@@ -20,14 +20,31 @@ HERE = Path(__file__).resolve().parent
 DRIVER = "libcuda.so.1"
 # The compiler may not merge, vectorise or drop accesses: the hooks must see what the kernel asks for. -fno-tree-sra
 # keeps a float4 whole. Local statics of templates must not be shared between modules (-fno-gnu-unique).
-EXACT_ACCESSES = ["-fno-tree-loop-distribute-patterns", "-fno-strict-aliasing", "-fno-tree-vectorize"]
-ONLY_GCC = ["-fno-gnu-unique", "-fno-tree-sra", "-fno-store-merging", "-fno-tree-slp-vectorize"]
+# Local statics get no locks (-fno-threadsafe-statics): the driver refuses those that would need one.
+COMMON = ["-fno-strict-aliasing", "-fno-threadsafe-statics"]
+EXACT_ACCESSES = {
+    "gcc": [
+        *("-fno-tree-loop-distribute-patterns", "-fno-tree-vectorize", "-fno-tree-slp-vectorize"),
+        *("-fno-gnu-unique", "-fno-tree-sra", "-fno-store-merging"),
+    ],
+    "clang": ["-fno-vectorize", "-fno-slp-vectorize", "-fno-builtin"],
+}
 SANITIZE = "-fsanitize=thread,signed-integer-overflow,bounds,integer-divide-by-zero"
-HOOKS = [SANITIZE, "-fno-sanitize-recover=all", "-fsanitize-coverage=trace-pc,trace-cmp", "-DEMULATOR_CHECKED=1"]
+HOOKS = [
+    SANITIZE,
+    "-fno-sanitize-recover=all",
+    "-fsanitize-coverage=trace-pc,trace-cmp",
+    "-DEMULATOR_CHECKED=1",
+]
 NO_FUNCTION_HOOKS = {
     "gcc": ["--param", "tsan-instrument-func-entry-exit=0"],
     "clang": ["-mllvm", "-tsan-instrument-func-entry-exit=0"],
 }
+HOT = (
+    "launch",
+    "memory",
+    "counters",
+)  # these run per access; the rest of the driver compiles faster unoptimised
 
 
 class ToolchainError(RuntimeError):
@@ -89,14 +106,23 @@ def _build_driver(library: Path, flags: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as work:
         stubs = Path(work, "stubs.cpp")
         stubs.write_text(stub_source(), encoding="utf-8")
-        common = [compiler(), "-std=c++17", "-O2", "-w", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", *flags]
+        common = [
+            compiler(),
+            "-std=c++17",
+            "-w",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-fno-strict-aliasing",
+            *flags,
+        ]
         waiting = [*sorted((HERE / "driver").glob("*.cpp")), stubs]
         objects = [Path(work, source.stem + ".o") for source in waiting]
         running: list[subprocess.Popen[str]] = []
         for source, target in zip(waiting, objects, strict=True):
             if len(running) >= 2:
                 _finish(running.pop(0))
-            command = [*common, "-c", str(source), "-o", str(target)]
+            level = "-O2" if source.stem in HOT else "-O0"
+            command = [*common, level, "-c", str(source), "-o", str(target)]
             running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         for process in running:
             _finish(process)
@@ -199,7 +225,7 @@ class CompileError(RuntimeError):
 def _kernel_flags(mode: str) -> list[str]:
     flags = ["-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", "-g1", "-gdwarf-4"]
     flags += ["-I", str(HERE / "include"), "-include", str(HERE / "include" / "device.hpp")]
-    flags += EXACT_ACCESSES + ([] if is_clang() else ONLY_GCC)
+    flags += [*COMMON, *EXACT_ACCESSES["clang" if is_clang() else "gcc"]]
     if mode == "plain":
         return [*flags, "-O2", "-fwrapv"]  # overflow wraps, as on a GPU
     return [*flags, "-O1", *HOOKS, *NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]]
@@ -219,4 +245,11 @@ def _included(options: tuple[str, ...], text: str) -> list[bytes]:
     return found
 
 
-__all__ = ["CompileError", "ToolchainError", "UnsupportedError", "compile_kernels", "driver_path", "nvcc_folder"]
+__all__ = [
+    "CompileError",
+    "ToolchainError",
+    "UnsupportedError",
+    "compile_kernels",
+    "driver_path",
+    "nvcc_folder",
+]

@@ -144,10 +144,12 @@ def test_window_of_blocks_over_more_than_2_31_elements(correct):
     call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(n))
     device = DeviceArray(np.zeros(0, F32))
     device.address = pointer.value
-    with cuda_emulator.settings(window=(blocks - 3, 3)):
+    with cuda_emulator.settings(window=(blocks - 4, 4)):
         correct.launch("fill_huge", blocks, block, device, np.uint64(n))
     tail = np.zeros(600, np.int8)
-    call("cuMemcpyDtoH_v2", _pointer(tail.ctypes.data), _pointer(pointer.value + n - 600), ctypes.c_size_t(600))
+    call(
+        "cuMemcpyDtoH_v2", _pointer(tail.ctypes.data), _pointer(pointer.value + n - 600), ctypes.c_size_t(600)
+    )
     device.free()
     np.testing.assert_array_equal(tail, np.arange(n - 600, n) % 100)
 
@@ -161,13 +163,17 @@ REFUSED = [
     ("__pipeline_commit();", "asynchronous copies"),
     ("other<<<1, 32>>>(x);", "launches"),
     ("long long t = clock64();", "clock"),
+    ("__shared__ float s[2] = {1.0f, 2.0f};", "an initial value"),
+    ("texture<float> t;", "textures"),
 ]
 
 
 @pytest.mark.parametrize(("line", "name"), REFUSED, ids=[name for _, name in REFUSED])
 def test_unsupported_feature_is_refused_by_name(line, name):
     source = f"// asm() in a comment is fine\n__global__ void k(int x) {{\n    {line}\n}}\n"
-    with pytest.raises(UnsupportedError, match=f"^k.cu:3: error: not supported by the CPU emulator: .*{name}"):
+    with pytest.raises(
+        UnsupportedError, match=f"^k.cu:3: error: not supported by the CPU emulator: .*{name}"
+    ):
         toolchain.compile_kernels(source, "k.cu")
 
 
@@ -187,12 +193,11 @@ def test_threadidx_is_read_only():
         toolchain.compile_kernels("__global__ void k() { threadIdx.x = 1; }", "k.cu")
 
 
-def test_shared_memory_with_an_initial_value_is_refused():
+def test_shared_memory_that_is_never_written_is_not_folded_away():
     cuda_emulator.activate_anyway(announce=False)
-    source = "struct S { int x; __device__ S() : x(rand()) {} };\n"
-    source += 'extern "C" __global__ void k(int* y) { __shared__ S s; y[0] = s.x; }'
-    with pytest.raises(DriverError, match="cannot have a constructor"):
-        Module(source)
+    module = Module('extern "C" __global__ void k(int* y) { __shared__ int s[2]; y[0] = s[y[0]]; }')
+    with pytest.raises(DriverError, match="use of uninitialised shared memory: s, byte 0"):
+        module.launch("k", 1, 1, np.zeros(1, I32))
 
 
 def test_global_float_functions_are_the_float_ones():
@@ -252,12 +257,15 @@ for schedule in ("forward", "warp_greedy"):
         Module(kernels / "correct.cu").launch("softmax_rows", 5, 96, x, y, np.int32(133), shared=12)
     np.testing.assert_allclose(y, np.exp(x) / np.exp(x).sum(1, keepdims=True), rtol=1e-5)
 bugs = Module(kernels / "planted_bugs.cu")
-for kernel, arguments, kind in (
+cases = (
     ("missing_second_barrier", (x[:2].ravel().copy(), y[0], np.int32(4)), "race"),
     ("misaligned_vector_load", (x.ravel(), y[0]), "misaligned"),
     ("return_before_barrier", (y[0, :40].copy(), np.int32(40)), "barrier divergence"),
     ("index_overflows", (y[0], np.int32(70000), np.int32(70000)), "integer overflow"),
-):
+)
+for kernel, arguments, kind in cases:
+    if kind == "misaligned" and {clang}:
+        continue  # clang loads the four parts of a float4 one by one
     try:
         bugs.launch(kernel, 1, 64 if "barrier" in kernel else 8, *arguments)
     except DriverError:
@@ -270,7 +278,8 @@ print("silent and found")
 
 
 def smoke(**environment: str) -> None:
-    code = SMOKE.format(root=str(ROOT), kernels=str(KERNELS))
+    clang = "clang" in environment.get("CXX", "")
+    code = SMOKE.format(root=str(ROOT), kernels=str(KERNELS), clang=clang)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
     )

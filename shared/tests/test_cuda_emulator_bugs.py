@@ -21,14 +21,35 @@ def floats(n: int) -> np.ndarray:
 
 # kernel, grid, block, arguments, kind of the report, a part of its message
 BUGS = [
-    ("no_tail_guard", 2, 64, (floats(100), floats(100), I32(100)), BOUNDS, "bytes past the end of an array of 400 bytes"),
+    (
+        "no_tail_guard",
+        2,
+        64,
+        (floats(100), floats(100), I32(100)),
+        BOUNDS,
+        "bytes past the end of an array of 400 bytes",
+    ),
     ("off_by_one", 2, 64, (floats(100), I32(100)), BOUNDS, "no guard for the tail"),
     ("before_the_start", 1, 64, (floats(64), floats(64), I32(64)), BOUNDS, "4 bytes before the start"),
     ("unsigned_wraps", 1, 64, (floats(64), floats(64), np.uint32(64)), BOUNDS, "argument 1"),
     ("rows_and_columns_swapped", 1, (8, 4), (floats(32), floats(32), I32(4), I32(8)), BOUNDS, "past the end"),
-    ("past_the_row", 1, 32, (floats(35), floats(5), I32(5), I32(7)), BOUNDS, "a row or column is not checked"),
+    (
+        "past_the_row",
+        1,
+        32,
+        (floats(35), floats(5), I32(5), I32(7)),
+        BOUNDS,
+        "a row or column is not checked",
+    ),
     ("null_pointer", 1, 32, (np.zeros(0, F32), floats(32)), BOUNDS, "a null pointer"),
-    ("shared_index_too_large", 1, 32, (floats(32),), BOUNDS, "index 32 is outside an array of type 'float [32]'"),
+    (
+        "shared_index_too_large",
+        1,
+        32,
+        (floats(32),),
+        BOUNDS,
+        "index 32 is outside an array of type 'float [32]'",
+    ),
     ("dynamic_shared_too_small", 1, 32, (floats(32),), BOUNDS, "the launch asked for 0 bytes"),
     ("local_array_too_small", 1, 1, (floats(8), I32(5)), BOUNDS, "index 4 is outside"),
     ("index_overflows", 1, 32, (floats(32), I32(70000), I32(70000)), "integer overflow", "70000 * 70000"),
@@ -43,13 +64,27 @@ BUGS = [
     ("tree_without_barrier", 1, 64, (floats(64), floats(1)), RACE, "not ordered after"),
     ("warp_without_syncwarp", 1, 32, (floats(32), floats(32)), (RACE, UNWRITTEN), "line, byte"),
     ("shuffle_orders_no_memory", 1, 32, (floats(32), floats(32)), RACE, "__syncwarp()"),
-    ("histogram_without_atomics", 1, 64, (np.arange(64, dtype=I32) % 4, np.zeros(4, I32)), RACE, "bins, byte"),
+    (
+        "histogram_without_atomics",
+        1,
+        64,
+        (np.arange(64, dtype=I32) % 4, np.zeros(4, I32)),
+        RACE,
+        "bins, byte",
+    ),
     ("atomic_and_plain", 1, 64, (np.zeros(1, I32),), (RACE, UNWRITTEN), "total, byte 0"),
     ("two_reductions_one_buffer", 1, 64, (floats(64), floats(64)), RACE, "partial, byte"),
     ("return_before_barrier", 2, 64, (floats(100), I32(100)), DIVERGENCE, "of the block's 64 threads reach"),
     ("barrier_in_a_branch", 1, 64, (floats(64),), DIVERGENCE, "wait at different __syncthreads()"),
     ("barrier_in_uneven_loop", 1, 64, (floats(100),), DIVERGENCE, "runs a different number of times"),
-    ("shuffle_in_a_branch", 1, 32, (floats(32),), "deadlock", "lane 16 is in its mask but waits at __syncthreads"),
+    (
+        "shuffle_in_a_branch",
+        1,
+        32,
+        (floats(32),),
+        "deadlock",
+        "lane 16 is in its mask but waits at __syncthreads",
+    ),
     ("reduction_after_return", 1, 32, (floats(20), floats(1), I32(20)), ABSENT, "has returned"),
     ("block_smaller_than_a_warp", 1, 16, (floats(16),), ABSENT, "which the block does not have"),
     ("mask_leaves_out_the_caller", 1, 32, (floats(32),), ABSENT, "whose mask leaves it out"),
@@ -93,7 +128,9 @@ def check_report(error: DriverError, kernel: str, kinds: tuple[str, ...], words:
 
 
 @pytest.mark.parametrize("schedule", ["forward", "random"])
-@pytest.mark.parametrize(("kernel", "grid", "block", "arguments", "kind", "words"), BUGS, ids=[b[0] for b in BUGS])
+@pytest.mark.parametrize(
+    ("kernel", "grid", "block", "arguments", "kind", "words"), BUGS, ids=[b[0] for b in BUGS]
+)
 def test_bug_is_found(bugs, schedule, kernel, grid, block, arguments, kind, words):
     cuda_emulator.reports()
     with cuda_emulator.settings(schedule=schedule), pytest.raises(DriverError) as caught:
@@ -172,7 +209,7 @@ def test_plain_mode_survives_a_wild_address():
 
 def test_report_names_both_sides_of_a_race(bugs):
     cuda_emulator.reports()
-    with pytest.raises(DriverError, match="that (read|write) is at") as caught:
+    with pytest.raises(DriverError, match=r"that (read|write) is at") as caught:
         bugs.launch("missing_second_barrier", 1, 64, floats(256), floats(64), I32(4))
     first, second = marked_lines("missing_second_barrier")
     assert f"planted_bugs.cu:{first}" in str(caught.value)

@@ -65,7 +65,9 @@ def test_two_warps_and_a_tail(access):
 
 
 # One warp, tile[lane * stride]: stride 2 puts two lanes on each bank, 32 all on one; odd strides never conflict.
-@pytest.mark.parametrize(("stride", "wavefronts"), [(1, 1), (2, 2), (3, 1), (4, 4), (32, 32), (33, 1), (0, 1)])
+@pytest.mark.parametrize(
+    ("stride", "wavefronts"), [(1, 1), (2, 2), (3, 1), (4, 4), (32, 32), (33, 1), (0, 1)]
+)
 def test_bank_conflicts(access, stride, wavefronts):
     counters = count(access, "banks", 32, np.zeros(32, F32), I32(stride), shared=4 * 32 * 34)
     load = counters.total("shared load")

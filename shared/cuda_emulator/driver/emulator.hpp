@@ -196,3 +196,5 @@ void end_counting(const std::string& kernel);
 extern std::vector<std::string> counted;  // JSON, one object per counted launch
 
 }  // namespace emulator
+
+extern "C" emulator::Index threadIdx, blockIdx, blockDim, gridDim;  // the kernels' built-in variables

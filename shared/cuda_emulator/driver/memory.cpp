@@ -350,6 +350,13 @@ static bool in_shared_variable(uintptr_t address, unsigned size) {
     return false;
 }
 
+// clang, unlike gcc, has hooks for reads of constants in other objects too.
+static bool is_builtin_variable(uintptr_t address) {
+    for (const Index* variable : {&threadIdx, &blockIdx, &blockDim, &gridDim})
+        if (address - reinterpret_cast<uintptr_t>(variable) < sizeof(Index)) return true;
+    return false;
+}
+
 static inline void on_access(uintptr_t address, unsigned size, Access access, bool aligned, uintptr_t pc) {
     if (!launch.running_thread) return;                               // a constructor, before any launch
     if (address - launch.stacks_low < launch.stacks_bytes) return;  // a local variable
@@ -383,6 +390,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
                 break;
             }
         if (!known) {
+            if (is_builtin_variable(address)) return;
             if (address - (dynamic - SHARED_MARGIN) < MAX_SHARED + 2 * SHARED_MARGIN)
                 fail_shared_range(address, size, access, pc);
             const auto* entry = find_allocation(address);

@@ -61,7 +61,9 @@ static size_t image_bytes(const char* image) {
     return end;
 }
 
-// Sorts one symbol into the module's tables.
+// Sorts one symbol into the module's tables. A guard (_ZGVZ...) of a static's constructor is a global like any other;
+// g++ makes one even for __half, whose constructor does nothing. A constructor or initial value that does something,
+// which nvcc refuses, is lost when shared memory is poisoned, and the use is reported as uninitialised.
 static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* name) {
     const int type = ELF64_ST_TYPE(symbol.st_info);
     if (symbol.st_shndx == SHN_UNDEF) {
@@ -74,8 +76,6 @@ static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* nam
     const uintptr_t low = module.base + symbol.st_value, high = low + symbol.st_size;
     if (type == STT_FUNC) {
         module.functions[name] = low;
-    } else if (type == STT_OBJECT && !strncmp(name, "_ZGVZ", 5)) {
-        return error(INVALID_IMAGE, demangle(name) + ": a __shared__ variable cannot have a constructor or initial value");
     } else if (type == STT_OBJECT && !strncmp(name, "_ZZ", 3)) {
         // "void kernel<16>(float*)::tile" or "kernel::tile"
         std::string full = demangle(name);

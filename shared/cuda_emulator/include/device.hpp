@@ -35,8 +35,9 @@
 // `used`: the host writes it by name, which the compiler cannot see and would otherwise fold away.
 #define __constant__ __attribute__((used))
 // One copy is enough, since blocks run one after another. The driver finds the variables in the symbol table,
-// where a function's statics are named _ZZ<function>E<variable>, and poisons them before each block.
-#define __shared__ static
+// where a function's statics are named _ZZ<function>E<variable>, and poisons them before each block. `used`: without it
+// the compiler would know the content of a variable that is never written, and no one would see the mistake.
+#define __shared__ static __attribute__((used))
 
 struct uint3 {
     unsigned x, y, z;
