@@ -127,14 +127,14 @@ def compare_decoding(bench: Benchmark, n_prompt: int, n_new: int, n_kv_heads: in
 def main() -> None:
     """Measure, and write results/ and the tables of the README."""
     bench = Benchmark(__file__, threads=1)
-    compare_forms(bench, 2, 256, 512, 8, "plain")
-    compare_forms(bench, 2, 256, 512, 8, "padded")
-    compare_forms(bench, 1, 512, 512, 8, "causal")
-    compare_forms(bench, 16, 32, 256, 4, "plain")
+    compare_forms(bench, 1, 256, 512, 8, "plain")
+    compare_forms(bench, 2, 128, 512, 8, "padded")
+    compare_forms(bench, 1, 256, 512, 8, "causal")
+    compare_forms(bench, 8, 32, 256, 4, "plain")
     with torch.no_grad():
-        compare_decoding(bench, 16, 16, 8)
-        compare_decoding(bench, 128, 16, 8)
-        compare_decoding(bench, 128, 16, 1)
+        compare_decoding(bench, 16, 8, 8)
+        compare_decoding(bench, 128, 8, 8)
+        compare_decoding(bench, 128, 8, 1)
     bench.save()
 
 
