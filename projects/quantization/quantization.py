@@ -395,7 +395,7 @@ def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tens
     one_for_all = zero_point.numel() == 1
     parts = []
     for start, stop, packed, weight_sums in _packed(weight, _EXACT_TERMS[n_bits]):
-        part = _kernel(unsigned[:, start:stop], packed, len(weight), shift).to(torch.int32)
+        part = _convert(_kernel(unsigned[:, start:stop], packed, len(weight), shift), torch.int32)
         parts.append(
             part.sub_(weight_sums * zero_point) if one_for_all else part.addcmul_(-zero_point, weight_sums)
         )
@@ -438,6 +438,11 @@ def _kernel(x: Tensor, packed: Tensor, n_out: int, zero_point: int = 0) -> Tenso
         x, 1.0, zero_point, packed, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
     return result
+
+
+def _convert(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Convert between float32 and int32 in the memory of x, which is lost: a fresh array costs its page faults."""
+    return x.view(dtype).copy_(x)
 
 
 @functools.cache
@@ -505,7 +510,7 @@ def quantized_linear(
     acc = int8_matmul(rows, weight, zero_point)
     x_scale = x_scale.reshape(-1, 1) if x_scale.ndim else x_scale
     if y_scale is None or y_zero_point is None:
-        y = acc.float().mul_(x_scale).mul_(weight_scale)  # in place: each fresh array costs its page faults
+        y = _convert(acc, torch.float32).mul_(x_scale).mul_(weight_scale)
         if bias is not None:
             y += bias
         return y.reshape(*x.shape[:-1], len(weight))
