@@ -402,8 +402,8 @@ def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tens
     return functools.reduce(Tensor.add_, parts)
 
 
-# How many products float32 adds without rounding, 2^24 over the largest: 2^7·2^7 for 7 bits, 2^8·2^7 for 8.
-_EXACT_TERMS = {7: 1024, 8: 512}
+# How many products float32 adds without rounding: 2^24 over the largest, 2^6·2^7 for 7 bits, 2^7·2^7 for 8.
+_EXACT_TERMS = {7: 2048, 8: 1024}
 _PACKED = WeakTensorKeyDictionary()  # weight -> {terms: (version, its chunks as the kernel wants them)}
 
 

@@ -78,8 +78,10 @@ def test_matmul_is_exact(rows, n_in, n_out, n_bits, generator):
 
 
 @pytest.mark.grades("int8_matmul")
-@pytest.mark.parametrize("n_in", [2, 64, 1024, 4096, 40000])
-@pytest.mark.parametrize(("value", "zero_point"), [(127, -128), (-128, 127), (63, -64), (-64, 63), (63, 127)])
+@pytest.mark.parametrize("n_in", [2, 64, 1024, 2048, 4097, 40000])
+@pytest.mark.parametrize(
+    ("value", "zero_point"), [(127, -128), (-128, 127), (63, -64), (-64, 63), (63, 127), (65, 0), (-66, 3)]
+)
 def test_matmul_of_the_largest_products(value, zero_point, n_in):
     """The largest sums there are: int16 pairs saturate, float32 would round, int32 holds them."""
     x = torch.full((2, n_in), value, dtype=torch.int8)
