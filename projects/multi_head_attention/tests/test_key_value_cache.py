@@ -191,15 +191,14 @@ def test_wrong_shapes(shapes):
 def test_gradients_are_refused(generator):
     """Writing in place would cut the gradient off without a word, so it is refused; under no_grad all is well."""
     key, value = tokens(2, generator)
-    cache = KeyValueCache(6)
     for gradient in (key, value):
+        cache = KeyValueCache(6)
         gradient.requires_grad_()
         with expect_error(ValueError, otherwise="tokens with a gradient are accepted, which would be lost"):
             cache.append(key, value)
         assert len(cache) == 0, "a refused call changed the length"
         with torch.no_grad():
             cache.append(key, value)
-        cache.reset()
         gradient.requires_grad_(False)
 
 

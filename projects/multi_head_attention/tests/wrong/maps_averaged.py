@@ -1,4 +1,4 @@
-# diagnosis: the maps are averaged over the heads
+# diagnosis: one map for each head
 
 
 _right = MultiHeadAttention.attention_maps

@@ -1,4 +1,4 @@
-# diagnosis: gives the mean of all values
+# diagnosis: ignores its mask
 
 
 _right = MultiHeadAttention._additive_mask
