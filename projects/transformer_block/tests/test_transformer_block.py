@@ -455,6 +455,7 @@ def test_huge_scores(generator):
             assert_close(y, expected, rtol=1e-9, what="block with huge scores", hint=hint)
 
 
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")  # torch.var_mean of an empty batch
 @pytest.mark.grades("TransformerBlock", "Transformer")
 @pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8)], ids=str)
 def test_empty(shape):
