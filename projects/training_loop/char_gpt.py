@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 __all__ = ["CharGPT"]
 
+NEIGHBOURS = 4  # bytes that the short convolution looks at
 VOCABULARY = 256  # every byte is a token, so no text is unknown and bits per token are bits per byte
 
 
@@ -49,6 +50,10 @@ class CharGPT(nn.Module):
 
     Notes
     -----
+    Before the blocks, each position adds a weighted sum of the last four embeddings (a causal convolution, channel by
+    channel, as in So et al., "Primer", 2021). Attention would learn to look at the neighbours by itself, but a run of a
+    minute has no time for that.
+
     Matrices are normal with variance 1/fan-in, so that a signal keeps its size, and those that end a branch are divided
     by sqrt(2·n_layers), so that the sum over the branches keeps its size with depth (Radford et al., GPT-2, 2019,
     section 2.3). Embeddings start small, because their transpose makes the logits.
@@ -63,6 +68,7 @@ class CharGPT(nn.Module):
         self.context = context
         self.tokens = nn.Embedding(VOCABULARY, d_model)
         self.positions = nn.Embedding(context, d_model)
+        self.neighbours = nn.Parameter(torch.empty(NEIGHBOURS, d_model))
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(_Block(d_model, n_heads, dropout) for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model)
@@ -72,6 +78,8 @@ class CharGPT(nn.Module):
                 nn.init.zeros_(parameter)
             elif name.startswith(("tokens", "positions")):
                 nn.init.normal_(parameter, std=0.05)
+            elif name == "neighbours":
+                nn.init.normal_(parameter, std=0.5)
             elif parameter.ndim == 2:
                 ends_branch = name.endswith(("attention_out.weight", "narrow.weight"))
                 scale = math.sqrt(2 * n_layers) if ends_branch else 1.0
@@ -88,7 +96,11 @@ class CharGPT(nn.Module):
         """
         if tokens.shape[-1] > self.context:
             raise ValueError(f"at most {self.context} tokens fit the context, got {tokens.shape[-1]}")
-        x = self.dropout(self.tokens(tokens) + self.positions.weight[: tokens.shape[-1]])
+        n_tokens = tokens.shape[-1]
+        x = self.tokens(tokens) + self.positions.weight[:n_tokens]
+        earlier = nn.functional.pad(x, (0, 0, NEIGHBOURS - 1, 0))
+        x = x + sum(weight * earlier[:, k : k + n_tokens] for k, weight in enumerate(self.neighbours))
+        x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(self.norm(x))

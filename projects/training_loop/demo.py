@@ -168,7 +168,7 @@ def show_clipping(demo: Demo) -> None:
         smooth = [
             sum(curve[max(0, k - 9) : k + 1]) / len(curve[max(0, k - 9) : k + 1]) for k in range(len(curve))
         ]
-        axis.plot(smooth, color=colour, label=label)
+        axis.plot(smooth, color=colour, label=label, linewidth=4 if bad is None else 1.5)
         ends[label] = sum(curve[110:130]) / 20
     axis.axvline(80, color=ORANGE, linewidth=0.8)
     axis.set(xlabel="update", ylabel="training loss, bits per byte")
@@ -299,7 +299,14 @@ def draw_ranks(demo: Demo) -> None:
                         )
                     )
                     _box(axis, x + rank * 0.5, 2.3 - row * 0.85, width, "", colour)
-                    axis.text(x + 1, 2.61 - row * 0.85, text, ha="center", va="center", fontsize=9)
+                    axis.text(
+                        x + rank * 0.5 + (0.56 if rank < 2 else -0.06),
+                        2.61 - row * 0.85,
+                        text,
+                        ha="left" if rank < 2 else "right",
+                        va="center",
+                        fontsize=9,
+                    )
                 else:
                     _box(axis, x, 2.3 - row * 0.85, width, text, colour)
         axis.annotate(
@@ -321,14 +328,18 @@ def draw_ranks(demo: Demo) -> None:
         **{name: getattr(Config(out=""), name) for name in ("context", "d_model", "n_layers", "n_heads")}
     )
     n_tiny = sum(p.numel() for p in tiny.parameters())
+
+    def size(gigabytes: float) -> str:
+        return f"{gigabytes:.3g} GB" if gigabytes >= 1 else f"{gigabytes * 1e3:.3g} MB"
+
     rows = []
     for name, n_parameters in [("tiny", n_tiny), ("7 billion parameters", 7_000_000_000)]:
         for n in (2, 8):
             gigabyte = 4 * n_parameters / 1e9
             rows.append([
                 *(name, str(n)),
-                *(f"{2 * (n - 1) / n * gigabyte:.3g} GB", f"{3 * (n - 1) / n * gigabyte:.3g} GB"),
-                *(f"{4 * gigabyte:.3g} GB", f"{4 * gigabyte / n:.3g} GB"),
+                *(size(2 * (n - 1) / n * gigabyte), size(3 * (n - 1) / n * gigabyte)),
+                *(size(4 * gigabyte), size(4 * gigabyte / n)),
             ])  # fmt: skip
     demo.table(
         "wire",

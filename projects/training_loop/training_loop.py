@@ -67,7 +67,7 @@ class Config:
     """Everything that determines a run."""
 
     out: str  # folder of the run: checkpoints/, metrics.jsonl, tensorboard/, loss_curve.png
-    steps: int = 2500  # updates in the whole run
+    steps: int = 1500  # updates in the whole run
     seed: int = 0
     resume: bool = False  # continue the run in `out` if there is one
     # model

@@ -5,6 +5,7 @@ variable), and gone when pytest is. It has never run a kernel, so it has no thre
 """
 
 import atexit
+import faulthandler
 import json
 import os
 import select
@@ -19,7 +20,7 @@ import traceback
 from pathlib import Path
 
 ADDRESS = "TRAINING_LOOP_FORK_SERVER"
-LIMIT_S = 90
+LIMIT_S = 40
 
 
 class Process:
@@ -51,6 +52,8 @@ class Process:
             try:
                 self.returncode = int(self._stream.readline())
             except TimeoutError:
+                os.kill(self.pid, signal.SIGUSR1)  # where is it? faulthandler prints the stack
+                time.sleep(0.5)
                 os.kill(self.pid, signal.SIGKILL)
                 self.returncode = -signal.SIGKILL
                 problem = f"the process did not end in {limit_s} s (do all ranks make the same calls?)"
@@ -221,6 +224,7 @@ def _work(request):
         output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        faulthandler.register(signal.SIGUSR1, file=2)
         os.environ.update(request["environment"])
         sys.path[:] = request["path"]
         import importlib
