@@ -349,7 +349,7 @@ def test_key_padding(generator, fused):
     """(B, 1, 1, Tk), True: a real token. nn.MultiheadAttention wants (B, Tk), True: ignore."""
     module = random_module(generator, fused=fused)
     query, key, value = inputs(generator)
-    real = torch.arange(Tk) < torch.tensor([Tk, 3, 5])[:, None]
+    real = torch.arange(Tk) < torch.tensor([6, 3, Tk])[:, None]
     mask = real[:, None, None, :]
     expected, _ = torch_twin(module)(query, key, value, key_padding_mask=~real)
     assert_close(

@@ -1,16 +1,16 @@
 # diagnosis: new tokens see one another
 
 
-_right = MultiHeadAttention._additive_mask
+_right = MultiHeadAttention.forward
 
 
-def _additive_mask(self, mask, query, n_keys):
+def forward(self, query, key=None, value=None, *, mask=None, cache=None):
     causal = self.causal
-    self.causal = causal and (torch.is_grad_enabled() or mask is not None)  # off while decoding
+    self.causal = causal and cache is None  # "a new token is the last one anyway"
     try:
-        return _right(self, mask, query, n_keys)
+        return _right(self, query, key, value, mask=mask, cache=cache)
     finally:
         self.causal = causal
 
 
-MultiHeadAttention._additive_mask = _additive_mask
+MultiHeadAttention.forward = forward
