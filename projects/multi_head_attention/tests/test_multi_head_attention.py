@@ -381,6 +381,22 @@ def test_attention_mask(generator, leading, fused):
 
 @pytest.mark.grades(FORWARD)
 @pytest.mark.parametrize("fused", [False, True])
+def test_mask_hides_large_scores(generator, fused):
+    """A hidden key stays hidden, however large its score is."""
+    module = random_module(generator, fused=fused)
+    query, key, value = inputs(generator)
+    query = query * 1e5
+    mask = random_mask(generator, B, 1, Tq, Tk)
+    assert_close(
+        module(query, key, value, mask=mask),
+        sdpa(module, query, key, value, mask=mask),
+        rtol=1e-6,
+        hint="a hidden key with a large score is seen: hide with -inf, not with a finite number",
+    )
+
+
+@pytest.mark.grades(FORWARD)
+@pytest.mark.parametrize("fused", [False, True])
 def test_float_mask(generator, fused):
     """A float mask is added to the scores, for each head its own; -inf forbids."""
     module = random_module(generator, n_kv_heads=2, fused=fused)
