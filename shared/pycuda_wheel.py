@@ -10,7 +10,6 @@ Where a toolkit is installed beside a real driver, its headers are used, so that
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import os
 import re
@@ -20,7 +19,11 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from shared.cuda_emulator.control import real_driver
+from shared.cuda_emulator.toolchain import ToolchainError, cache_folder, compiler
 
 VERSION = "2026.1"
 CUDA = "13.0"
@@ -53,11 +56,14 @@ def pycuda_wheel(python: str = sys.executable) -> Path:
     """
     if sys.platform != "linux":
         raise WheelError(f"PyCUDA on the emulator needs Linux; this is {sys.platform}")
-    compiler()
-    toolkit = installed_toolkit() if has_driver() else None
+    try:
+        compiler()
+    except ToolchainError as error:
+        raise WheelError(str(error)) from None
+    toolkit = installed_toolkit() if real_driver() else None
     headers = f"toolkit{toolkit_version(toolkit)}" if toolkit else f"cuda{CUDA}"
     tag = _ask(python, "import sys, sysconfig; print(sys.implementation.cache_tag, sysconfig.get_platform())")
-    folder = cache_folder() / "pycuda" / "-".join([VERSION, headers, *tag.split()])
+    folder = cache_folder("pycuda") / "-".join([VERSION, headers, *tag.split()])
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second session waits for the first one's build
@@ -71,36 +77,12 @@ def pycuda_wheel(python: str = sys.executable) -> Path:
         return (folder / (wheel.name + ".part")).rename(folder / wheel.name)
 
 
-def cache_folder() -> Path:
-    """Return the folder in which Groundwork keeps what it builds: GROUNDWORK_CACHE, or the user's cache directory."""
-    given = os.environ.get("GROUNDWORK_CACHE")
-    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundwork")
-
-
-def compiler() -> str:
-    """Return the host's C++ compiler: $CXX, g++ or clang++."""
-    for name in (os.environ.get("CXX"), "g++", "clang++"):
-        if name and shutil.which(name):
-            return name
-    raise WheelError("no C++ compiler: install g++ or clang++, or name one in $CXX")
-
-
-def has_driver() -> bool:
-    """Tell whether NVIDIA's own driver is installed; the emulator's library does not count."""
-    try:
-        return not hasattr(ctypes.CDLL("libcuda.so.1"), "emulator_version")
-    except OSError:
-        return False
-
-
 def installed_toolkit() -> Path | None:
     """Return the root of an installed CUDA toolkit with headers, or None."""
     nvcc = shutil.which("nvcc")
-    roots = [os.environ.get("CUDA_HOME"), nvcc and Path(nvcc).resolve().parent.parent, "/usr/local/cuda"]
-    for root in filter(None, roots):
-        if (Path(root) / "include" / "cuda.h").exists():
-            return Path(root)
-    return None
+    roots = [Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda"), Path("/usr/local/cuda")]
+    roots += [Path(nvcc).resolve().parent.parent] if nvcc else []
+    return next((root for root in roots if (root / "include" / "cuda.h").exists()), None)
 
 
 def toolkit_version(root: Path) -> str:
@@ -115,7 +97,13 @@ def toolkit_version(root: Path) -> str:
 def _build(python: str, work: Path, toolkit: Path | None) -> Path:
     """Download, configure and build in the folder `work`; return the wheel."""
     _run([python, "-m", "venv", work / "venv"], "cannot make a virtual environment (Debian: python3-venv)")
-    pip = [work / "venv" / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        work / "venv" / "bin" / "python",
+        "-m",
+        "pip",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     root = toolkit or _download_headers(pip, work)
     _run([*pip, "download", "--no-deps", "--no-binary=pycuda", "-d", work, f"pycuda=={VERSION}"], "no PyCUDA")
     with tarfile.open(work / f"pycuda-{VERSION}.tar.gz") as archive:
@@ -154,11 +142,11 @@ def _write_stub(include: Path, folder: Path) -> None:
     names = sorted(set(re.findall(r"\bCUresult\s+(cu[A-Za-z0-9_]+)\s*\(", text)))
     stub = "".join(f"int {name}(void) {{ return 34; /* CUDA_ERROR_STUB_LIBRARY */ }}\n" for name in names)
     (folder / "stub.c").write_text(stub)
-    link = ["-shared", "-fPIC", "-w", "-x", "c", "-Wl,-soname,libcuda.so.1", "-o", folder / "libcuda.so"]
-    _run([compiler(), *link, folder / "stub.c"], "the link stub failed")
+    link = [compiler(), "-shared", "-fPIC", "-w", "-x", "c", "-Wl,-soname,libcuda.so.1"]
+    _run([*link, "-o", folder / "libcuda.so", folder / "stub.c"], "the link stub failed")
 
 
-def _run(command: list[str | Path], problem: str) -> None:
+def _run(command: Sequence[str | Path], problem: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise WheelError(f"{problem}:\n{(done.stdout + done.stderr)[-4000:]}")

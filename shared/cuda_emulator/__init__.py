@@ -18,6 +18,8 @@ from shared.cuda_emulator.control import (
     activate_anyway,
     counting,
     is_active,
+    real_driver,
+    real_nvcc,
     reports,
     settings,
 )
@@ -32,6 +34,8 @@ __all__ = [
     "activate_anyway",
     "counting",
     "is_active",
+    "real_driver",
+    "real_nvcc",
     "reports",
     "settings",
 ]

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -110,6 +111,13 @@ def activate_anyway(kernels: str | Path | Iterable[str | Path] = (), *, announce
     if announce:
         mode = os.environ.get("CUDA_EMULATOR_MODE", "checked")
         print(f"no CUDA device: kernels run on the CPU emulator ({mode} mode)", file=sys.stderr)
+
+
+def real_nvcc() -> str | None:
+    """Return the path of NVIDIA's nvcc, or None: after activate() the one on PATH is the stand-in."""
+    own = str(toolchain.nvcc_folder())
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != own]
+    return shutil.which("nvcc", path=os.pathsep.join(folders))
 
 
 def is_active() -> bool:

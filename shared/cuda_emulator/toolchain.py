@@ -51,11 +51,11 @@ class ToolchainError(RuntimeError):
     """No C++ compiler, or the emulator itself does not compile."""
 
 
-def cache_folder() -> Path:
-    """Return where compiled objects are kept: GROUNDWORK_CACHE, or the user's cache directory."""
+def cache_folder(name: str = "cuda_emulator") -> Path:
+    """Return a folder for what is built once: under GROUNDWORK_CACHE, or in the user's cache directory."""
     given = os.environ.get("GROUNDWORK_CACHE")
     base = Path(given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundwork")
-    folder = base / "cuda_emulator"
+    folder = base / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -311,6 +311,24 @@ def test_settings_are_restored(correct):
     assert (y != 0).all()
 
 
+def test_real_nvcc_is_not_the_stand_in(tmp_path, monkeypatch):
+    cuda_emulator.activate_anyway(announce=False)
+    (tmp_path / "nvcc").write_text("")
+    (tmp_path / "nvcc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{toolchain.nvcc_folder()}{os.pathsep}{tmp_path}")
+    assert Path(shutil.which("nvcc")).parent == toolchain.nvcc_folder()
+    assert cuda_emulator.real_nvcc() == str(tmp_path / "nvcc")
+
+
+def test_printf_reaches_stdout(capfd):
+    cuda_emulator.activate_anyway(announce=False)
+    module = Module(
+        """extern "C" __global__ void k(int n) { printf("thread %d of %d\\n", threadIdx.x, n); }"""
+    )
+    module.launch("k", 1, 2, I32(2))
+    assert capfd.readouterr().out == "thread 0 of 2\nthread 1 of 2\n"
+
+
 def test_objects_are_cached_by_content(tmp_path, monkeypatch):
     monkeypatch.setenv("GROUNDWORK_CACHE", str(tmp_path))
     source = 'extern "C" __global__ void k(float* y) { y[0] = 1; }'

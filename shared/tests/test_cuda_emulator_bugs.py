@@ -31,7 +31,14 @@ BUGS = [
     ),
     ("off_by_one", 2, 64, (floats(100), I32(100)), BOUNDS, "no guard for the tail"),
     ("before_the_start", 1, 64, (floats(64), floats(64), I32(64)), BOUNDS, "4 bytes before the start"),
-    ("unsigned_wraps", 1, 64, (floats(64), floats(64), np.uint32(64)), BOUNDS, "argument 1"),
+    (
+        "unsigned_wraps",
+        1,
+        64,
+        (floats(64), floats(64), np.uint32(64)),
+        BOUNDS,
+        "2^32 - 1 elements after argument 1",
+    ),
     ("rows_and_columns_swapped", 1, (8, 4), (floats(32), floats(32), I32(4), I32(8)), BOUNDS, "past the end"),
     (
         "past_the_row",

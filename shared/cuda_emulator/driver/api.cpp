@@ -470,8 +470,9 @@ API cuModuleGetFunction(void** function, void* module_handle, const char* name) 
                                     (known.empty() ? " none" : known) + " (extern \"C\" keeps a plain name)");
     }
     auto* made = functions.add(new Function{module, kernel, name});
+    const std::string full = demangle(name);
     for (const Variable& variable : module->shared)
-        if (variable.function == name || variable.function.rfind(std::string(name) + "(", 0) == 0)
+        if (variable.function == full || variable.function.rfind(full + "(", 0) == 0)
             made->static_shared += variable.high - variable.low;
     if (made->static_shared > DEFAULT_SHARED) {
         std::string text = std::string(name) + " declares " + number(made->static_shared) +

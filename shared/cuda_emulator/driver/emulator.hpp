@@ -100,6 +100,8 @@ struct Module {
     const std::vector<Frame>& frames_of(uintptr_t pc);
 };
 
+std::string demangle(const char* name);
+
 struct Function {
     Module* module;
     const emulator_kernel* kernel;

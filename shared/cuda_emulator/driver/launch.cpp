@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <mutex>
 
@@ -417,6 +418,7 @@ Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared
         if (sigsetjmp(crash_exit, 1) == 0) run_blocks(grid);
     }
     launch.running_thread = false;
+    fflush(stdout);  // what the kernel has printed comes before what the host prints next
     if (settings.counting && !launch.failed) end_counting(function.name);
     Code code = launch.failed ? report(launch.finding) : SUCCESS;
     launch.function = nullptr;

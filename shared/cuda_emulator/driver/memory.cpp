@@ -281,6 +281,18 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
         fail({ILLEGAL_ADDRESS, "use after free",
               action + " in memory that has been freed" + argument_of(entry->first, entry->second.bytes),
               "the array was garbage-collected or freed before the launch: keep a reference to it", pc});
+    // x[i - 1] with an unsigned i of 0 is 2^32 elements past x, nearer to anything else than to x.
+    const size_t* layout = launch.function->kernel->layout;
+    for (size_t i = 0; i < layout[0]; i++) {
+        uint64_t pointer = 0;
+        if (layout[1 + i] == 8) memcpy(&pointer, reinterpret_cast<void*>(launch.arguments[i]), 8);
+        const uint64_t wrap = (uint64_t)size << 32, distance = address - pointer;
+        if (!find_allocation(pointer) || distance >= wrap || wrap - distance > (16 << 20)) continue;
+        fail({ILLEGAL_ADDRESS, "out of bounds",
+              "out-of-bounds " + action + ": 2^32 - " + number((wrap - distance) / size) +
+                  " elements after argument " + number(i + 1) + " of the kernel",
+              "an unsigned index that went below 0 and wrapped, such as i - 1 with i == 0", pc});
+    }
     // The nearest array is most probably the one that was meant.
     const std::pair<const uintptr_t, Allocation>* nearest = nullptr;
     uint64_t distance = ~0ull;

@@ -24,7 +24,7 @@ constexpr unsigned HOST_MACHINE = EM_AARCH64;
 #error "the emulator knows x86-64 and arm64"
 #endif
 
-static std::string demangle(const char* name) {
+std::string demangle(const char* name) {
     int status = 0;
     char* text = abi::__cxa_demangle(name, nullptr, nullptr, &status);
     std::string result = status == 0 ? text : name;

@@ -1,0 +1,55 @@
+"""The PyCUDA wheel: what does not need a build of minutes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from shared import pycuda_wheel
+
+
+def test_not_on_linux_is_said(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(pycuda_wheel.WheelError, match="needs Linux; this is darwin"):
+        pycuda_wheel.pycuda_wheel()
+
+
+def test_no_compiler_is_said(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(pycuda_wheel.WheelError, match="install g\\+\\+ or clang"):
+        pycuda_wheel.pycuda_wheel()
+
+
+def test_cached_wheel_is_not_built_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("GROUNDWORK_CACHE", str(tmp_path))
+    monkeypatch.setattr(pycuda_wheel, "real_driver", lambda: False)
+    builds = []
+
+    def build(python, work, toolkit):
+        builds.append(toolkit)
+        (work / "pycuda-1.whl").write_text("wheel")
+        return work / "pycuda-1.whl"
+
+    monkeypatch.setattr(pycuda_wheel, "_build", build)
+    first, second = pycuda_wheel.pycuda_wheel(), pycuda_wheel.pycuda_wheel()
+    assert first == second
+    assert first.read_text() == "wheel"
+    assert builds == [None]
+    assert f"cpython-{sys.version_info.major}{sys.version_info.minor}" in str(first)
+
+
+def test_stub_defines_what_the_headers_declare(tmp_path):
+    include = tmp_path / "include"
+    include.mkdir()
+    (include / "cuda.h").write_text(
+        "typedef int CUresult;\nCUresult cuInit(unsigned flags);\n#define CUDA_VERSION 13000\n"
+    )
+    (include / "cudaProfiler.h").write_text("CUresult cuProfilerStart(void);\n")
+    assert pycuda_wheel.toolkit_version(tmp_path) == "13.0"
+    pycuda_wheel._write_stub(include, tmp_path / "stubs")
+    symbols = subprocess.run(
+        ["nm", "-D", tmp_path / "stubs" / "libcuda.so"], capture_output=True, text=True
+    ).stdout
+    assert " T cuInit" in symbols
+    assert " T cuProfilerStart" in symbols
