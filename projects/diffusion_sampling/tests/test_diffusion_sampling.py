@@ -333,6 +333,9 @@ def test_ancestral_step_by_hand(function, options):
     of_x0, of_xt, variance = posterior(0.36, 0.64)
     mean = of_x0 * 2 + of_xt * 3.6
     got_mean, got_variance = float(states[0].mean()), float(states[0].var())
+    assert not (abs(got_mean - 3.4) < 0.01 and got_variance > 0.01), (
+        "the noise is added on top: epsilon keeps sqrt(1 - ᾱ_s - s²), not sqrt(1 - ᾱ_s)"
+    )
     means = {
         "the coefficients of x0 and x_t are swapped": of_xt * 2 + of_x0 * 3.6,
         "the coefficient of x0 lacks sqrt(ᾱ_s)": of_x0 / 0.8 * 2 + of_xt * 3.6,
@@ -345,7 +348,7 @@ def test_ancestral_step_by_hand(function, options):
         f"posterior mean with the wrong coefficient: {got_mean:.5f}, expected {mean:.5f}"
     )
     for diagnosis, value in {
-        "no noise is added": 0.0,
+        "no noise is added, or the samples of the batch share their noise": 0.0,
         "the variance is beta; the posterior of x_s given x_t and x0 has the smaller beta-tilde": 0.4375,
         "the variance is used as the standard deviation": variance**2,
         "the variance is 1 - ᾱ_s": 0.36,

@@ -76,6 +76,9 @@ def test_cosine(offset):
         "off by one: t runs over T - 1 intervals": lambda: torch.tensor(
             [f(t, T - 1) / f(0, T - 1) for t in range(T - 1, -1, -1)]
         ),
+        "off by one: t runs over T + 1 intervals": lambda: torch.tensor(
+            [f(t, T + 1) / f(0, T + 1) for t in range(T - 1, -1, -1)]
+        ),
         "f(t) is not divided by f(0)": lambda: torch.tensor([f(t) for t in range(T - 1, -1, -1)]),
         "the cosine is not squared": lambda: expected.sqrt(),
         "the offset is ignored": lambda: torch.tensor(

@@ -1,4 +1,4 @@
-# diagnosis: no noise is added
+# diagnosis: this is DDIM's mean for eta = 0
 
 
 def ddim(

@@ -1,4 +1,4 @@
-# diagnosis: samples of the batch share their noise
+# diagnosis: the samples of the batch share their noise
 
 
 def ddpm(

@@ -1,4 +1,4 @@
-# diagnosis: to the last bit
+# diagnosis: calls the model whose answer it does not need
 # module: guidance
 
 
