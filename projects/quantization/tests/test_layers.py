@@ -247,6 +247,16 @@ def test_conv(options, mode, generator):
 
 
 @pytest.mark.grades("QuantizedConv2d")
+def test_conv_follows_its_weight(generator):
+    """A weight that is changed in place, as load_state_dict does it, counts at once."""
+    quantized = Q.QuantizedConv2d.from_float(conv_layer(bias=False))
+    x = torch.randn(2, 4, 9, 8, generator=generator)
+    before = quantized(x)
+    quantized.weight.neg_()
+    assert_close(quantized(x), -before, what="the result", hint="an old copy of the weight was used")
+
+
+@pytest.mark.grades("QuantizedConv2d")
 def test_conv_bad_padding():
     """Padding that is not zeros, or a word, is refused instead of ignored."""
     for options in ({"padding_mode": "reflect", "padding": 1}, {"padding": "same"}):

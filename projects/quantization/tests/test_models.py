@@ -71,7 +71,7 @@ def test_batch_norm_is_folded(generator):
     )
     ratio = Q.sqnr(run(model, x), run(quantized, x))
     assert ratio > 38, f"{ratio:.1f} dB: the batch norm is folded wrongly (bias, mean, or eps?)"
-    plain = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, affine=False))
+    plain = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, affine=False, eps=0.7))
     plain(torch.randn(40, 6, generator=generator) + 2)
     plain.eval()
     x = torch.randn(40, 6, generator=generator)
@@ -203,6 +203,18 @@ def test_fake_quantized_layer(generator):
 
 
 @pytest.mark.grades("FakeQuantized")
+def test_fake_quantized_forgets(generator):
+    """A large early batch does not set the range for ever: the average of the batches moves on."""
+    layer, x = mlp()[0], torch.randn(50, 64, generator=generator)
+    fake = Q.FakeQuantized(layer)
+    fake(x * 20)
+    for _ in range(80):
+        fake(x)
+    ratio = Q.sqnr(layer(x).detach(), fake.eval()(x).detach())
+    assert ratio > 35, f"{ratio:.1f} dB: an early batch sets the range for ever, a moving average is asked"
+
+
+@pytest.mark.grades("FakeQuantized")
 def test_fake_quantized_gradient(generator):
     """Weight and bias learn: the gradient of the loss at the rounded weight, straight through."""
     layer, x = mlp()[4], torch.rand(30, 96, generator=generator)
@@ -245,6 +257,8 @@ def test_qat_is_what_is_deployed(reduce_range, generator):
     deployed = Q.quantize_model(prepared, mode="static", reduce_range=reduce_range)
     ratio = Q.sqnr(run(prepared, x), run(deployed, x))
     assert ratio > 60, f"{ratio:.1f} dB between the trained and the deployed model: do they round alike?"
+    ratio = Q.sqnr(run(prepared, x * 2), run(deployed, x * 2))
+    assert ratio > 60, f"{ratio:.1f} dB on inputs outside the range: do they clamp alike?"
     untrained = Q.prepare_qat(cnn())
     with expect_error(RuntimeError, otherwise="a QAT model that saw no batch is converted"):
         Q.quantize_model(untrained, mode="static")
