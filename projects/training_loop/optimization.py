@@ -98,7 +98,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
         norm = norm.full_tensor()
     # No `if norm > max_norm`: on a GPU that would wait for the number. A NaN factor must not reach the gradients.
     factor = torch.where(torch.isfinite(norm), (max_norm / norm).clamp(max=1.0), torch.ones_like(norm))
-    torch._foreach_mul_([g.to_local() if isinstance(g, DTensor) else g for g in gradients], factor)
+    torch._foreach_mul_(_local(gradients), factor)
     return norm
 
 
@@ -134,14 +134,14 @@ class Ema:
     def update(self) -> None:
         """Take in the current weights. Call it after each optimizer step that was taken, and only then."""
         decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
-        torch._foreach_lerp_(list(self._averages.values()), list(self._weights.values()), 1 - decay)
+        torch._foreach_lerp_(_local(self._averages.values()), _local(self._weights.values()), 1 - decay)
         self.n_updates += 1
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Put the averages into the model for the block; afterwards the weights are back, also after an error."""
-        weights, averages = list(self._weights.values()), list(self._averages.values())
-        saved = [weight.detach().clone() for weight in weights]
+        weights, averages = _local(self._weights.values()), _local(self._averages.values())
+        saved = [weight.clone() for weight in weights]
         try:
             with torch.no_grad():
                 torch._foreach_copy_(weights, averages)
@@ -162,3 +162,8 @@ class Ema:
         for name, average in self._averages.items():
             average.copy_(state["averages"][name])
         self.n_updates = int(state["n_updates"])
+
+
+def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return the part of each tensor that this rank holds: the operations here are entry by entry."""
+    return [t.detach().to_local() if isinstance(t, DTensor) else t.detach() for t in tensors]

@@ -39,10 +39,15 @@ class Process:
         }
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(_address())
-        self._stream = self._socket.makefile("rw")
-        self._stream.write(json.dumps(request) + "\n")
-        self._stream.flush()
-        self.pid = int(self._stream.readline())
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        self.pid = self._read_number()
+
+    def _read_number(self):
+        """Read a line byte by byte: a buffer would swallow what `is_running` looks for."""
+        text = b""
+        while not text.endswith(b"\n"):
+            text += self._socket.recv(1) or b"-1\n"
+        return int(text)
 
     def wait(self, limit_s=LIMIT_S):
         """Wait for the end and return the exit status, negative for a signal, as `subprocess` does."""
@@ -50,7 +55,7 @@ class Process:
             problem = None
             self._socket.settimeout(limit_s)
             try:
-                self.returncode = int(self._stream.readline())
+                self.returncode = self._read_number()
             except TimeoutError:
                 os.kill(self.pid, signal.SIGUSR1)  # where is it? faulthandler prints the stack
                 time.sleep(0.5)
@@ -67,7 +72,6 @@ class Process:
         result = self._folder / "result.json"
         if result.exists():
             self._answer = json.loads(result.read_text())
-        self._stream.close()
         self._socket.close()
         shutil.rmtree(self._folder)
 
@@ -235,8 +239,9 @@ def _work(request):
             status = 0
         except SystemExit as done:
             status, answer = int(done.code or 0), {"value": None}
-        except NotImplementedError:
-            answer = {"blank": True}
+        except NotImplementedError as error:
+            answer = {"error": f"NotImplementedError: {error}"} if str(error) else {"blank": True}
+            traceback.print_exc()
         except BaseException as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
             traceback.print_exc()

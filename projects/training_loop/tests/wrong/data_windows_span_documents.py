@@ -1,4 +1,4 @@
-# diagnosis: make 4 windows
+# diagnosis: -100 beyond the end
 # module: text_data
 
 _init = Windows.__init__

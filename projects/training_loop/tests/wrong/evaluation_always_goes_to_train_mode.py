@@ -1,4 +1,4 @@
-# diagnosis: the model was in eval mode before
+# diagnosis: a submodule that was in eval mode
 
 
 def evaluate(model, windows, *, batch_size, world=None, limit=None):

@@ -9,6 +9,7 @@ def _see_all(query, key, value, is_causal=False):
 
 
 class _Functional:
+    pad = staticmethod(nn.functional.pad)
     gelu = staticmethod(nn.functional.gelu)
     scaled_dot_product_attention = staticmethod(_see_all)
 
