@@ -6,9 +6,9 @@ def forward(self, query, key=None, value=None, *, mask=None, cache=None):
         raise ValueError("a cache is for self-attention")
     key = query if key is None else key
     value = key if value is None else value
+    _check_inputs(query, key, value, self.d_model)
     if mask is None:
         key = value = query
-    _check_inputs(query, key, value, self.d_model)
     n_keys = key.shape[1] + (0 if cache is None else len(cache))
     bias, dead = self._additive_mask(mask, query, n_keys)
     q = _split(self.q_proj(query), self.n_heads)
