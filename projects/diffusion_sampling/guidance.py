@@ -6,7 +6,7 @@ The convention, stated once: w = 0 ignores the condition, w = 1 is the condition
 Papers that write (1 + w')·D_cond - w'·D_uncond (Ho and Salimans among them) mean w = 1 + w'.
 
 What w > 1 does not do: sample the "sharpened" density p(x)^(1-w)·p(x|c)^w. The formula tilts the density at each noise
-level, and a tilted density plus noise is not the noisy density tilted. tests/test_theory.py measures the difference.
+level, and a tilted density plus noise is not the noisy density tilted. tests/test_8_theory.py measures the difference.
 
 Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6.
 """

@@ -1,4 +1,4 @@
-"""The judge of the samplers. Oracles: values worked by hand, joint Gaussians, laws; the slow proofs are in test_theory.
+"""The judge of the samplers. Oracles: values worked by hand, joint Gaussians, laws; the slow proofs are in test_8_theory.
 
 Worked by hand throughout: standard normal data, whose denoiser is D(x, σ) = x/(1 + σ²).
 """

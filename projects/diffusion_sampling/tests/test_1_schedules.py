@@ -1,6 +1,6 @@
 """The judge of the noise levels. Oracles: values worked by hand, the papers' formulas spelled out, laws.
 
-diffusers has the same schedules; test_with_diffusers compares with it.
+diffusers has the same schedules; test_9_with_diffusers compares with it.
 """
 
 import math
