@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity
 
 __all__ = [
-    "OperatorProfile",
     "linear_cost",
     "measure_peaks",
     "profile_operators",
