@@ -1,4 +1,4 @@
-# diagnosis: one head of two numbers
+# diagnosis: the scale is 1/sqrt(d_model)
 
 
 _init = MultiHeadAttention.__init__
