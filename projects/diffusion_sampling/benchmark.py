@@ -28,7 +28,7 @@ from train import NO_CLASS, TrainConfig, edm_loss, load_split, load_weights
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.bench import Benchmark, interleave
 
-BATCH, STEPS = 64, 4
+BATCH, STEPS = 64, 3
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -154,7 +154,7 @@ def quality(bench: Benchmark, network: Any) -> None:
         ("ddim", 35, 1),
         ("ddpm", 10, 1),
         ("ddpm", 35, 1),
-        ("ddpm", 100, 1),
+        ("ddpm", 70, 1),
     ]
     for name, n, w in runs:
         denoiser = guided_labels(network, data.held_labels, w, no_class=NO_CLASS)

@@ -148,7 +148,7 @@ def karras_sigmas(
     n = n_steps if to_zero else n_steps + 1
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
-    sigmas[0] = sigma_max  # not 79.99999999999997
+    sigmas[-1], sigmas[0] = sigma_min, sigma_max  # not 79.99999999999997; one level is sigma_max
     return torch.cat([sigmas, sigmas.new_zeros(1)]) if to_zero else sigmas
 
 
