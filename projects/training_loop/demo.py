@@ -48,6 +48,8 @@ def run_tiny(demo: Demo) -> Config:
     start = time.perf_counter()
     result = train(config)
     seconds = time.perf_counter() - start
+    if result.stopped:  # SIGTERM: the numbers would be those of half a run
+        raise SystemExit("stopped")
     text, val_text = standard_library(config.data_bytes)
     bigram = bigram_bits_per_byte(text, val_text)
     demo.console.print(str(result), highlight=False)
