@@ -14,6 +14,8 @@ def cuda_device_count() -> int:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return 0
+    if hasattr(driver, "emulator_version"):
+        return 0  # shared/cuda_emulator: a CUDA device made of the CPU
     count = ctypes.c_int(0)
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0

@@ -118,8 +118,7 @@ def _readable(entry: dict[str, Any]) -> dict[str, Any]:
     """Keep of one project's entry what has the right type; the file may have been edited by hand."""
     kinds: dict[str, type] = {"marks": str, "hints": int, "times": float, "attempt": float}
     kept = dict(entry)
-    for what, kind in ((what, kinds[what]) for what in kinds if what in entry):
-        values = entry.get(what)
-        values = values if isinstance(values, dict) else {}
-        kept[what] = {unit: value for unit, value in values.items() if isinstance(value, kind)}
+    for what in kinds.keys() & entry.keys():
+        values = entry[what] if isinstance(entry[what], dict) else {}
+        kept[what] = {unit: value for unit, value in values.items() if isinstance(value, kinds[what])}
     return kept
