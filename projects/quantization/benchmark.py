@@ -71,14 +71,14 @@ def cnn() -> nn.Sequential:
 
 
 def compare(bench: Benchmark, group: str, case: str, calls: Mapping[str, Call], **options: Any) -> None:
-    """Add one row; as many rounds as fit into a few seconds, at least 7."""
+    """Add one row; as many rounds as fit into a second or so, 7 to 20."""
     once = 0.0
     for call in calls.values():
         call()
         start = time.perf_counter()
         call()
         once += time.perf_counter() - start
-    shared.bench.ROUNDS = max(7, min(20, round(2.0 / (2.5 * once))))
+    shared.bench.ROUNDS = max(7, min(20, round(1.2 / (2.5 * once))))
     peers = {name: call for name, call in calls.items() if name != "ours"}
     bench.compare(group, case, ours=calls["ours"], peers=peers, **options)
 
