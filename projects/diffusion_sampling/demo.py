@@ -215,7 +215,7 @@ def convergence(demo: Demo) -> None:
             errors = []
             for n in steps:
                 grid = karras_sigmas(n, sigma_min=0.02, sigma_max=10.0, to_zero=to_zero)
-                *_, last = sampler(data.denoise, x, grid)  # type: ignore[operator]
+                *_, last = sampler(data.denoise, x, grid)
                 errors.append(float((last - exact).square().mean().sqrt()))
             axis.loglog(steps, errors, style, color=colour, label=name)
             if not to_zero:
