@@ -1,0 +1,165 @@
+"""What five kernels that compute the same sums ask of the memory, counted; and what adding costs on this CPU.
+
+1. Counts by kernel: load instructions, 32-byte sectors, bytes moved for bytes asked, divergent branches. They come from
+   the CPU emulator, which watches every load and store; on a machine with a GPU it is started all the same, since a GPU
+   does not tell its counts without a profiler.
+2. Which addresses one warp touches: coalesced and strided.
+3. How little arithmetic there is: NumPy's addition beside a plain copy on this machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Rectangle
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
+from shared import cuda_emulator
+from shared.cuda import device_array, launch
+from shared.demo import Demo
+
+KERNELS = Path(__file__).parent / "kernels"
+LADDER = ("one_per_thread", "grid_stride", "vectorized", "strided", "divergent")
+N, BLOCKS, THREADS = 65536, 8, 256
+BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito
+
+
+def count(kernel: str) -> Any:
+    """Return the emulator's counters for one launch on N float32 elements, whose result is checked."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(N, dtype=np.float32) for _ in range(2))
+    device_a, device_b, out = (device_array(array) for array in (a, b, np.full_like(a, np.nan)))
+    grid = N // THREADS if kernel == "one_per_thread" else BLOCKS
+    with cuda_emulator.counting() as counters:
+        arguments = (device_a, device_b, out, np.int64(N))
+        launch(KERNELS / f"{kernel}.cu", "add_float32", arguments, grid=grid, block=THREADS)
+    if not np.array_equal(out.get(), a + b):
+        raise AssertionError(f"{kernel}: wrong sums")
+    return counters
+
+
+def compare_kernels(demo: Demo) -> None:
+    """Table of counts by kernel, and the figure that goes with it."""
+    rows, moved, instructions = [], {}, {}
+    for kernel in LADDER:
+        counters = count(kernel)
+        loads, branches = counters.total("global load"), counters.total("branch")
+        moved[kernel] = loads.bytes_moved / loads.bytes
+        instructions[kernel] = loads.requests
+        rows.append(
+            [
+                kernel,
+                f"{loads.requests:,}",
+                f"{loads.bytes // loads.lanes}",
+                f"{loads.sectors / loads.requests:.0f} ({loads.ideal_sectors / loads.requests:.0f})",
+                f"{moved[kernel]:.0f}",
+                f"{branches.divergent:,}",
+            ]
+        )
+        if kernel == "divergent":
+            demo.number(
+                "divergent_branches", branches.divergent, ",.0f", "divergent branches of divergent.cu"
+            )
+    columns = [
+        "kernel",
+        "load instructions of warps",
+        "bytes per thread and load",
+        "sectors per load (least possible)",
+        "bytes moved per byte asked for",
+        "divergent branches",
+    ]
+    demo.table(
+        "counts", columns, rows, caption=f"Adding {N:,} float32 elements, counted by the CPU emulator."
+    )
+    demo.number(
+        "strided_bytes", moved["strided"], ".0f", "bytes that strided.cu moves for each byte it asks for"
+    )
+    demo.number(
+        "coalesced_bytes", moved["grid_stride"], ".0f", "bytes that grid_stride.cu moves for each byte"
+    )
+    fewer = instructions["grid_stride"] / instructions["vectorized"]
+    demo.number("fewer_loads", fewer, ".0f", "times fewer load instructions with 16-byte loads")
+    demo.number(
+        "flop_per_byte", 1 / 12, ".3f", "FLOP per byte: one addition, two reads and one write of 4 bytes"
+    )
+
+
+def draw_accesses(demo: Demo) -> None:
+    """Draw which sectors the 32 lanes of one warp touch with one load."""
+    lanes, piece = np.arange(32), 16
+    patterns = [
+        ("grid_stride: lane k reads element k", lanes * 4, 4, GREEN),
+        ("vectorized: lane k reads elements 4k to 4k + 3", lanes * 16, 16, BLUE),
+        (f"strided: lane k reads element {piece}k", lanes * piece * 4, 4, RED),
+    ]
+    fig, axes = plt.subplots(3, 1, figsize=(9, 4), layout="constrained", sharex=True)
+    n_sectors = 32 * piece * 4 // 32
+    for axis, (title, addresses, width, colour) in zip(axes, patterns, strict=True):
+        touched = sorted(
+            {int(address) // 32 for address in addresses} | {int(a + width - 1) // 32 for a in addresses}
+        )
+        for sector in range(n_sectors):
+            face = "#e8e8e8" if sector in touched else "white"
+            axis.add_patch(
+                Rectangle((sector * 32, 0), 32, 1, facecolor=face, edgecolor="#bbbbbb", linewidth=0.6)
+            )
+        for address in addresses:
+            axis.add_patch(Rectangle((float(address), 0.15), width, 0.7, facecolor=colour, edgecolor="none"))
+        used = 32 * width
+        title = f"{title} — {len(touched)} sectors, {len(touched) * 32} bytes moved for {used} used"
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set(xlim=(0, n_sectors * 32), ylim=(0, 1), yticks=[])
+        axis.spines[["left", "bottom"]].set_visible(False)
+    axes[-1].set_xlabel("address in bytes from the warp's first element; each box is a 32-byte sector")
+    demo.figure(
+        "accesses",
+        fig,
+        alt="Memory as a row of 32-byte sectors. grid_stride fills 4 neighbouring sectors, vectorized fills 16, strided "
+        "touches 32 sectors, every other one, and uses 4 bytes of each.",
+        caption="One load of one warp. Coloured: the bytes that the lanes ask for. Grey: the sectors that are moved for "
+        "them.",
+    )
+
+
+def milliseconds(call: Callable[[], object], rounds: int = 15) -> float:
+    """Return the median time of a call."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def measure_cpu(demo: Demo) -> None:
+    """Time NumPy's add and copy on arrays larger than the caches: both take as long as their bytes."""
+    n = 16_000_000
+    a, b, out = (np.full(n, value, np.float32) for value in (1.5, 2.5, 0.0))
+    add_ms, copy_ms = milliseconds(lambda: np.add(a, b, out=out)), milliseconds(lambda: np.copyto(out, a))
+    demo.number("cpu_add", 12 * n / add_ms / 1e6, ".1f", "GB/s of NumPy's add on one core of this CPU")
+    demo.number("cpu_copy", 8 * n / copy_ms / 1e6, ".1f", "GB/s of NumPy's copy on one core of this CPU")
+
+
+def main() -> None:
+    """Run all parts."""
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
+    demo = Demo(__file__)
+    cuda_emulator.activate_anyway(KERNELS)
+    compare_kernels(demo)
+    draw_accesses(demo)
+    measure_cpu(demo)
+    demo.finish()
+
+
+if __name__ == "__main__":
+    main()
