@@ -24,6 +24,7 @@ SHARED_DEV = read_toml(ROOT / "shared" / "pyproject.toml")["dependency-groups"][
 EVERYTHING = sorted({*SHARED_DEV, *(package for project in PROJECTS.values() for package in project.dev)})
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 TORCH = "torch==2.13.0"  # has CPU wheels for Python 3.11 to 3.13
+PYCUDA_NEEDS = ["mako", "platformdirs", "pytools"]
 TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 CHECKS = ["shared", "lint", "types", "layout"]
 
@@ -37,7 +38,8 @@ nox.options.sessions = [*PROJECTS, *CHECKS]
 
 def install(session: nox.Session, *packages: str) -> None:
     """Install packages at the versions of ci/constraints.txt; torch without CUDA where there is no CUDA device."""
-    arguments, environment = [*packages, "--constraint", str(CONSTRAINTS)], {}
+    from_index = [package for package in packages if package != "pycuda"]
+    arguments, environment = [*from_index, "--constraint", str(CONSTRAINTS)], {}
     wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
     if wheels:  # a local torch wheel is meant: name no other index
         environment["UV_FIND_LINKS"] = ",".join(wheels.replace(",", " ").split())
@@ -46,6 +48,17 @@ def install(session: nox.Session, *packages: str) -> None:
     elif "torch" in packages and sys.platform == "linux" and cuda_device_count() == 0:
         arguments += ["--extra-index-url", TORCH_CPU_WHEELS]
     session.install(*arguments, env=environment)
+    if "pycuda" in packages:
+        install_pycuda(session)
+
+
+def install_pycuda(session: nox.Session) -> None:
+    """Install PyCUDA, which comes as source only, from a wheel that is built on first use and kept."""
+    if sys.platform != "linux":
+        session.log("NOT RUN: CUDA C++ kernels (PyCUDA and the emulator need Linux)")
+        return
+    wheel = str(session.run("python", "-m", "shared.pycuda_wheel", silent=True)).strip().splitlines()[-1]
+    session.install(wheel, "--constraint", str(CONSTRAINTS))
 
 
 def add_session(project: Project) -> None:
@@ -85,7 +98,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["checks"])
 def types(session: nox.Session) -> None:
     """Check types (mypy --strict), project by project."""
-    install(session, "mypy", *EVERYTHING)
+    install(session, "mypy", *(package for package in EVERYTHING if package != "pycuda"))
     session.run("mypy", "--strict", "--config-file", "shared/pyproject.toml", "shared")
     for project in PROJECTS.values():
         session.chdir(project.folder)
@@ -139,7 +152,10 @@ def lock(session: nox.Session) -> None:
     """Regenerate ci/constraints.txt, the versions that every session installs."""
     session.install("uv")
     source = Path(session.create_tmp()) / "requirements.in"
-    source.write_text("\n".join([*EVERYTHING, "mypy", "ruff", TORCH]) + "\n")
+    wanted = [
+        package for package in EVERYTHING if package != "pycuda"
+    ]  # its wheel is built here: pin what it needs
+    source.write_text("\n".join([*wanted, *PYCUDA_NEEDS, "mypy", "ruff", TORCH]) + "\n")
     compiled = session.run(
         *("uv", "pip", "compile", str(source), "--universal", "--python-version", "3.11", "--upgrade"),
         *("--no-header", "--no-annotate", "--quiet"),

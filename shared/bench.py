@@ -106,13 +106,15 @@ class Benchmark:
         peers: Mapping[str, Callable[[], Any]],
         targets: Mapping[str, float] | None = None,
         note: str | None = None,
+        rounds: int = ROUNDS,
     ) -> None:
         """Time `ours` beside `peers` and keep one row.
 
         A ratio is the median over rounds of (peer's time / our time), with its quartiles: above 1, ours is faster.
         `ours` runs twice in each round; the ratio of the two shows the noise. `targets` are least ratios wanted.
+        Fewer `rounds` are for calls that take seconds.
         """
-        times = interleave({"ours": ours, "again": ours, **peers}, rounds=6 if self._quick else ROUNDS)
+        times = interleave({"ours": ours, "again": ours, **peers}, rounds=min(6, rounds) if self._quick else rounds)
         ratios = {}
         for name in ("again", *peers):
             low, middle, high = statistics.quantiles(

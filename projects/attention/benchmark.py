@@ -25,7 +25,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from attention import attention, chunked_attention
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-import shared.bench
 from shared.bench import Benchmark
 
 N_HEADS, D = 8, 64
@@ -112,13 +111,13 @@ def compare_forward(bench: Benchmark, longest: int) -> None:
                 for name, function in FUNCTIONS.items()
             }
             peers = ["SDPA", "written out"] if causal and n_tokens >= 2048 else ["SDPA"]
-            shared.bench.ROUNDS = n_rounds
             bench.compare(
                 "in tiles: forward",
                 f"T = {n_tokens}{', causal' if causal else ''}",
                 ours=calls["in tiles"],
                 peers={name: calls[name] for name in peers},
                 targets={name: TARGETS[name] for name in peers},
+                rounds=n_rounds,
             )
 
 
@@ -131,7 +130,6 @@ def compare_backward(bench: Benchmark) -> None:
         def train(name: str, inputs: list[Tensor], cotangent: Tensor, causal: bool) -> None:
             torch.autograd.grad(FUNCTIONS[name](*inputs, causal=causal), inputs, cotangent)
 
-        shared.bench.ROUNDS = n_rounds
         calls = {
             name: lambda name=name, x=inputs, g=cotangent, c=causal: train(name, x, g, c)  # type: ignore[misc]
             for name in FUNCTIONS
@@ -141,6 +139,7 @@ def compare_backward(bench: Benchmark) -> None:
             f"T = {n_tokens}{', causal' if causal else ''}",
             ours=calls["in tiles"],
             peers={name: calls[name] for name in ("SDPA", "written out")},
+            rounds=n_rounds,
         )
 
 
@@ -148,7 +147,6 @@ def compare_exponentials(bench: Benchmark) -> None:
     """Time e^x and 2^x on the scores of one tile: why the tiles use base 2."""
     tile = torch.randn(N_HEADS, 256, 512, generator=torch.Generator().manual_seed(0))
     out = torch.empty_like(tile)
-    shared.bench.ROUNDS = 30
     bench.compare(
         "the exponential of one tile, 8 x 256 x 512",
         "torch.exp2",

@@ -26,7 +26,6 @@ from quantization import _kernel, int8_matmul, quantize_model
 from torch_quantization import known_warnings, torch_dynamic, torch_static, torchao_dynamic
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-import shared.bench
 from shared.bench import Benchmark
 
 FP32, TORCH = "float32", "torch.ao dynamic"
@@ -78,9 +77,9 @@ def compare(bench: Benchmark, group: str, case: str, calls: Mapping[str, Call], 
         start = time.perf_counter()
         call()
         once += time.perf_counter() - start
-    shared.bench.ROUNDS = max(7, min(20, round(1.2 / (2.5 * once))))
+    rounds = max(7, min(20, round(1.2 / (2.5 * once))))
     peers = {name: call for name, call in calls.items() if name != "ours"}
-    bench.compare(group, case, ours=calls["ours"], peers=peers, **options)
+    bench.compare(group, case, ours=calls["ours"], peers=peers, rounds=rounds, **options)
 
 
 def methods(model: nn.Module, x: Tensor, *, static: bool = True, linear_only: bool = True) -> dict[str, Call]:
