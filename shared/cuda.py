@@ -426,9 +426,10 @@ class GpuBenchmark(Benchmark):
         peers: Mapping[str, Callable[[], Any]],
         targets: Mapping[str, float] | None = None,
         note: str | None = None,
+        rounds: int = ROUNDS,
     ) -> None:
         """Time `ours` beside `peers` on the GPU and keep one row; the arguments are those of `Benchmark.compare`."""
-        times = self.milliseconds({"ours": ours, "again": ours, **peers}, 6 if self._quick else ROUNDS)
+        times = self.milliseconds({"ours": ours, "again": ours, **peers}, 6 if self._quick else rounds)
         ratios = {}
         for name in ("again", *peers):
             quotients = [peer / own for peer, own in zip(times[name], times["ours"], strict=True)]

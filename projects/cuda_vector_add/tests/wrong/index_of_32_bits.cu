@@ -1,4 +1,4 @@
-// diagnosis: an index of 32 bits
+// diagnosis: a negative index
 // kernel: one_per_thread.cu
 
 #include <cuda_fp16.h>

@@ -1,0 +1,109 @@
+"""The judge of flash attention, kernel and host side, goes on: dtypes, counts, arguments. Oracle: torch in float64."""
+
+import numpy as np
+import pytest
+from attention_cases import assert_attention, inputs, oracle
+
+import cuda_softmax
+from shared import cuda_emulator
+from shared.checks import assert_close, expect_error, unchanged
+from shared.cuda import device_array
+
+pytestmark = pytest.mark.grades("flash_attention")
+
+
+@pytest.mark.parametrize("d", [32, 64, 128])
+def test_head_dims(d, rng, cuda_device):
+    """Each head dimension, with tails of queries and keys, several batches and heads."""
+    assert_attention(inputs(rng, 2, 2, 19, 41, d), what=f"attention, d = {d}")
+
+
+def test_large_scores(rng, cuda_device):
+    """Scores of ±1e4, the largest in the last tile: what came before must vanish, not overflow."""
+    query, key, value = inputs(rng, 1, 1, 4, 70, 32)
+    key[:, :, 69] *= 300
+    query *= 30
+    assert_attention((query, key, value), what="attention with large scores")
+
+
+def test_attention_dtypes(rng, cuda_device):
+    """float16 and bfloat16 are computed in float32 and rounded once."""
+    arrays = inputs(rng, 1, 2, 18, 40, 64)
+    half = [array.astype(np.float16) for array in arrays]
+    expected = oracle(*half).astype(np.float32)
+    assert_close(cuda_softmax.flash_attention(*half), expected, dtype=np.float16, rtol=2.0**-10, atol=1e-6)
+    brain = [(array.view(np.uint32) >> 16).astype(np.uint16) for array in arrays]
+    wide = [(bits.astype(np.uint32) << 16).view(np.float32) for bits in brain]
+    result = cuda_softmax.flash_attention(*(bits.view("V2") for bits in brain))
+    got = (result.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    assert_close(got, oracle(*wide).astype(np.float32), rtol=2.0**-8, atol=1e-6, what="bfloat16 attention")
+
+
+@pytest.mark.parametrize("schedule", ["reverse", "warp_greedy"])
+def test_order_of_warps(schedule, rng, cuda_device):
+    """Whichever warp goes first, no tile is overwritten while another warp reads it."""
+    if cuda_device == "gpu":
+        pytest.skip("a GPU runs its threads in an order of its own")
+    with cuda_emulator.settings(schedule=schedule):
+        assert_attention(inputs(rng, 1, 1, 17, 70, 32), what=f"attention, threads in {schedule} order")
+
+
+def test_memory_is_linear(rng, cuda_device):
+    """Twice the keys, twice the bytes read, and nothing written but the result: no matrix of scores."""
+    if cuda_device == "gpu":
+        pytest.skip("the emulator counts; on a GPU ask ncu for dram__bytes_write.sum")
+    read = {}
+    for n_keys in (64, 128):
+        arrays = [device_array(array) for array in inputs(rng, 1, 1, 32, n_keys, 32)]
+        with cuda_emulator.counting() as counters:
+            cuda_softmax.flash_attention(*arrays)
+        read[n_keys] = counters.global_bytes_read
+        written = counters.global_bytes_written
+        assert written == 32 * 32 * 4, (
+            f"{written} bytes written for a result of {32 * 32 * 4}: are scores stored?"
+        )
+    growth = read[128] - read[64]
+    once = 2 * 64 * 32 * 4 * 2  # 64 more keys and values, float32, for two blocks of 16 queries
+    assert growth == once, (
+        f"64 more keys and values are read {growth / once:g} times per block, once is enough"
+    )
+
+
+def test_attention_views_and_out(rng, cuda_device):
+    """Transposed NumPy views as (batch, n, heads, d) layouts give them; inputs unchanged; out is returned."""
+    arrays = [rng.normal(size=(2, n, 3, 32)).astype(np.float32).transpose(0, 2, 1, 3) for n in (5, 7, 7)]
+    out = np.full((2, 3, 5, 32), np.nan, np.float32)
+    with unchanged(*arrays):
+        assert cuda_softmax.flash_attention(*arrays, out) is out, (
+            "flash_attention(q, k, v, out) returns out itself"
+        )
+    assert_close(out, oracle(*arrays), dtype=np.float32, rtol=2e-5, what="attention of views")
+    on_device = cuda_softmax.flash_attention(*(device_array(np.ascontiguousarray(array)) for array in arrays))
+    assert not isinstance(on_device, np.ndarray), "device arrays were copied to the host"
+    assert_close(
+        on_device.get(), oracle(*arrays), dtype=np.float32, rtol=2e-5, what="attention on the device"
+    )
+
+
+def test_no_queries(cuda_device):
+    """No queries: no launch."""
+    keys = np.ones((1, 2, 3, 32), np.float32)
+    assert cuda_softmax.flash_attention(keys[:, :, :0], keys, keys).shape == (1, 2, 0, 32)
+
+
+def test_attention_arguments_that_do_not_fit(cuda_device):
+    """Shapes and dtypes are refused before anything is launched."""
+    good = np.ones((2, 3, 4, 32), np.float32)
+    for arrays, error, mention in (
+        ((np.ones((2, 3, 4, 48), np.float32),) * 3, ValueError, "48"),
+        ((np.ones((3, 4, 32), np.float32),) * 3, ValueError, "(3, 4, 32)"),
+        ((good, good[:1], good[:1]), ValueError, "(1, 3, 4, 32)"),
+        ((good, good[:, :1], good[:, :1]), ValueError, "(2, 1, 4, 32)"),
+        ((good, good, good[:, :, :3]), ValueError, "(2, 3, 3, 32)"),
+        ((good, good[:, :, :0], good[:, :, :0]), ValueError, "(2, 3, 0, 32)"),
+        ((good, good, good, good[:, :, :3]), ValueError, "(2, 3, 3, 32)"),
+        ((good, good.astype(np.float16), good), TypeError, "float16"),
+        ((good.astype(np.float64),) * 3, TypeError, "float64"),
+    ):
+        with expect_error(error, mention, otherwise="an argument that does not fit is accepted"):
+            cuda_softmax.flash_attention(*arrays)
