@@ -155,7 +155,7 @@ def measure_scale(demo: Demo) -> None:
         axis.semilogx(widths, [v[0] for v in values], "o-", color=colour, base=2, label=f"scale {name}")
     axis.axhline(8, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="width d of query and key", ylabel="entropy, bits", ylim=(0, 8.4))
-    axis.legend(frameon=False, loc="center right")
+    axis.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))
     demo.figure(
         "entropy",
         fig,

@@ -134,7 +134,8 @@ def two_lookups(demo: Demo) -> None:
 def draw_lookups(demo: Demo, models: dict[int, OneLayer], losses: dict[int, list[float]]) -> None:
     """Draw the maps of all heads on one line of code, and the losses."""
     line = "parser = argparse.ArgumentParser(prog=None, usage=None)"[:T]
-    fig, axes = plt.subplots(1, 4, figsize=(13, 3.7), layout="constrained")
+    fig, grid = plt.subplots(2, 2, figsize=(9, 8), layout="constrained")
+    axes = list(grid.flat)
     panels = [(1, 0, "the only head"), (2, 0, "two heads: the first"), (2, 1, "two heads: the second")]
     for axis, (n_heads, head, title) in zip(axes, panels, strict=False):
         model = models[n_heads]

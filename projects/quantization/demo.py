@@ -295,7 +295,7 @@ def crossover(demo: Demo) -> None:
     axes.set_xticks(batches, [str(b) for b in batches])
     axes.set_xlabel("batch size")
     axes.set_ylabel("speed, float32 = 1")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     axes.grid(alpha=0.3)
     demo.figure(
         "crossover",
