@@ -9,7 +9,7 @@ Each number means something only beside the same number for real digits, so `eva
 
     python evaluate.py --fit-judge      train the classifier again (seconds); writes weights/judge.safetensors
 
-Sources: Fréchet distance, Heusel et al. 2017, arXiv 1706.08500, eq. 6; of Gaussians, Dowson and Landau 1982.
+Sources: Fréchet distance, Heusel et al. 2017, arXiv 1706.08500; of Gaussians, Dowson and Landau 1982.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     ValueError
         If the numbers of columns differ or a set has fewer than two rows.
 
-    Source: Heusel et al. 2017, arXiv 1706.08500, eq. 6.
+    Source: Heusel et al. 2017, arXiv 1706.08500.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"need (n, d) and (m, d) with n, m ≥ 2, got {tuple(a.shape)} and {tuple(b.shape)}")

@@ -122,8 +122,7 @@ def clip_x0(denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoise
     ValueError
         If ``low < high`` does not hold.
 
-    Source: Ho et al. 2020, arXiv 2006.11239, section 4 (their code clips so); Saharia et al. 2022, arXiv 2205.11487,
-    section 2.3 ("static thresholding").
+    Source: Saharia et al. 2022, arXiv 2205.11487, section 2.3 ("static thresholding").
     """
     if not low < high:
         raise ValueError(f"low must be below high, got {low} and {high}")

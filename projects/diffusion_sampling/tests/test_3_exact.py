@@ -80,6 +80,35 @@ def test_denoise_is_tweedie(sigma, generator):
     assert_close(mixture().denoise(x, sigma), expected, rtol=1e-8, what="E[x0 | x]")
 
 
+@pytest.mark.grades(
+    "GaussianMixture.denoise", "GaussianMixture.log_density", "GaussianMixture.responsibilities"
+)
+def test_three_dimensions(generator):
+    """The same in three dimensions: in two, a matrix of eigenvectors may be its own transpose and hide a swap."""
+    weights, means = (
+        torch.tensor([0.4, 0.6], dtype=DOUBLE),
+        torch.randn(2, 3, dtype=DOUBLE, generator=generator),
+    )
+    factors = torch.randn(2, 3, 3, dtype=DOUBLE, generator=generator)
+    covariances = factors @ factors.mT + 0.1 * torch.eye(3, dtype=DOUBLE)
+    data = exact.GaussianMixture(weights, means, covariances)
+    x = 2 * torch.randn(6, 3, dtype=DOUBLE, generator=generator)
+    expected = noisy_mixture(weights, means, covariances, 0.7).log_prob(x)
+    hint = "are the axes the columns of what eigh returns, and used as such?"
+    assert_close(data.log_density(x, 0.7), expected, rtol=1e-9, what="log p(x; σ), d = 3", hint=hint)
+    expected = mixture_denoiser(weights, means, covariances)(x, 0.7)
+    assert_close(data.denoise(x, 0.7), expected, rtol=1e-8, what="E[x0 | x], d = 3", hint=hint)
+
+
+@pytest.mark.grades("GaussianMixture.draw")
+def test_draw_from_a_line():
+    """A singular covariance is allowed; rounding makes its smallest eigenvalue a little less than 0."""
+    covariance = torch.tensor([[[1.0, 0.0], [0.0, -1e-9]]], dtype=DOUBLE)
+    data = exact.GaussianMixture(torch.ones(1, dtype=DOUBLE), torch.zeros(1, 2, dtype=DOUBLE), covariance)
+    points = data.draw(100, generator=seeded())
+    assert bool(torch.isfinite(points).all()), "the root of an eigenvalue of -1e-9 is NaN: take it as 0"
+
+
 @pytest.mark.grades("GaussianMixture.denoise")
 def test_denoise_by_integration():
     """E[x0 | x] in one dimension as a plain sum over x0, straight from its definition."""
@@ -215,8 +244,8 @@ def test_empirical_is_a_mixture_of_points(generator):
 @pytest.mark.grades("Empirical.weights")
 def test_empirical_small_sigma():
     """σ = 1e-3 in float32, far from the origin: |x|² - 2x·p + |p|² would cancel; the nearest point wins."""
-    points = torch.tensor([[1000.0, 1000.0], [1000.0, 1001.0]])
-    got = exact.Empirical(points).weights(torch.tensor([[1000.0, 1000.25], [1000.0, 1000.75]]), 1e-3)
+    points = torch.tensor([[1e4, 1e4], [1e4, 1e4 + 1]])
+    got = exact.Empirical(points).weights(torch.tensor([[1e4, 1e4 + 0.25], [1e4, 1e4 + 0.75]]), 1e-3)
     assert_close(
         got,
         torch.eye(2),

@@ -160,7 +160,7 @@ def test_bad_alpha_bars(function, grid, step):
 
 
 @pytest.mark.parametrize("function", EDM + VP)
-@pytest.mark.parametrize("grid", [[], [1.0], [[3.0, 1.0]]], ids=str)
+@pytest.mark.parametrize("grid", [[], [1.0], [[3.0, 1.0]], [[3.0, 1.0], [2.0, 0.5]]], ids=str)
 def test_no_grid(function, grid):
     """A grid has one axis and at least two levels."""
     shape = str(tuple(torch.tensor(grid).shape))
@@ -223,11 +223,12 @@ def test_bad_eta(eta):
         run("ddim", STANDARD, torch.ones(2, 3), GRIDS["alpha_bars"], eta=eta)
 
 
+@pytest.mark.parametrize("churn", [-1.0, math.nan], ids=str)
 @pytest.mark.parametrize("function", ["euler", "heun"])
-def test_bad_churn(function):
+def test_bad_churn(function, churn):
     """Churn adds noise; it cannot remove any."""
-    with expect_error(ValueError, "-1", otherwise="churn = -1 is accepted"):
-        run(function, STANDARD, torch.ones(2, 3), GRIDS["sigmas"], churn=-1.0)
+    with expect_error(ValueError, str(churn), otherwise=f"churn = {churn} is accepted"):
+        run(function, STANDARD, torch.ones(2, 3), GRIDS["sigmas"], churn=churn)
 
 
 # --- worked by hand ---------------------------------------------------------------------------------------------------
@@ -651,6 +652,9 @@ def test_sample_needs_no_gradients():
     )
     assert not got.requires_grad, "sample keeps the graph of every step: it costs memory for nothing"
     assert torch.is_grad_enabled(), "sample leaves gradients turned off"
+    assert not got.is_inference(), (
+        "sample runs in inference mode: its result cannot enter a loss, so nothing can be trained on samples"
+    )
 
 
 @pytest.mark.grades("sample")

@@ -4,8 +4,8 @@
 def ddpm(
     denoiser: Denoiser, x: Tensor, alpha_bars: Tensor, *, generator: torch.Generator | None = None
 ) -> Iterator[Tensor]:
-    z = _randn_like(x, generator)
     grid = _alpha_bar_grid(alpha_bars, x)
+    z = _randn_like(x, generator)
     for step, (a_t, a_s) in enumerate(pairwise(grid)):
         x0 = _call_rescaled(denoiser, x, a_t, step)
         alpha = a_t / a_s
