@@ -43,11 +43,15 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
+_groups: list[object] = []
+
+
 @contextlib.contextmanager
 def process_group() -> Iterator[World]:
     """Join the processes that torchrun started (WORLD_SIZE and friends in the environment) for the block.
 
-    Without torchrun this is a world of one that needs no communication.
+    Without torchrun this is a world of one that needs no communication. The group must outlive the model: where DDP is
+    its last owner, freeing it waits, with Python's lock held, for a thread of gloo that may want that lock.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
@@ -57,6 +61,7 @@ def process_group() -> Iterator[World]:
         yield World(device=device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _groups.append(dist.group.WORLD)  # an owner that stays until the process ends
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:

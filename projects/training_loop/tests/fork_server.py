@@ -61,7 +61,7 @@ class Process:
                 time.sleep(0.5)
                 os.kill(self.pid, signal.SIGKILL)
                 self.returncode = -signal.SIGKILL
-                problem = f"the process did not end in {limit_s} s (do all ranks make the same calls?)"
+                problem = f"the process did not end in {limit_s} s (do all ranks make the same calls? does the process group outlive DDP?)"
             self._close()
             if problem:
                 raise AssertionError(f"{problem}\n{self.output}") from None

@@ -1,6 +1,8 @@
 """What the forked processes of these tests run: microscopic trainings, and one step of a float64 model per rank."""
 
 import os
+import runpy
+import sys
 from dataclasses import asdict
 
 import torch
@@ -18,8 +20,8 @@ MICRO = {  # 9 or so updates in an epoch, the last of them incomplete; a few mil
     "n_layers": 1,
     "n_heads": 2,
     "dropout": 0.2,
-    "batch_size": 240,
-    "data_bytes": 40_000,
+    "batch_size": 24,
+    "data_bytes": 4_000,
     "warmup_steps": 3,
     "peak_lr": 1e-2,
     "eval_every": 1000,
@@ -44,6 +46,32 @@ def command_line(arguments, **options):
     torch.set_num_threads(1)
     training_loop.PRESETS["tiny"] = {**MICRO, **options}
     raise SystemExit(training_loop.main(arguments))
+
+
+def program(arguments):
+    """Do what `python -m training_loop` does."""
+    torch.set_num_threads(1)
+    sys.argv = ["training_loop.py", *arguments]
+    runpy.run_module("training_loop", run_name="__main__")
+
+
+def torchrun(arguments, options):
+    """Do what `torchrun` does, with workers that are forked: they need not import torch again."""
+    from torch.distributed.launcher.api import elastic_launch
+    from torch.distributed.run import config_from_args, parse_args
+
+    launcher = "--rdzv-backend c10d --rdzv-endpoint localhost:0 --nproc-per-node 2 --max-restarts 1 --start-method fork"
+    settings, _, _ = config_from_args(parse_args([*launcher.split(), "training_loop.py"]))
+    elastic_launch(settings, worker)(arguments, options)
+
+
+def worker(arguments, options):
+    """Run the command line as `command_line` does; the launcher takes a return for success."""
+    try:
+        command_line(arguments, **options)
+    except SystemExit as done:
+        if done.code:
+            raise
 
 
 class Plain(nn.Module):
@@ -74,33 +102,39 @@ def unequal_windows():
     return text_data.Windows(DOCUMENTS, 8)
 
 
-def gradient_on_this_rank(n_windows, accumulate, steps=0):
-    """Return this rank's gradient and loss, and after `steps` updates its weights and what dropout draws."""
+def gradient_on_this_rank(n_windows, accumulate):
+    """Return this rank's gradient and loss, and what one step reports."""
     torch.set_num_threads(1)
     with distributed.process_group() as world:
-        trainer = training_loop.Trainer(Plain(), training_loop.Config(out="", clip=1e9), world)
-        windows = unequal_windows()
-        dealt = text_data.micro_batches(
-            torch.arange(n_windows),
-            rank=world.rank,
-            n_ranks=world.size,
-            accumulate=accumulate,
-            batch_size=len(windows),
-        )
-        batches = [windows.batch(own) for own in dealt]
-        _, targets = windows.batch(range(n_windows))
-        n_tokens = int((targets != -100).sum())
-        loss = trainer.forward_backward(batches, n_tokens)
-        gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
-        trainer.optimizer.zero_grad(set_to_none=True)
-        report = trainer.step(batches)
-        return {
-            "loss": loss.item(),
-            "gradient": gradient.tolist(),
-            "norm": report.gradient_norm,
-            "n_tokens": report.n_tokens,
-            "step_loss": report.loss,
-        }
+        return _gradient(
+            world, n_windows, accumulate
+        )  # DDP must be gone before the group is: gloo would wait for the GIL
+
+
+def _gradient(world, n_windows, accumulate):
+    trainer = training_loop.Trainer(Plain(), training_loop.Config(out="", clip=1e9), world)
+    windows = unequal_windows()
+    dealt = text_data.micro_batches(
+        torch.arange(n_windows),
+        rank=world.rank,
+        n_ranks=world.size,
+        accumulate=accumulate,
+        batch_size=len(windows),
+    )
+    batches = [windows.batch(own) for own in dealt]
+    _, targets = windows.batch(range(n_windows))
+    n_tokens = int((targets != -100).sum())
+    loss = trainer.forward_backward(batches, n_tokens)
+    gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+    trainer.optimizer.zero_grad(set_to_none=True)
+    report = trainer.step(batches)
+    return {
+        "loss": loss.item(),
+        "gradient": gradient.tolist(),
+        "norm": report.gradient_norm,
+        "n_tokens": report.n_tokens,
+        "step_loss": report.loss,
+    }
 
 
 def dropout_on_this_rank(out):
