@@ -75,7 +75,7 @@ def euler(
     Raises
     ------
     ValueError
-        With the first step drawn, if the grid is not as described (the message names the step) or `churn` is negative.
+        With the first step drawn, if the grid is not as described (the message names the step) or `churn` is negative or NaN.
         Later, if the denoiser returns another shape or a value that is not finite; the message names the step,
         counted from 0.
     TypeError

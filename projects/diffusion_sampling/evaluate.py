@@ -7,6 +7,8 @@
 
 Each number means something only beside the same number for real digits, so `evaluate` returns both.
 
+    python evaluate.py                  draw 360 digits with the committed network and judge them
+    python evaluate.py --gpu            the same on a CUDA device, in bfloat16 autocast and compiled
     python evaluate.py --fit-judge      train the classifier again (seconds); writes weights/judge.safetensors
 
 Sources: Fréchet distance, Heusel et al. 2017, arXiv 1706.08500; of Gaussians, Dowson and Landau 1982.
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 __all__ = [
     "Judge",
     "diversity",
+    "draw_digits",
     "evaluate",
     "fit_judge",
     "frechet_distance",
@@ -33,6 +36,7 @@ __all__ = [
 ]
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "judge.safetensors"
+DIGITS = WEIGHTS.with_name("digits.safetensors")
 
 
 class Judge(nn.Module):
@@ -195,19 +199,84 @@ def evaluate(samples: Tensor, labels: Tensor, *, judge: Judge | None = None) -> 
     )
 
 
+def draw_digits(
+    model: nn.Module,
+    labels: Tensor,
+    *,
+    sigma_data: float,
+    w: float = 1.0,
+    n_steps: int = 18,
+    seed: int = 0,
+    device: str = "cpu",
+    fast: bool = False,
+) -> Tensor:
+    """Draw one digit per label with Heun on the Karras grid from σ = 20 to 0.005, then 0.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The raw network F(scaled x, c_noise, labels) of `train.load_weights`.
+    labels : (n,) integer tensor
+    sigma_data : float
+    w : float
+        Guidance: 0 without the class, 1 with it.
+    n_steps, seed : int
+        The noise is drawn on the CPU, so every device starts from the same.
+    device : str
+    fast : bool
+        The network in bfloat16 autocast and ``torch.compile``. The state and the sampler's arithmetic stay float32.
+
+    Returns
+    -------
+    (n, 1, 8, 8) float32 tensor
+        On the CPU.
+    """
+    from diffusion_sampling import heun, sample
+    from guidance import guided_labels
+    from schedules import karras_sigmas, precondition
+    from train import NO_CLASS
+
+    model = model.to(device)
+    denoiser = precondition(torch.compile(model) if fast else model, sigma_data=sigma_data)
+    guided = guided_labels(denoiser, labels.to(device), w, no_class=NO_CLASS)
+    noise = torch.randn(len(labels), 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    grid = karras_sigmas(n_steps, sigma_min=0.005, sigma_max=20.0)
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=fast):
+        return sample(heun, guided, noise.to(device), grid).cpu()
+
+
 def main() -> None:
-    """Fit and write the judge."""
-    from train import load_split
+    """Draw and judge digits, or fit and write the judge."""
+    from train import load_split, load_weights
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--fit-judge", action="store_true", required=True)
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--gpu", action="store_true", help="CUDA, bfloat16 autocast, torch.compile")
+    parser.add_argument("--guidance", type=float, default=1.0, metavar="W")
+    parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--fit-judge", action="store_true", help="train the classifier again, and stop")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where --fit-judge writes")
     options = parser.parse_args()
     data = load_split()
-    judge = fit_judge(data.train_images, data.train_labels)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(judge.state_dict(), options.out)
-    print(f"held-out accuracy {judge.accuracy(data.held_images, data.held_labels):.1%}; wrote {options.out}")
+    if options.fit_judge:
+        judge = fit_judge(data.train_images, data.train_labels)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(judge.state_dict(), options.out)
+        accuracy = judge.accuracy(data.held_images, data.held_labels)
+        print(f"held-out accuracy {accuracy:.1%}; wrote {options.out}")
+        return
+    model, sigma_data = load_weights(DIGITS)
+    device = "cuda" if options.gpu else "cpu"
+    images = draw_digits(
+        model,
+        data.held_labels,
+        sigma_data=sigma_data,
+        w=options.guidance,
+        n_steps=options.steps,
+        device=device,
+        fast=options.gpu,
+    )
+    for name, value in evaluate(images, data.held_labels)._asdict().items():
+        print(f"{name:16} {value:.3f}")
 
 
 if __name__ == "__main__":

@@ -60,10 +60,13 @@ def mixture_denoiser(weights, means, covariances):
     """E[x0 | x] for a mixture, from the density's gradient by autograd (Tweedie's formula)."""
 
     def denoiser(x, sigma):
+        level = float(
+            torch.as_tensor(sigma).flatten()[0]
+        )  # one for the whole batch, in whatever shape it comes
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_(True)
-            noisy_mixture(weights, means, covariances, float(sigma)).log_prob(leaf).sum().backward()
-        return x + float(sigma) ** 2 * leaf.grad
+            noisy_mixture(weights, means, covariances, level).log_prob(leaf).sum().backward()
+        return x + level**2 * leaf.grad
 
     return denoiser
 

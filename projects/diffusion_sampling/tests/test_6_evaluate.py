@@ -148,3 +148,41 @@ def test_evaluate_real_digits():
         assert abs(got / floor - 1) < 1e-6, f"{name} of the held-out digits is {got}, its floor {floor}"
     copies = evaluate.evaluate(data.train_images[:360], data.train_labels[:360], judge=judge)
     assert copies.nearest < 0.01, f"copies of training digits have nearest distance {copies.nearest}"
+
+
+class Fake(torch.nn.Module):
+    """A network that answers a tenth of its input, more for larger labels; it counts calls in half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.half = []
+
+    def forward(self, x, c_noise, labels):
+        self.half.append(torch.is_autocast_enabled("cpu"))
+        return 0.1 * x + 0.01 * labels[:, None, None, None]
+
+
+@pytest.mark.grades("draw_digits")
+def test_draw_digits(monkeypatch):
+    """Heun-18, so 35 calls; the seed decides, w and the labels count; `fast` compiles and casts the network."""
+    labels, model = torch.tensor([1, 9, 4]), Fake()
+    first = evaluate.draw_digits(model, labels, sigma_data=0.7)
+    assert first.shape == (3, 1, 8, 8), f"shape {tuple(first.shape)}"
+    assert model.half == [False] * 35, (
+        f"{len(model.half)} calls of the network, expected 35 for 18 steps of Heun"
+    )
+    assert torch.equal(first, evaluate.draw_digits(model, labels, sigma_data=0.7)), (
+        "the same seed, other digits"
+    )
+    for change in ({"seed": 1}, {"w": 0.0}, {"n_steps": 5}, {"sigma_data": 0.3}):
+        other = evaluate.draw_digits(model, labels, **{"sigma_data": 0.7} | change)
+        assert not torch.equal(first, other), f"{next(iter(change))} is ignored"
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    model.half.clear()
+    fast = evaluate.draw_digits(model, labels, sigma_data=0.7, fast=True)
+    assert compiled == [model], "fast must compile the network"
+    assert all(model.half), "fast must run the network under bfloat16 autocast"
+    assert fast.dtype == torch.float32, f"the state must stay float32, got {fast.dtype}"
+    assert float((fast - first).abs().max()) < 0.05, "fast changes the digits by more than its rounding"

@@ -148,7 +148,7 @@ def real(n, seed):
 @pytest.mark.grades("heun")
 def test_mixture_is_recovered():
     """18 steps of Heun on the Karras grid: weights to 0.02, covariance to 0.05, sliced Wasserstein within 3 floors."""
-    n = 20_000
+    n = 8_000
     x = 80 * torch.randn(n, 2, dtype=DOUBLE, generator=seeded())
     got = last(
         "heun", mixture_denoiser(WEIGHTS, MEANS, COVARIANCES), x, karras(18, 0.002, 80.0, to_zero=True)

@@ -9,13 +9,13 @@ def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     exp_, unit = _exponential(mask)
     grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query, key, value))
     grad_mask = query.new_zeros(mask.shape) if ctx.needs_input_grad[3] else None
-    buffers = tiles.buffer(query), tiles.buffer(query)
+    buffers = tiles.buffer(query, mask), tiles.buffer(query, mask)
     for rows in tiles.rows():
         scaled = query[:, rows] * (tiles.scale * unit)
         grad = grad_output[:, rows] / total[:, rows]
         mean = (grad * output[:, rows]).sum(dim=-1, keepdim=True)
         for columns in tiles.columns(rows):
-            scores = tiles.scores(scaled, key, mask, rows, columns, buffers[0])
+            scores = tiles.scores(scaled, key[:, columns], mask, rows, columns, buffers[0])
             weights = exp_(scores.sub_(largest[:, rows]))
             grad_value[:, columns].baddbmm_(weights.mT, grad)
             grad_scores = _product(grad, value[:, columns].mT, buffers[1]).mul_(weights)

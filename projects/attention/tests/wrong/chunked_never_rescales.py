@@ -10,12 +10,12 @@ def forward(
     # finfo.min instead of -inf: then a row that has seen no key yet computes -inf - min = -inf, never inf - inf.
     largest = query.new_full((*query.shape[:2], 1), torch.finfo(query.dtype).min)
     total = torch.zeros_like(largest)
-    buffer = tiles.buffer(query)
+    buffer = tiles.buffer(query, mask)
     for rows in tiles.rows():
         scaled = query[:, rows] * (tiles.scale * unit)
         m, z, o = largest[:, rows], total[:, rows], torch.zeros_like(output[:, rows])
         for columns in tiles.columns(rows):
-            scores = tiles.scores(scaled, key, mask, rows, columns, buffer)
+            scores = tiles.scores(scaled, key[:, columns], mask, rows, columns, buffer)
             new_m = torch.maximum(m, scores.amax(dim=-1, keepdim=True))
             weights = exp_(scores.sub_(new_m))
             shrink = exp_(m - new_m)
