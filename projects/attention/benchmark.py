@@ -107,7 +107,7 @@ def compare_forward(bench: Benchmark, longest: int) -> None:
                 continue
             inputs = random_inputs(n_tokens)
             calls = {
-                name: lambda f=function, x=inputs, c=causal: f(*x, causal=c)  # type: ignore[misc]
+                name: lambda f=function, x=inputs, c=causal: f(*x, causal=c)
                 for name, function in FUNCTIONS.items()
             }
             peers = ["SDPA", "written out"] if causal and n_tokens >= 2048 else ["SDPA"]
@@ -131,7 +131,7 @@ def compare_backward(bench: Benchmark) -> None:
             torch.autograd.grad(FUNCTIONS[name](*inputs, causal=causal), inputs, cotangent)
 
         calls = {
-            name: lambda name=name, x=inputs, g=cotangent, c=causal: train(name, x, g, c)  # type: ignore[misc]
+            name: lambda name=name, x=inputs, g=cotangent, c=causal: train(name, x, g, c)
             for name in FUNCTIONS
         }
         bench.compare(

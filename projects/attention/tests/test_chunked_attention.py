@@ -327,12 +327,24 @@ def test_second_derivative(generator):
 
 
 def test_default_chunks(generator):
-    """With the default tiles: 600 queries and 1100 keys make incomplete tiles both ways."""
-    inputs = random_inputs(generator, 1, 2, n_queries=600, n_keys=1100, d=8, dv=4, dtype=torch.float32)
+    """With the default tiles: 300 queries and 600 keys make incomplete tiles both ways, and ten heads are many."""
+    inputs = random_inputs(generator, 2, 5, n_queries=300, n_keys=600, d=8, dv=4, dtype=torch.float32)
+    cotangent = torch.randn(2, 5, 300, 4, generator=generator)
     for causal in (False, True):
         got = attention.chunked_attention(*inputs, causal=causal)
         expected = sdpa(*inputs, causal=causal)
-        assert_close(got, double(expected), dtype=torch.float32, rtol=1e-5, what="output")
+        mistakes = {
+            f"only the first {n} heads arrive in the output": torch.cat(
+                [expected.flatten(0, 1)[:n], torch.zeros(10 - n, 300, 4)]
+            ).view_as(expected)
+            for n in (1, 2, 4, 5, 8)
+        }
+        assert_close(got, double(expected), dtype=torch.float32, rtol=1e-5, what="output", mistakes=mistakes)
+        wanted = gradients(expected, inputs, cotangent)
+        for name, gradient, oracle in zip(
+            "query key value".split(), gradients(got, inputs, cotangent), wanted, strict=True
+        ):
+            assert_close(gradient, double(oracle), dtype=torch.float32, rtol=1e-5, what=f"gradient of {name}")
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
