@@ -1,6 +1,6 @@
 """Train the U-Net as a denoiser of real handwritten digits: EDM's loss, class dropout, averaged weights, exact resume.
 
-    python train.py            about 5 minutes on two cores; writes weights/digits.safetensors
+    python train.py            minutes on two cores (measured in the README); writes weights/digits.safetensors
     python train.py --gpu      the same on a CUDA device, in bfloat16 autocast and compiled
 
 The loop of one step: take clean images, choose a noise level for each, add noise, ask the network for the clean image,
