@@ -114,7 +114,9 @@ class Benchmark:
         `ours` runs twice in each round; the ratio of the two shows the noise. `targets` are least ratios wanted.
         Fewer `rounds` are for calls that take seconds.
         """
-        times = interleave({"ours": ours, "again": ours, **peers}, rounds=min(6, rounds) if self._quick else rounds)
+        times = interleave(
+            {"ours": ours, "again": ours, **peers}, rounds=min(6, rounds) if self._quick else rounds
+        )
         ratios = {}
         for name in ("again", *peers):
             low, middle, high = statistics.quantiles(
