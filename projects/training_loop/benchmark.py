@@ -31,6 +31,19 @@ if GPU:
     sys.argv.remove("--gpu")
 
 
+BLOCK = 10  # updates in a sample: long enough for the clock, and one of ten writes to TensorBoard
+
+
+def block(update: Callable[[], None]) -> Callable[[], None]:
+    """Return a call that makes `BLOCK` updates."""
+
+    def updates() -> None:
+        for _ in range(BLOCK):
+            update()
+
+    return updates
+
+
 def gpt(config: Config) -> CharGPT:
     """Return the model of a configuration, the same each time."""
     torch.manual_seed(0)
@@ -109,11 +122,12 @@ def main() -> None:
             windows = Windows(text, config.context)
             n_tokens = config.batch_size * config.context
             bench.compare(
-                "one update",
-                f"{name}, {n_tokens:,} tokens",
-                ours=full_loop(config, world, windows, folder),
-                peers={"bare loop": bare_loop(config, world, windows)},
+                f"{BLOCK} updates",
+                f"{name}, {n_tokens:,} tokens each",
+                ours=block(full_loop(config, world, windows, folder)),
+                peers={"bare loop": block(bare_loop(config, world, windows))},
                 targets={"bare loop": 0.98} if not options else None,
+                rounds=20,
             )
 
         config = Config(out=temporary, **PRESETS["gpu" if GPU else "tiny"])

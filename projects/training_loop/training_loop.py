@@ -501,7 +501,9 @@ class _Run:
             if changed:
                 raise CheckpointError(f"{self.folder} was started with other settings: {'; '.join(changed)}")
         elif world.rank == 0:
-            settings.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+            temporary = settings.with_suffix(".tmp")  # renamed when whole: another rank may be reading
+            temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+            os.replace(temporary, settings)
 
     def load(self, trainer: Trainer) -> None:
         if isinstance(self.store, ShardedCheckpoint):

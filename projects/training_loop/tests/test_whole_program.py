@@ -1,8 +1,10 @@
 """The judge of the program as a whole: killed, terminated, started by torchrun. Slow, so it comes last."""
 
+import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +15,7 @@ import trials
 from fork_server import Process, run, run_ranks, start_ranks
 
 import checkpoint
+from shared.checks import assert_close
 
 
 def wait_until(condition, what, process, limit_s=60):
@@ -80,7 +83,7 @@ def test_sigterm_on_one_of_two_ranks(tmp_path):
     try:
         wait_for_step(tmp_path, 5, ranks[0])
         ranks[1].kill(signal.SIGTERM)
-        first, second = [rank.result(limit_s=20) for rank in ranks]
+        first, second = [rank.result(limit_s=10) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -99,7 +102,7 @@ def test_kill_9_at_50_random_moments(tmp_path):
 
     Every other kill waits for a checkpoint to be in the making. Each start must find a checkpoint that it can read.
     """
-    options = {"steps": 1000, "d_model": 16}
+    options = {"steps": 500, "d_model": 16}
     whole = trials.train(tmp_path / "whole", **options)
     resuming = {"out": str(tmp_path / "a"), "resume": True, **options}
     folder, moments, reached = tmp_path / "a/checkpoints", random.Random(1), 0
@@ -171,3 +174,78 @@ def test_torchrun_restarts_a_killed_worker(tmp_path):
     assert re.search(r"resumed at step \d\d", text), f"the restarted workers did not resume\n{text[-3000:]}"
     found = re.findall(r"weights_sha256=([0-9a-f]{64})", text)
     assert found == [whole["weights_sha256"]], f"other weights than without the kill\n{text[-3000:]}"
+
+
+@pytest.mark.grades(
+    "train", "Reporter", "Reporter.step", "Reporter.evaluation", "Reporter.close", "Reporter.records"
+)
+def test_live_records(tmp_path):
+    """TensorBoard events, a loss curve, text samples, and evaluations in between."""
+    trials.train(tmp_path, live=True, steps=4, eval_every=2)
+    events = list((tmp_path / "tensorboard").glob("events*"))
+    assert events, "no TensorBoard events"
+    assert events[0].stat().st_size > 500, "no TensorBoard events"
+    curve = tmp_path / "loss_curve.png"
+    assert curve.exists(), "no loss curve"
+    assert curve.read_bytes().startswith(b"\x89PNG"), "no loss curve"
+    assert curve.stat().st_size > 5000, "no loss curve"
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "val_bits_per_byte" in line] == [2, 4], (
+        "evaluations at 2 and at the end"
+    )
+
+
+@pytest.mark.grades("train", "Trainer", "Trainer.step")
+def test_precisions_agree_after_100_steps(tmp_path):
+    """fp32, bf16 and fp16: the same training loss within 2 % after 100 updates."""
+    runs = {
+        precision: trials.train(
+            tmp_path / precision,
+            precision=precision,
+            steps=100,
+            dropout=0.0,
+            batch_size=32,
+            data_bytes=30_000,
+        )
+        for precision in ("fp32", "bf16", "fp16")
+    }
+    for precision, result in runs.items():
+        ratio = result["train_loss"] / runs["fp32"]["train_loss"]
+        assert abs(ratio - 1) < 0.02, f"{precision}: the loss is {ratio:.3f} times that of fp32"
+        assert result["skipped"] == 0
+    assert len({result["weights_sha256"] for result in runs.values()}) == 3, "the precision is ignored"
+
+
+@pytest.mark.grades(
+    "train", "ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "ShardedCheckpoint.paths",
+    "Trainer.sharded_state", "Trainer.load_sharded", "parallelize",
+)  # fmt: skip
+def test_sharded_run_resumes_on_other_numbers_of_ranks(tmp_path):
+    """FSDP2 on 2 ranks, its checkpoint continued on 1, 2 and 3: the same end as one process without FSDP."""
+    options = {"dropout": 0.0, "steps": 14, "checkpoint_every": 6, "keep_checkpoints": 9}
+    plain = trials.train(tmp_path / "plain", **options)
+    out = tmp_path / "fsdp"
+    whole, other = run_ranks(2, "trials:train", out=str(out), fsdp=True, **options)
+    assert whole["weights_sha256"] == other["weights_sha256"], "the ranks see different full weights"
+    assert_close(
+        whole["val_bits_per_byte"], plain["val_bits_per_byte"], rtol=1e-4, what="bits per byte with FSDP"
+    )
+    folder = out / "checkpoints/step-00000006"
+    assert len(list(folder.glob("*.distcp"))) == 2, "each of 2 ranks must write its slice"
+    for n_ranks in (2, 1, 3):
+        again = tmp_path / f"again{n_ranks}"
+        (again / "checkpoints").mkdir(parents=True)
+        shutil.copytree(folder, again / "checkpoints/step-00000006")
+        resumed, *_ = run_ranks(n_ranks, "trials:train", out=str(again), fsdp=True, resume=True, **options)
+        lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "loss" in line] == list(range(7, 15)), (
+            f"saved on 2 ranks after 6 updates, resumed on {n_ranks}: updates 7 to 14 are left"
+        )
+        if n_ranks == 2:
+            assert resumed["weights_sha256"] == whole["weights_sha256"], (
+                "resumed on 2 ranks: the weights differ"
+            )
+        for key in ("val_bits_per_byte", "train_loss"):
+            assert_close(
+                resumed[key], whole[key], rtol=1e-4, what=f"{key}, saved on 2 ranks, resumed on {n_ranks}"
+            )

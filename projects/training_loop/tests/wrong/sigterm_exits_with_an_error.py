@@ -10,3 +10,4 @@ def main(arguments=None):
         return _main(arguments)
     finally:
         signal.signal = real
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

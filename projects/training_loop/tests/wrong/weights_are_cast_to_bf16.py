@@ -1,4 +1,4 @@
-# diagnosis: precision=bf16
+# diagnosis: master weights are float32
 
 _init = Trainer.__init__
 
