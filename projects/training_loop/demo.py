@@ -198,7 +198,7 @@ def show_precision(demo: Demo) -> None:
     flowing: list[torch.Tensor] = []
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.Linear):
-            module.register_full_backward_hook(lambda m, gi, go: flowing.append(go[0].flatten()))  # type: ignore[arg-type]
+            module.register_full_backward_hook(lambda m, gi, go: flowing.append(go[0].flatten()))  # type: ignore[index]
     trainer.forward_backward([(inputs, targets)], n_tokens)
     gradient = torch.cat(flowing)
     gradient = gradient[gradient != 0]
@@ -301,21 +301,15 @@ def draw_ranks(demo: Demo) -> None:
                         )
                     )
                     _box(axis, x + rank * 0.5, 2.3 - row * 0.85, width, "", colour)
-                    axis.text(
-                        x + rank * 0.5 + (0.56 if rank < 2 else -0.06),
-                        2.61 - row * 0.85,
-                        text,
-                        ha="left" if rank < 2 else "right",
-                        va="center",
-                        fontsize=9,
-                    )
+                    if rank == 0:
+                        axis.text(-0.2, 2.61 - row * 0.85, text, ha="right", va="center", fontsize=9)
                 else:
                     _box(axis, x, 2.3 - row * 0.85, width, text, colour)
         axis.annotate(
             "", (9.5, 0.25), (0, 0.25), arrowprops={"arrowstyle": "<->", "color": RED, "linewidth": 1.5}
         )
         axis.text(4.75, 0.05, arrow, ha="center", va="top", fontsize=9, color=RED)
-        axis.set(xlim=(-0.2, 9.8), ylim=(-0.75, 3.5), title=title)
+        axis.set(xlim=(-0.2 if key == "ddp" else -1.6, 9.8), ylim=(-0.75, 3.5), title=title)
         axis.axis("off")
         demo.figure(
             key,

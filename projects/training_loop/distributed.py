@@ -149,7 +149,7 @@ def gradient_sync(model: nn.Module, enabled: bool) -> Iterator[None]:
             yield
     else:
         if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
-            model.set_requires_gradient_sync(enabled)
+            model.set_requires_gradient_sync(enabled)  # type: ignore[operator]
         yield
 
 
@@ -197,7 +197,7 @@ class ShardedCheckpoint:
         if first:
             shutil.rmtree(temporary, ignore_errors=True)
         dist.barrier()
-        dcp.save(tensors, storage_writer=dcp.FileSystemWriter(temporary, sync_files=True))
+        dcp.save(tensors, storage_writer=dcp.FileSystemWriter(temporary, sync_files=True))  # type: ignore[attr-defined]
         if first:
             sync_folder(temporary)
             shutil.rmtree(path, ignore_errors=True)
@@ -225,9 +225,9 @@ class ShardedCheckpoint:
         path = self.paths()[-1]
         try:
             reader = _data_only_reader(path)
-            planner = dcp.DefaultLoadPlanner(allow_partial_load=True)
-            dcp.load(tensors, storage_reader=reader, planner=planner)
-        except (dcp.CheckpointException, pickle.UnpicklingError, OSError, EOFError) as error:
+            planner = dcp.DefaultLoadPlanner(allow_partial_load=True)  # type: ignore[attr-defined]
+            dcp.load(tensors, storage_reader=reader, planner=planner)  # type: ignore[attr-defined]
+        except (dcp.CheckpointException, pickle.UnpicklingError, OSError, EOFError) as error:  # type: ignore[attr-defined]
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
         return True
 
@@ -237,7 +237,7 @@ def _data_only_reader(path: Path) -> Any:
 
     The library reads tensors with ``weights_only``, but the index ``.metadata`` with plain `pickle`.
     """
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint import FileSystemReader  # type: ignore[attr-defined]
     from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
     class Reader(FileSystemReader):

@@ -50,7 +50,7 @@ class Reporter:
             from torch.utils.tensorboard import SummaryWriter  # half a second to import
 
             # purge_step hides the events that a killed run wrote beyond its last checkpoint
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)  # type: ignore[no-untyped-call]
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
         self._bar.start()
 
     def records(self) -> list[dict[str, Any]]:

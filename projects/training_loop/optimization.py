@@ -99,7 +99,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     # No `if norm > max_norm`: on a GPU that would wait for the number. A NaN factor must not reach the gradients.
     factor = torch.where(torch.isfinite(norm), (max_norm / norm).clamp(max=1.0), torch.ones_like(norm))
     torch._foreach_mul_(_local(gradients), factor)
-    return norm
+    return norm  # type: ignore[no-any-return]
 
 
 class Ema:
@@ -166,4 +166,4 @@ class Ema:
 
 def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return the part of each tensor that this rank holds: the operations here are entry by entry."""
-    return [t.detach().to_local() if isinstance(t, DTensor) else t.detach() for t in tensors]
+    return [t.detach().to_local() if isinstance(t, DTensor) else t.detach() for t in tensors]  # type: ignore[attr-defined]

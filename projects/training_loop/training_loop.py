@@ -113,7 +113,10 @@ class Config:
 
     def lr(self, step: int) -> float:
         """Return the learning rate of the update after `step` updates."""
-        warmup = {"warmup_steps": min(self.warmup_steps, self.steps - 1), "peak_lr": self.peak_lr}
+        warmup: dict[str, Any] = {
+            "warmup_steps": min(self.warmup_steps, self.steps - 1),
+            "peak_lr": self.peak_lr,
+        }
         if self.schedule == "constant":
             return warmup_constant(step, **warmup)
         whole = {**warmup, "total_steps": self.steps, "min_lr": self.min_lr}
@@ -456,7 +459,7 @@ def evaluate(
         for module, mode in modes:
             module.training = mode
     nats, n_targets = sum_over_ranks(total).tolist()
-    return nats / n_targets / math.log(2)
+    return float(nats / n_targets / math.log(2))
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -468,7 +471,7 @@ def weights_sha256(model: nn.Module) -> str:
     for name, parameter in plain_module(model).named_parameters():
         tensor = full_tensor(parameter.detach()).cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
