@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
@@ -248,15 +249,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
         terminalreporter.section("NOT RUN")
-        for report in skipped:
-            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-            terminalreporter.line(f"NOT RUN {report.nodeid}: {str(reason).removeprefix('Skipped: ')}")
+        reasons = Counter((report.nodeid.split("[")[0], _reason(report)) for report in skipped)
+        for (test, reason), count in reasons.items():
+            times = f" ({count} times)" if count > 1 else ""
+            terminalreporter.line(f"NOT RUN {test}{times}: {reason}")
     if ANSWER in config.stash:
         project = config.stash[PROJECT]
         terminalreporter.section(f"{project.name}: {config.stash[ANSWER]}")
         grades = config.stash[GRADES]
         for unit, mark in marks(project.units, grades).items():
             terminalreporter.line(f"{MARKS[mark]:>7}  {unit}")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return why a test was skipped."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    return str(reason).removeprefix("Skipped: ")
 
 
 # --- fixtures and devices -----------------------------------------------------------------------------------
