@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,15 @@ BATCH, STEPS = 64, 3
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
-def last(states: Any) -> Tensor:
+def last(states: Iterable[Tensor]) -> Tensor:
     """Return the last state."""
-    for state in states:
-        x = state
-    return x
+    *_, state = states
+    return state
 
 
 def their_euler(denoiser: Denoiser, x: Tensor, n_steps: int) -> Tensor:
     """Run diffusers' EDM Euler loop."""
-    scheduler = EDMEulerScheduler()
+    scheduler: Any = EDMEulerScheduler()  # type: ignore[no-untyped-call]
     scheduler.set_timesteps(n_steps)
     for i, t in enumerate(scheduler.timesteps):
         scheduler.scale_model_input(x, t)
@@ -69,6 +68,26 @@ def our_discrete(sampler: Any, denoiser: Denoiser, x: Tensor, n_steps: int, **op
     return last(sampler(denoiser, x, grid, **options))
 
 
+def both_loops(
+    denoiser: Denoiser, noise: Tensor, n: int
+) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
+    """Return our loop and diffusers' of `n` steps, by sampler."""
+    return {
+        "EDM Euler": (
+            lambda: last(euler(denoiser, 80 * noise, karras_sigmas(n))),
+            lambda: their_euler(denoiser, 80 * noise, n),
+        ),
+        "DDIM": (
+            lambda: our_discrete(ddim, denoiser, noise, n),
+            lambda: their_discrete(DDIMScheduler, denoiser, noise, n),
+        ),
+        "DDPM": (
+            lambda: our_discrete(ddpm, denoiser, noise, n),
+            lambda: their_discrete(DDPMScheduler, denoiser, noise, n),
+        ),
+    }
+
+
 def compare_loops(bench: Benchmark, network: Any) -> None:
     """Time whole loops with the U-Net, and with a denoiser that costs nothing."""
     generator = torch.Generator().manual_seed(0)
@@ -84,21 +103,7 @@ def compare_loops(bench: Benchmark, network: Any) -> None:
         (f"{STEPS} steps with the U-Net, batch {BATCH}", unet, STEPS),
         (f"50 steps of the loop alone (the denoiser returns a constant), batch {BATCH}", free, 50),
     ):
-        pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-            "EDM Euler": (
-                lambda d=denoiser, n=n_steps: last(euler(d, 80 * noise, karras_sigmas(n))),
-                lambda d=denoiser, n=n_steps: their_euler(d, 80 * noise, n),
-            ),
-            "DDIM": (
-                lambda d=denoiser, n=n_steps: our_discrete(ddim, d, noise, n),
-                lambda d=denoiser, n=n_steps: their_discrete(DDIMScheduler, d, noise, n),
-            ),
-            "DDPM": (
-                lambda d=denoiser, n=n_steps: our_discrete(ddpm, d, noise, n),
-                lambda d=denoiser, n=n_steps: their_discrete(DDPMScheduler, d, noise, n),
-            ),
-        }
-        for case, (ours, theirs) in pairs.items():
+        for case, (ours, theirs) in both_loops(denoiser, noise, n_steps).items():
             bench.compare(group, case, ours=ours, peers={"diffusers": theirs}, targets={"diffusers": 1.0})
 
     overhead_of_a_step(bench, unet, free, noise)
