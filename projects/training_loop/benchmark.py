@@ -34,11 +34,11 @@ if GPU:
 BLOCK = 10  # updates in a sample: long enough for the clock, and one of ten writes to TensorBoard
 
 
-def block(update: Callable[[], None]) -> Callable[[], None]:
-    """Return a call that makes `BLOCK` updates."""
+def block(update: Callable[[], None], n_updates: int) -> Callable[[], None]:
+    """Return a call that makes that many updates."""
 
     def updates() -> None:
-        for _ in range(BLOCK):
+        for _ in range(n_updates):
             update()
 
     return updates
@@ -112,22 +112,26 @@ def main() -> None:
     world = World(device=torch.device("cuda" if GPU else "cpu"))
     text, _ = standard_library(4_000_000)
     with tempfile.TemporaryDirectory() as temporary:
-        sizes: dict[str, dict[str, Any]] = (
-            {"gpu": {}} if GPU else {"tiny": {}, "tiny, 4 micro-batches": {"accumulate": 4}}
-        )
-        for name, options in sizes.items():
+        sizes: dict[str, tuple[int, dict[str, Any]]] = {  # updates in a sample, settings
+            "tiny": (BLOCK, {}),
+            "tiny, 4 micro-batches (bare loop: one batch)": (BLOCK, {"accumulate": 4}),
+            "small, batch of 8": (1, {"batch_size": 8}),
+        }
+        if GPU:
+            sizes = {"gpu": (BLOCK, {})}
+        for name, (n_updates, options) in sizes.items():
             folder = Path(temporary) / name
             folder.mkdir()
             config = Config(out=str(folder), **{**PRESETS[name.split(",")[0]], "dropout": 0.0, **options})
             windows = Windows(text, config.context)
             n_tokens = config.batch_size * config.context
             bench.compare(
-                f"{BLOCK} updates",
-                f"{name}, {n_tokens:,} tokens each",
-                ours=block(full_loop(config, world, windows, folder)),
-                peers={"bare loop": block(bare_loop(config, world, windows))},
-                targets={"bare loop": 0.98} if not options else None,
-                rounds=20,
+                "updates",
+                f"{name}: {n_updates} of {n_tokens:,} tokens",
+                ours=block(full_loop(config, world, windows, folder), n_updates),
+                peers={"bare loop": block(bare_loop(config, world, windows), n_updates)},
+                targets=None if "accumulate" in options else {"bare loop": 0.98},
+                rounds=12,
             )
 
         config = Config(out=temporary, **PRESETS["gpu" if GPU else "tiny"])
