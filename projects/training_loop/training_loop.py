@@ -49,7 +49,6 @@ from text_data import IGNORED, Windows, epoch_order, micro_batches, standard_lib
 __all__ = [
     "Config",
     "Progress",
-    "StepReport",
     "Result",
     "Trainer",
     "evaluate",
