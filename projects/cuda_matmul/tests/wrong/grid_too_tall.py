@@ -1,0 +1,3 @@
+# diagnosis: grid
+
+MOST_BLOCKS_IN_Y = 2**31

@@ -1,0 +1,13 @@
+// diagnosis: not coalesced
+// kernel: coalesced.cu
+
+extern "C" __global__ void matmul(
+    const float* a, const float* b, float* c, int m, int n, int k, float alpha, float beta) {
+  const long long row = (long long)blockIdx.y * blockDim.y + threadIdx.x % 8;
+  const long long column = (long long)blockIdx.x * blockDim.x + threadIdx.y * 4 + threadIdx.x / 8;
+  if (row >= m || column >= n) return;
+  float sum = 0;
+  for (int i = 0; i < k; i++) sum += a[row * k + i] * b[(long long)i * n + column];
+  float& result = c[row * n + column];
+  result = beta == 0 ? alpha * sum : alpha * sum + beta * result;
+}
