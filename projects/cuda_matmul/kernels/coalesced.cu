@@ -2,6 +2,7 @@
 //
 // Neighbouring threads (threadIdx.x) take neighbouring columns: the loads of b and the stores to c are contiguous, and
 // the whole warp reads one element of a. Nothing else has changed.
+// profile: matmul<<<(2, 8), (32, 8)>>>(float[64, 64], float[64, 64], float[64, 64], 64, 64, 64, 1.0f, 0.0f)
 
 extern "C" __global__ void matmul(
     const float* a, const float* b, float* c, int m, int n, int k, float alpha, float beta) {

@@ -2,6 +2,7 @@
 //
 // Neighbouring threads (threadIdx.x) take neighbouring rows. So the loads of b are the same address for the whole warp,
 // but those of a, and the stores to c, are a row apart: 32 lanes touch 32 sectors.
+// profile: matmul<<<(2, 8), (32, 8)>>>(float[64, 64], float[64, 64], float[64, 64], 64, 64, 64, 1.0f, 0.0f)
 
 extern "C" __global__ void matmul(
     const float* a, const float* b, float* c, int m, int n, int k, float alpha, float beta) {
