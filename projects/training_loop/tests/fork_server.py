@@ -5,6 +5,7 @@ variable), and gone when pytest is. It has never run a kernel, so it has no thre
 """
 
 import atexit
+import contextlib
 import faulthandler
 import json
 import os
@@ -19,8 +20,12 @@ import time
 import traceback
 from pathlib import Path
 
+import pytest
+
 ADDRESS = "TRAINING_LOOP_FORK_SERVER"
 LIMIT_S = 40
+
+_open = []  # the processes that nobody has waited for yet
 
 
 class Process:
@@ -38,6 +43,8 @@ class Process:
             "result": str(self._folder / "result.json"),
         }
         self._socket = socket.socket(socket.AF_UNIX)
+        self.pid = 0
+        _open.append(self)
         self._socket.connect(_address())
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         self.pid = self._read_number()
@@ -57,9 +64,10 @@ class Process:
             try:
                 self.returncode = self._read_number()
             except TimeoutError:
-                os.kill(self.pid, signal.SIGUSR1)  # where is it? faulthandler prints the stack
-                time.sleep(0.5)
-                os.kill(self.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended just now
+                    os.kill(self.pid, signal.SIGUSR1)  # where is it? faulthandler prints the stack
+                    time.sleep(0.5)
+                    os.kill(self.pid, signal.SIGKILL)
                 self.returncode = -signal.SIGKILL
                 problem = f"the process did not end in {limit_s} s (do all ranks make the same calls? does the process group outlive DDP?)"
             self._close()
@@ -74,6 +82,7 @@ class Process:
             self._answer = json.loads(result.read_text())
         self._socket.close()
         shutil.rmtree(self._folder)
+        _open.remove(self)
 
     @property
     def is_running(self):
@@ -84,7 +93,8 @@ class Process:
     def kill(self, signal_number=signal.SIGKILL):
         """Send a signal, if it still runs."""
         if self.is_running:
-            os.kill(self.pid, signal_number)
+            with contextlib.suppress(ProcessLookupError):  # it ended between the two lines
+                os.kill(self.pid, signal_number)
 
     @property
     def output(self):
@@ -108,6 +118,17 @@ class Process:
         answer = self.answer(limit_s)
         assert "value" in answer, f"the process ended with {self.returncode}\n{self.output[-3000:]}"
         return answer["value"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    """End what a failed test left running, and close its sockets; for the test modules that import this."""
+    yield
+    for process in list(_open):
+        if process.pid > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        process._close()
 
 
 def run(function, **arguments):

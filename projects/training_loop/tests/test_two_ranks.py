@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 import trials
-from fork_server import run_ranks
+from fork_server import nothing_stays, run_ranks  # noqa: F401
 from test_training_loop import big_batch, dealt
 
 import distributed

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import trials
-from fork_server import Process, run, run_ranks, start_ranks
+from fork_server import Process, nothing_stays, run, run_ranks, start_ranks  # noqa: F401
 
 import checkpoint
 from shared.checks import assert_close
