@@ -1,16 +1,17 @@
 """Run the demos on real input and write one self-contained page: build/tour/index.html.
 
 A demo that fails does not stop the others; its place on the page shows the error, and the session fails.
+This module runs and collects; tour.html is the page, tour.js its interactive figures, tour_equations.toml its equations.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
-import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from shared import tour_tables
 from shared.device import cpu_name
 from shared.drills import Drill, load_drills
-from shared.projects import ROOT, Project, load_projects
+from shared.practice import minutes
+from shared.progress import Practice
+from shared.projects import ROOT, Project, load_projects, read_toml
 from shared.readme import read_demo
+from shared.reviews import WRITE, Reviews
+from shared.tour_browser import browse, find_browser
 
 DEMO_LIMIT_S = 600
+EQUATIONS = Path(__file__).with_name("tour_equations.toml")
+SCRIPT = Path(__file__).with_name("tour.js")
 
 
 @dataclass
@@ -36,15 +44,39 @@ class Stop:
     error: str = ""
     demo: dict[str, Any] = field(default_factory=dict)
     figures: list[dict[str, str]] = field(default_factory=list)
-    benchmarks: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Its key equation in words and MathML, and which measurement is its headline."""
+        empty = {"equation": "", "words": "", "headline": []}
+        return {**empty, **read_toml(EQUATIONS).get(self.project.name, {})}
+
+    @property
+    def links(self) -> dict[str, Path]:
+        """Name the files and folders to read on in."""
+        names = ["README.md", *self.project.sources, "demo.py", "benchmark.py", "tests"]
+        return {name: self.project.folder / name for name in names if (self.project.folder / name).exists()}
+
+    @property
+    def roofline(self) -> dict[str, Any]:
+        """Return what the interactive roofline draws."""
+        return tour_tables.roofline(self.project, self.demo or read_demo(self.project.folder))
+
+
+# --- the demos --------------------------------------------------------------------------------------------
 
 
 def visit(project: Project) -> Stop:
     """Run one project's demo and collect what its part of the page shows."""
-    stop = Stop(project)
-    build = project.folder / "build"
-    (build / "demo.json").unlink(missing_ok=True)  # what an earlier run left must not pass for this one's
+    # What an earlier run left must not pass for this one's.
+    (project.folder / "build" / "demo.json").unlink(missing_ok=True)
+    return collect(project, run_demo(project))
+
+
+def run_demo(project: Project) -> str:
+    """Run one demo; return what went wrong, or nothing."""
     try:
         run = subprocess.run(
             [sys.executable, "demo.py"],
@@ -53,20 +85,29 @@ def visit(project: Project) -> Stop:
             text=True,
             timeout=DEMO_LIMIT_S,
         )
-        if run.returncode != 0:
-            stop.error = "\n".join(run.stderr.strip().splitlines()[-12:]) or f"exit status {run.returncode}"
-        elif not (build / "demo.json").exists():
-            stop.error = "demo.py ended without writing build/demo.json: is demo.finish() missing?"
     except subprocess.TimeoutExpired:
-        stop.error = f"demo.py took longer than {DEMO_LIMIT_S} s"
-    if not stop.error:
+        return f"demo.py took longer than {DEMO_LIMIT_S} s"
+    if run.returncode != 0:
+        return "\n".join(run.stderr.strip().splitlines()[-12:]) or f"exit status {run.returncode}"
+    if not (project.folder / "build" / "demo.json").exists():
+        return "demo.py ended without writing build/demo.json: is demo.finish() missing?"
+    return ""
+
+
+def collect(project: Project, error: str = "") -> Stop:
+    """Read what a project's demo wrote, its committed measurements and its drills."""
+    stop = Stop(project, error)
+    if not error:
         stop.demo = read_demo(project.folder, "build")
         stop.figures = [
-            {**figure, "source": data_uri(build / f"{key}.svg")}
+            {**figure, "source": data_uri(project.folder / "build" / f"{key}.svg")}
             for key, figure in stop.demo["figures"].items()
         ]
-    stop.benchmarks = [json.loads(path.read_text(encoding="utf-8")) for path in project.results]
-    stop.drills = load_drills(project.folder)
+    stop.results = tour_tables.read_results(project)
+    try:
+        stop.drills = load_drills(project.folder)
+    except ValueError as problem:  # a drill that quotes what nothing measured: a failure of this stop, not of all
+        stop.error = stop.error or str(problem)
     return stop
 
 
@@ -75,8 +116,69 @@ def data_uri(svg: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode("ascii")
 
 
-def render(stops: Sequence[Stop]) -> str:
-    """Return the page."""
+# --- the board --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BoardRow:
+    """One project on the board: its demo, what the learner has of it, and how fast it is."""
+
+    stop: Stop
+    marks: Mapping[str, str]  # public function -> passing, failing or blank, as graded last
+    best: str  # time of the best complete solution, "" where there is none
+    last: str
+    again: bool  # it is due to be written again
+    due: int  # drills to answer now
+    headline: tour_tables.Headline | None
+
+    @property
+    def written(self) -> int:
+        """How many functions passed when they were graded last."""
+        return list(self.marks.values()).count("passing")
+
+
+def board(stops: Sequence[Stop], practice: Practice, reviews: Reviews) -> list[BoardRow]:
+    """Return one row per stop: the demos just run, beside the learner's progress and reviews."""
+    rows = []
+    for stop in stops:
+        name = stop.project.name
+        known, times = practice.recall(stop.project, "marks"), practice.recall(stop.project, "times")
+        row = BoardRow(
+            stop,
+            marks={unit: known.get(unit, "blank") for unit in stop.project.units},
+            best=minutes(times["best"]) if "best" in times else "",
+            last=minutes(times["last"]) if "last" in times else "",
+            again=bool(reviews.due([f"{WRITE}{name}"])),
+            due=len(reviews.due(f"{name}/{drill.id}" for drill in stop.drills)),
+            headline=tour_tables.headline(stop.results, stop.said["headline"]),
+        )
+        rows.append(row)
+    return rows
+
+
+def topic_map(
+    groups: Iterable[Mapping[str, Any]], projects: Sequence[Project]
+) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+    """Return the study list by group: each topic with the projects that show it, none where it is planned."""
+    return [
+        (
+            group["name"],
+            [
+                (topic, [project.name for project in projects if topic in project.topics])
+                for topic in [*group.get("topics", ()), *group.get("planned", ())]
+            ],
+        )
+        for group in groups
+    ]
+
+
+# --- the page ---------------------------------------------------------------------------------------------
+
+
+def render(
+    rows: Sequence[BoardRow], groups: Iterable[Mapping[str, Any]] = (), *, page: Path
+) -> str:
+    """Return the page as it is to stand at `page`; `groups` are those of the study list."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -84,7 +186,31 @@ def render(stops: Sequence[Stop]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("tour.html").render(stops=stops, device=cpu_name())
+    environment.filters["link"] = lambda path: Path(os.path.relpath(path, page.parent)).as_posix()
+    return environment.get_template("tour.html").render(
+        rows=rows,
+        groups=topic_map(groups, [row.stop.project for row in rows]),
+        tables=tour_tables.tables,
+        script=SCRIPT.read_text(encoding="utf-8"),
+        device=cpu_name(),
+    )
+
+
+def tour(projects: Sequence[Project], console: Console) -> list[Stop]:
+    """Visit the projects behind a progress bar."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    stops = []
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("demos", total=len(projects))
+        for project in projects:
+            bar.update(task, description=f"{project.name:<20}")
+            stop = visit(project)
+            stops.append(stop)
+            bar.advance(task)
+            last_line = stop.error.splitlines()[-1] if stop.error else ""
+            ended = f"[red]failed[/]: {escape(last_line)}" if stop.error else f"{len(stop.figures)} figures"
+            console.print(f"{project.name}: {ended}", highlight=False)
+    return stops
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,35 +220,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--project", choices=projects, metavar="NAME", help=f"only this one: {', '.join(projects)}"
     )
-    chosen = parser.parse_args(arguments).project
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also write a PNG of the board (Chromium)")
+    options = parser.parse_args(arguments)
+    browser = find_browser()
+    if options.picture and not browser:
+        parser.error("--picture needs chromium or google-chrome on PATH")
     console = Console()
-    stops = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        selected = [projects[chosen]] if chosen else list(projects.values())
-        task = bar.add_task("demos", total=len(selected))
-        for project in selected:
-            bar.update(task, description=f"{project.name:<20}")
-            stop = visit(project)
-            stops.append(stop)
-            bar.advance(task)
-            failed = (
-                f"[red]failed[/]: {escape(stop.error.splitlines()[-1])}"
-                if stop.error
-                else f"{len(stop.figures)} figures"
-            )
-            console.print(f"{project.name}: {failed}", highlight=False)
+    selected = [projects[options.project]] if options.project else list(projects.values())
+    stops = tour(selected, console)
+    learner = ROOT / "practice"
+    rows = board(stops, Practice(learner, console), Reviews(learner / "drills.json", console.print))
     page = ROOT / "build" / "tour" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render(stops), encoding="utf-8")
+    page.write_text(render(rows, page=page), encoding="utf-8")
     console.print(
         f"wrote {page.relative_to(ROOT)} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser"
     )
+    if options.picture and browser:
+        with browse(browser) as view:
+            view.open(page)
+            options.picture.write_bytes(view.picture_of("#board"))
     return sum(bool(stop.error) for stop in stops)
 
 
