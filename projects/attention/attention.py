@@ -165,7 +165,7 @@ def chunked_attention(
     Raises
     ------
     ValueError
-        As for `attention`, or if a chunk is not a positive integer; the message holds it.
+        As for `attention`, or if a chunk is not a positive integer; the message holds its name and what came.
     TypeError
         As for `attention`.
 
@@ -255,7 +255,7 @@ class SingleHeadAttention(nn.Module):
         Raises
         ------
         ValueError
-            If `x` or `context` is not d_model wide; the message holds both shapes.
+            If `x` or `context` is not d_model wide; the message holds d_model and both shapes.
         """
         context = x if context is None else context
         d_model = self.query.in_features

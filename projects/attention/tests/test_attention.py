@@ -294,9 +294,9 @@ def test_wrong_mask_shape(shape):
     query, key, value = torch.ones(2, 5, 4), torch.ones(2, 7, 4), torch.ones(2, 7, 3)
     mask = torch.ones(shape, dtype=torch.bool)
     problem = "a mask of a wrong shape is accepted: it must broadcast to (..., Tq, Tk)"
-    with expect_error(ValueError, str(shape), "(2, 5, 7)", otherwise=problem):
+    with expect_error(ValueError, str(shape), otherwise=problem):
         attention.attention_weights(query, key, mask=mask)
-    with expect_error(ValueError, str(shape), "(2, 5, 7)", otherwise=problem):
+    with expect_error(ValueError, str(shape), otherwise=problem):
         attention.attention(query, key, value, mask=mask)
 
 
@@ -605,16 +605,15 @@ def test_gradients_of_weights(generator):
 def test_gradients_of_other_dtypes(dtype, generator):
     """In float32 to 1e-5; of the half types rounded once, as the output."""
     inputs = random_inputs(generator, 2, n_queries=33, n_keys=65, d=16, dv=8, dtype=dtype)
-    expected = sdpa(*inputs)
+    exact = [double(x).requires_grad_() for x in inputs]  # their gradients are not rounded at all
+    expected = sdpa(*exact)
     cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(dtype)
-    right = torch.autograd.grad(expected, inputs, cotangent.double())
+    right = torch.autograd.grad(expected, exact, cotangent.double())
     got = gradients(attention.attention(*inputs), inputs, cotangent)
     rtol = 1e-5 if dtype == torch.float32 else 0.52 * torch.finfo(dtype).eps
     hint = None if dtype == torch.float32 else "the weights are rounded on the way: keep them in float32"
     for name, mine, oracle in zip(("query", "key", "value"), got, right, strict=True):
-        assert_close(
-            mine, double(oracle), dtype=dtype, rtol=rtol, atol=1e-5, what=f"gradient of {name}", hint=hint
-        )
+        assert_close(mine, oracle, dtype=dtype, rtol=rtol, atol=1e-5, what=f"gradient of {name}", hint=hint)
 
 
 @pytest.mark.grades("attention_weights", "attention")
