@@ -1,7 +1,7 @@
 """Check that every project is complete, and that nothing generated is out of date; run by `nox -s layout`.
 
 Each project needs the files of a project, its row in the README, topics, drills, hints for every public name, at least
-eight wrong solutions, and committed results.
+eight wrong solutions, and committed results. Every line of shared/study_list.toml must lead somewhere.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from shared.drills import load_drills  # noqa: E402
 from shared.grading import read_wrong  # noqa: E402
 from shared.practice import LEVELS  # noqa: E402
-from shared.projects import PRACTICE_BEGIN, Project, load_projects  # noqa: E402
+from shared.projects import PRACTICE_BEGIN, Project, StudyList, load_projects, load_study_list  # noqa: E402
 from shared.readme import fill_readme  # noqa: E402
 
 FILES = (
@@ -45,16 +45,39 @@ def problems(root: Path) -> Iterator[str]:
     for folder in sorted(path for path in (root / "projects").iterdir() if path.is_dir()):
         if any(folder.glob("*.*")) and not (folder / "pyproject.toml").exists():
             yield f"{folder.name}: no pyproject.toml"
+    study = load_study_list()
+    yield from study_problems(study, projects)
     for project in projects:
         if f"projects/{project.name}/" not in readme:
             yield f"README.md: no row for {project.name}"
         try:
-            yield from (f"{project.name}: {problem}" for problem in project_problems(project))
+            yield from (f"{project.name}: {problem}" for problem in project_problems(project, study))
         except (ValueError, TypeError, KeyError) as error:  # a data file that cannot be read
             yield f"{project.name}: {type(error).__name__}: {error}"
 
 
-def project_problems(project: Project) -> Iterator[str]:
+def study_problems(study: StudyList, projects: list[Project]) -> Iterator[str]:
+    """Yield the lines of the study list that lead nowhere."""
+    drills = [drill for project in projects for drill in load_drills(project.folder)]
+    shown = {topic for project in projects for topic in project.topics}
+    for topic in study.topics:
+        if topic not in shown and topic not in study.planned:
+            yield f"study list: no project shows {topic!r}"
+        if topic in shown and topic in study.planned:
+            yield f"study list: {topic!r} is shown by a project, so it is planned no more"
+        if topic not in {drill.topic for drill in drills}:
+            yield f"study list: no drill about {topic!r}"
+    for question in set(study.drills) - {drill.question for drill in drills}:
+        yield f"study list: no drill asks {question!r}"
+    for deliverable in set(study.deliverables) - {project.description for project in projects}:
+        yield f"study list: no project is {deliverable!r}"
+    texts = [(project.folder / "README.md").read_text(encoding="utf-8") for project in projects]
+    for number, title in study.papers.items():
+        if not any(number in text for text in texts):
+            yield f"study list: no README uses arXiv {number} ({title})"
+
+
+def project_problems(project: Project, study: StudyList) -> Iterator[str]:
     """Yield what one project lacks."""
     folder = project.folder
     missing = [name for name in (*FILES, f"{project.name}.py") if not (folder / name).exists()]
@@ -72,20 +95,24 @@ def project_problems(project: Project) -> Iterator[str]:
             yield "README.md: a generated block is out of date; run python -m shared.readme"
     except ValueError as error:
         yield str(error)
-    yield from _topic_problems(project)
-    yield from _drill_problems(project)
+    yield from _topic_problems(project, study)
+    yield from _drill_problems(project, study)
     yield from _judge_problems(project)
 
 
-def _topic_problems(project: Project) -> Iterator[str]:
+def _topic_problems(project: Project, study: StudyList) -> Iterator[str]:
+    if "drills.toml" not in (project.folder / "pyproject.toml").read_text(encoding="utf-8"):
+        yield "testpaths in pyproject.toml lack drills.toml: nobody would check that the evidence passes"
     if not project.topics:
         yield "no topics in pyproject.toml"
     for topic, shown_by in project.topics.items():
-        if not _evidence_exists(project.folder, shown_by):
+        if not _exists(project.folder, shown_by):
             yield f"topic {topic!r}: {shown_by} does not exist"
+        if topic not in study.topics:
+            yield f"topic {topic!r} is not on the study list"
 
 
-def _drill_problems(project: Project) -> Iterator[str]:
+def _drill_problems(project: Project, study: StudyList) -> Iterator[str]:
     try:
         drills = load_drills(project.folder)
     except ValueError as error:
@@ -94,10 +121,12 @@ def _drill_problems(project: Project) -> Iterator[str]:
     if not drills:
         yield "no drills"
     for drill in drills:
-        if not _evidence_exists(project.folder, drill.evidence):
+        if not drill.evidence.startswith(("python ", "tests/")):
+            yield f"drill {drill.id}: evidence {drill.evidence} is neither a command nor a test"
+        if not _exists(project.folder, drill.evidence):
             yield f"drill {drill.id}: evidence {drill.evidence} does not exist"
-        if drill.topic not in project.topics:
-            yield f"drill {drill.id}: topic {drill.topic!r} is not one of the project's"
+        if drill.topic not in (*project.topics, *study.planned):
+            yield f"drill {drill.id}: topic {drill.topic!r} is neither the project's nor planned"
 
 
 def _judge_problems(project: Project) -> Iterator[str]:
@@ -129,7 +158,7 @@ def _exported(path: Path) -> list[str]:
     return []
 
 
-def _evidence_exists(folder: Path, evidence: str) -> bool:
+def _exists(folder: Path, evidence: str) -> bool:
     """Tell whether a file, a test id (``tests/x.py::name``) or a command (``python demo.py``) leads somewhere."""
     target, *test = evidence.removeprefix("python ").split()[0].split("::")
     path = folder / target

@@ -20,7 +20,13 @@ class Drill:
     question: str
     topic: str
     answer: str
-    evidence: str  # a command, or a test id
+    evidence: str  # the command or the test, in the project's folder, that proves it
+    figure: str = ""  # a figure of results/ that shows it
+
+    @property
+    def command(self) -> str:
+        """What to type in the project's folder."""
+        return self.evidence if self.evidence.startswith("python ") else f"pytest {self.evidence}"
 
 
 def load_drills(folder: Path) -> list[Drill]:
@@ -29,19 +35,24 @@ def load_drills(folder: Path) -> list[Drill]:
     Raises
     ------
     ValueError
-        If an answer quotes a number that the demo did not measure, or is longer than 75 words.
+        If an answer quotes a number that the demo did not measure, quotes none and has no figure, or is longer than 75
+        words.
     """
     committed = folder / "results" / "demo.json"
     measured = json.loads(committed.read_text(encoding="utf-8"))["numbers"] if committed.exists() else {}
     texts = {key: number["text"] for key, number in measured.items()}
     drills = []
     for data in read_toml(folder / "drills.toml").get("drill", []):
-        missing = {name for _, name, _, _ in string.Formatter().parse(data["answer"]) if name} - set(texts)
-        if missing:
+        quoted = {name for _, name, _, _ in string.Formatter().parse(data["answer"]) if name}
+        if missing := quoted - set(texts):
             raise ValueError(
                 f"{folder.name}: drill {data['id']} quotes {sorted(missing)}, not in results/demo.json"
             )
         drill = Drill(**{**data, "answer": " ".join(data["answer"].format(**texts).split())})
+        if not quoted and not (folder / "results" / f"{drill.figure}.svg").exists():
+            raise ValueError(
+                f"{folder.name}: the answer of {drill.id} has neither a measured number nor a figure"
+            )
         if len(drill.answer.split()) > MOST_WORDS:
             raise ValueError(f"{folder.name}: the answer of {drill.id} has more than {MOST_WORDS} words")
         drills.append(drill)

@@ -82,7 +82,10 @@ def ask(key: str, drill: Drill, console: Console, read_key: ReadKey) -> Rating |
     if count_down(console, read_key) == "q":
         return None
     console.print(Panel(escape(drill.answer), title="answer", title_align="left"))
-    console.print(f"Proof: cd projects/{key.split('/')[0]} && {command(drill.evidence)}")
+    project = key.split("/")[0]
+    if drill.figure:
+        console.print(f"Figure: projects/{project}/results/{drill.figure}.svg")
+    console.print(f"Proof: cd projects/{project} && {drill.command}")
     console.print("[1] again  [2] hard  [3] good  [4] easy".replace("[", r"\["))
     while True:
         pressed = read_key(None).lower()
@@ -105,11 +108,6 @@ def count_down(console: Console, read_key: ReadKey) -> str:
                 return pressed
     console.print("Time.", style="yellow")
     return ""
-
-
-def command(evidence: str) -> str:
-    """Return what to type in the project's folder: a command as it is, a test id behind ``pytest``."""
-    return evidence if evidence.startswith("python ") else f"pytest {evidence}"
 
 
 def _nothing_due(drills: Mapping[str, Drill], reviews: Reviews) -> str:
@@ -171,7 +169,7 @@ def write_anki(drills: Mapping[str, Drill], file: Path) -> None:
     deck = genanki.Deck(ANKI_DECK, "Groundwork")
     for key, drill in drills.items():
         project = key.split("/")[0]
-        proof = f"cd projects/{project} && {command(drill.evidence)}"
+        proof = f"cd projects/{project} && {drill.command}"
         fields = [_html(text) for text in (drill.question, project, drill.answer, proof)]
         deck.add_note(genanki.Note(model=model, fields=fields, guid=genanki.guid_for("groundwork", key)))
     genanki.Package(deck).write_to_file(str(file))

@@ -3,6 +3,7 @@
 - ``--practice[=DIR]`` grades a learner's files instead of the reference: the same tests, another import path.
 - Every file in tests/wrong/ becomes a test that the known wrong solution fails, with its own diagnosis.
 - tests/hints.toml becomes a test that the untouched blank passes nothing.
+- drills.toml becomes a test per answer whose evidence is a test: that it ran here, and passed.
 - ``@pytest.mark.requires_cuda`` tests are skipped aloud without a device, and fail where REQUIRE_CUDA=1 promises one.
 """
 
@@ -28,6 +29,7 @@ from shared.projects import ROOT, Project, load_project, read_toml
 PROJECT = pytest.StashKey[Project]()
 ANSWER = pytest.StashKey[Path]()
 GRADES = pytest.StashKey[list[Grade]]()
+OUTCOMES = pytest.StashKey[dict[str, set[str]]]()  # by test function, over its parameters
 MARKS = {"passing": "passes", "failing": "FAILS", "blank": "blank"}
 
 
@@ -53,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "groundwork" not in read_toml(config.rootpath / "pyproject.toml").get("tool", {}):
         return  # the tests of shared/ itself: no project to judge
     project = config.stash[PROJECT] = load_project(config.rootpath)
-    config.stash[GRADES] = []
+    config.stash[GRADES], config.stash[OUTCOMES] = [], {}
     given = config.getoption("--practice")
     if given is None:
         return
@@ -78,7 +80,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     project = parent.config.stash.get(PROJECT, None)
-    if project is None or ANSWER in parent.config.stash:
+    if project is None:
+        return None
+    if file_path == project.folder / "drills.toml":
+        practice = ANSWER in parent.config.stash
+        return (_NoTests if practice else _DrillsFile).from_parent(parent, path=file_path)
+    if ANSWER in parent.config.stash:
         return None
     if file_path in project.wrong:
         return _JudgeFile.from_parent(parent, path=file_path)
@@ -156,6 +163,30 @@ class _BlankFails(_JudgeItem):
             check_blank(project.units, grade_in_process(project, Path(folder)))
 
 
+class _DrillsFile(pytest.File):
+    """The answers of the drills that name a test as their evidence; the tour runs the commands."""
+
+    def collect(self) -> Iterable[pytest.Item]:
+        for drill in read_toml(self.path)["drill"]:
+            if "::" in drill["evidence"]:
+                yield _EvidencePasses.from_parent(self, name=drill["id"], evidence=drill["evidence"])
+
+
+class _EvidencePasses(_JudgeItem):
+    """The test that proves an answer was run, not only skipped, and passed."""
+
+    def __init__(self, *, evidence: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.evidence = evidence
+
+    def runtest(self) -> None:
+        outcomes = self.config.stash[OUTCOMES].get(self.evidence, {"not run; call pytest without arguments"})
+        if "passed" not in outcomes or "failed" in outcomes:
+            raise AssertionError(
+                f"the answer of {self.name} has no proof: {self.evidence}: {', '.join(outcomes)}"
+            )
+
+
 def check_blank(units: tuple[str, ...], grades: list[Grade]) -> None:
     """Assert that the blank passes no test that grades a unit, and that each unit is graded."""
     passed = [grade.nodeid for grade in grades if grade.units and grade.outcome == "passed"]
@@ -175,6 +206,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     if ANSWER in config.stash:  # the README's examples belong to the reference
         items[:] = [item for item in items if isinstance(item, pytest.Function)]
+    items.sort(key=lambda item: isinstance(item, _EvidencePasses))  # after what they look at
     for item in items:
         if isinstance(item, pytest.Function) and _units(item) is None:
             raise pytest.UsageError(
@@ -216,6 +248,8 @@ def pytest_runtest_makereport(
         grade = _grade(item, call, report)
         report.grade = grade  # type: ignore[attr-defined]  # read by shared.grading in a nested run
         item.config.stash[GRADES].append(grade)
+        function = item.nodeid.split("[")[0]
+        item.config.stash[OUTCOMES].setdefault(function, set()).add(report.outcome)
     return report
 
 

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from shared.grading import Grade, first_problem, marks
 from shared.progress import Practice
-from shared.projects import ROOT, Project, load_projects
+from shared.projects import ROOT, Project, load_projects, load_study_list
 from shared.state import timestamp
 
 LEVELS = ("nudge", "idea", "formula")
@@ -158,6 +158,8 @@ def show_board(practice: Practice, projects: Sequence[Project]) -> None:
         if known and practice.progress[project.name].get("digest") != practice.digest(project):
             row.append("  edited since it was graded", style="yellow")
         practice.console.print(row)
+    if planned := load_study_list().planned:
+        practice.console.print(f"\nplanned: {', '.join(planned)}", style="dim", highlight=False)
     practice.console.print(
         "\nnox -s practice -- NAME writes the blank file, then grades it.", highlight=False
     )

@@ -70,6 +70,34 @@ class Project:
         return tuple(path for path in sorted(self.folder.glob("results/*.json")) if path.stem != "demo")
 
 
+@dataclass(frozen=True)
+class StudyList:
+    """What the projects together must cover: shared/study_list.toml."""
+
+    topics: dict[str, str]  # topic -> its group, in reading order, the planned ones too
+    planned: tuple[str, ...]  # topics without a project of their own
+    drills: tuple[str, ...]
+    deliverables: tuple[str, ...]
+    papers: dict[str, str]  # arXiv number -> title
+
+
+def load_study_list(path: Path = ROOT / "shared" / "study_list.toml") -> StudyList:
+    """Read the study list."""
+    data = read_toml(path)
+    topics = {
+        topic: group["name"]
+        for group in data["group"]
+        for topic in (*group.get("topics", []), *group.get("planned", []))
+    }
+    return StudyList(
+        topics=topics,
+        planned=tuple(topic for group in data["group"] for topic in group.get("planned", [])),
+        drills=tuple(data["drills"]),
+        deliverables=tuple(data["deliverables"]),
+        papers={paper["arxiv"]: paper["title"] for paper in data["paper"]},
+    )
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; a missing file reads as empty."""
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

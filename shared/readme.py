@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from shared.drills import load_drills
-from shared.projects import ROOT, Project, load_project, load_projects
+from shared.projects import ROOT, Project, load_project, load_projects, load_study_list
 
 BLOCK = re.compile(r"(<!-- generated:(?P<kind>[^>]+?) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
@@ -124,12 +125,18 @@ def _projects(projects: list[Project]) -> str:
 
 
 def _topics(projects: list[Project]) -> str:
-    rows = [
-        [topic, f"[{project.name}](projects/{project.name}/README.md)", f"`{shown_by}`"]
-        for project in projects
-        for topic, shown_by in project.topics.items()
-    ]
-    return _table(["topic", "project", "shown by"], rows)
+    study = load_study_list()
+    rows = []
+    for topic, group in study.topics.items():
+        shown = [
+            f"[{project.name}](projects/{project.name}/README.md): `{project.topics[topic]}`"
+            for project in projects
+            if topic in project.topics
+        ]
+        asked = [p.name for p in projects for drill in load_drills(p.folder) if drill.topic == topic]
+        drills = ", ".join(f"{count} in {name}" for name, count in Counter(asked).items())
+        rows.append([group, topic, "<br>".join(shown) or "*planned*", drills])
+    return _table(["", "topic", "shown by", "drills"], rows)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,6 +4,7 @@
 2. Cross-entropy versus squared error: the gradient at a confidently wrong answer, and what becomes of learning.
 3. Entropy, KL divergence and perplexity of models that know more and more about the digits.
 4. Label smoothing: how far apart the logits go, and how sure the model is when it is wrong.
+5. The same loss in reinforcement learning: a policy gradient is cross-entropy weighted by the advantage, and PPO clips it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root
 from shared.demo import Demo
 
 WRONG = "from a confidently wrong model"
+CLIP = 0.2  # PPO's epsilon
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#7f7f7f"  # Okabe and Ito
 
 
@@ -300,14 +302,72 @@ def smoothing(demo: Demo, digits: Digits) -> None:
     )
 
 
+def policy_gradient(demo: Demo) -> None:
+    """Improve a policy on one batch of its own actions for many steps, with and without PPO's clipping; 100 times.
+
+    The probability ratio is exp(loss before - loss now). PPO drops an action from the loss once its ratio has left
+    1 ± CLIP in the direction that its advantage wants (Schulman et al., arXiv 1707.06347, equation 7).
+    """
+    rng = np.random.default_rng(0)
+    runs, batch, n_actions, steps, rate = 100, 32, 10, 300, 1.0
+    rewards = rng.standard_normal((runs, n_actions))  # an action's mean reward; each draw adds noise
+    old = 0.5 * rng.standard_normal((runs, n_actions))
+    actions = np.stack([rng.choice(n_actions, size=batch, p=p) for p in softmax(old)])
+    advantage = np.take_along_axis(rewards, actions, axis=1) + 5 * rng.standard_normal((runs, batch))
+    advantage -= advantage.mean(axis=1, keepdims=True)
+    targets = actions.ravel()
+
+    def losses(logits: Any) -> Any:
+        """Return -log p of each action, (runs, batch)."""
+        return cross_entropy(logits.repeat(batch, axis=0), targets, reduction="none").reshape(runs, batch)
+
+    before, distances, gains = losses(old), {}, {}
+    for name, clip in (("unclipped", np.inf), ("clipped", CLIP)):
+        logits, distances[name] = old.copy(), []
+        for _ in range(steps):
+            ratio = np.exp(before - losses(logits))
+            counts = np.where(advantage > 0, ratio < 1 + clip, ratio > 1 - clip)
+            weight = counts * ratio * advantage / batch
+            gradients = cross_entropy_grad(logits.repeat(batch, axis=0), targets, reduction="sum")
+            logits -= rate * (weight[..., None] * gradients.reshape(runs, batch, -1)).sum(axis=1)
+            distances[name].append(np.median(kl_divergence(old, logits)))
+        gains[name] = ((softmax(logits) - softmax(old)) * rewards).sum(axis=1)
+    fig, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    styles = {"unclipped": (ORANGE, "--"), "clipped": (BLUE, "-")}
+    for name, (colour, style) in styles.items():
+        axis.plot(np.arange(1, steps + 1), distances[name], style, color=colour, linewidth=2, label=name)
+    axis.set(xscale="log", yscale="log", xlabel="step on the same batch", ylabel="KL(old policy ‖ new), nats")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    demo.figure(
+        "policy",
+        fig,
+        alt="The distance from the policy that acted, over 300 steps on one batch. Unclipped it keeps growing; with PPO's "
+        "clipping it levels off early.",
+        caption="Many steps on one batch of 32 noisy actions, median of 100 batches. The batch says little about policies "
+        "far from the one that acted; clipping the probability ratio stops before it gets there.",
+    )
+    demo.number("ppo_steps", steps, "d", "gradient steps on one batch of a policy's own actions")
+    for name in styles:
+        demo.number(
+            f"kl_{name}", distances[name][-1], ".2g", f"KL from the policy that acted, {name}, median"
+        )
+    for name in styles:
+        label = f"change of the true expected reward in the unluckiest 5% of batches, {name}"
+        demo.number(f"unlucky_{name}", np.quantile(gains[name], 0.05), "+.2f", label)
+    for name in styles:
+        demo.number(f"gain_{name}", gains[name].mean(), "+.2f", f"the same, mean over the batches, {name}")
+
+
 def main() -> None:
-    """Run the four experiments."""
+    """Run the five experiments."""
     demo = Demo(__file__)
     digits = load()
     numerics(demo)
     gradients(demo)
     perplexity(demo, digits, learning(demo, digits))
     smoothing(demo, digits)
+    policy_gradient(demo)
     demo.finish()
 
 

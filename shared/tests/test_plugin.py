@@ -167,3 +167,46 @@ def test_a_wrong_solution_named_by_its_path_is_judged_not_imported(mini):
     status, output = run(mini, "tests/wrong/scale_ignores_factor.py")
     assert status == 0, output
     assert "1 passed" in output
+
+
+SKIPPED = """
+@pytest.mark.grades("norm")
+def test_on_gpu():
+    pytest.skip("no device")
+"""
+TWICE = """
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.grades("norm")
+def test_twice(n):
+    assert n == 1 and mini.norm(np.ones((1, 4))) == 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("test", "evidence", "complaint"),
+    [
+        ("", "tests/test_mini.py::test_norm", ""),
+        ("", "tests/test_mini.py::test_absent", "test_absent: not run"),
+        (SKIPPED, "tests/test_mini.py::test_on_gpu", "test_on_gpu: skipped"),
+        (TWICE, "tests/test_mini.py::test_twice", "test_twice: "),
+    ],
+    ids=["passes", "is absent", "is skipped", "fails once"],
+)
+def test_the_evidence_of_an_answer_must_run_and_pass(mini, test, evidence, complaint):
+    (mini.folder / "tests" / "test_mini.py").write_text(TESTS + test)
+    drills = mini.folder / "drills.toml"
+    drills.write_text(drills.read_text().replace("python demo.py", evidence))
+    status, output = run(mini, "drills.toml", "tests")
+    if complaint:
+        assert status == 1
+        assert f"the answer of what-is-a-norm has no proof: tests/test_mini.py::{complaint}" in output
+    else:
+        assert status == 0, output
+        assert "drills.toml" in output
+
+
+def test_practice_has_nothing_to_do_with_drills(mini, tmp_path):
+    (tmp_path / "mini.py").write_text(REFERENCE)
+    status, output = run(mini, f"--practice={tmp_path}", "tests", "drills.toml")
+    assert status == 0, output
+    assert "drills" not in output

@@ -1,5 +1,6 @@
 """Generated blocks, drills with measured numbers, and the layout check."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -9,8 +10,16 @@ import pytest
 
 from shared.demo import Demo
 from shared.drills import load_drills
-from shared.projects import ROOT
+from shared.projects import ROOT, StudyList, load_study_list
 from shared.readme import fill_readme
+
+STUDY = StudyList(
+    topics={"neurons": "Basics"},
+    planned=(),
+    drills=("What is a norm?",),
+    deliverables=("A project for the tests of the tools",),
+    papers={"1234.56789": "On norms"},
+)
 
 
 def load_layout():
@@ -89,24 +98,69 @@ def test_a_drill_may_quote_only_measured_numbers_in_few_words(mini, monkeypatch)
     drills.write_text(drills.read_text().replace("A length.", "word " * 76))
     with pytest.raises(ValueError, match="more than 75 words"):
         load_drills(mini.folder)
+    drills.write_text(drills.read_text().replace("word " * 76, "A length.").replace("{length}", "5.0"))
+    with pytest.raises(ValueError, match="neither a measured number nor a figure"):
+        load_drills(mini.folder)
+    drills.write_text(drills.read_text() + 'figure = "squares"\n')
+    assert load_drills(mini.folder)[0].figure == "squares"
 
 
 def test_the_layout_check_names_everything_that_is_missing(mini, monkeypatch):
     layout = load_layout()
-    assert set(layout.project_problems(mini)) == {"no README.md", "no demo.py", "no benchmark.py"}
+
+    def problems_of(project):
+        return layout.project_problems(project, STUDY)
+
+    assert set(problems_of(mini)) == {"no README.md", "no demo.py", "no benchmark.py"}
     for name in ("README.md", "demo.py", "benchmark.py"):
         (mini.folder / name).write_text("")
-    problems = "\n".join(layout.project_problems(mini))
+    problems = "\n".join(problems_of(mini))
     assert "no committed results: nox -s bench -- mini" in problems
     assert "quotes ['length']" in problems
     assert "2 wrong solutions, at least 8" in problems
+    assert "testpaths in pyproject.toml lack drills.toml" in problems
     run_demo(mini.folder, monkeypatch, "--save")
     (mini.folder / "results" / "cpu.json").write_text(json.dumps({}))
     toml = mini.folder / "tests" / "hints.toml"
     toml.write_text(toml.read_text().replace("[norm]", "[length]"))
-    problems = "\n".join(layout.project_problems(mini))
+    problems = "\n".join(problems_of(mini))
     assert "nothing for ['norm']" in problems
     assert "['length'] neither in __all__ nor a kernel" in problems
+    drills = mini.folder / "drills.toml"
+    drills.write_text(drills.read_text().replace("neurons", "dreams").replace("python demo.py", "mini.py"))
+    problems = "\n".join(problems_of(mini))
+    assert "topic 'dreams' is neither the project's nor planned" in problems
+    assert "evidence mini.py is neither a command nor a test" in problems
+
+
+def test_every_line_of_the_study_list_must_lead_somewhere(mini, monkeypatch):
+    layout = load_layout()
+    run_demo(mini.folder, monkeypatch, "--save")
+    (mini.folder / "README.md").write_text("arXiv 1234.56789")
+    assert list(layout.study_problems(STUDY, [mini])) == []
+    longer = dataclasses.replace(
+        STUDY,
+        topics={"neurons": "Basics", "dreams": "Basics", "sleep": "Rest"},
+        planned=("neurons", "sleep"),
+        drills=("What is a norm?", "What is sleep?"),
+        deliverables=("A bed",),
+        papers={"9999.00001": "On beds"},
+    )
+    assert set(layout.study_problems(longer, [mini])) == {
+        "study list: 'neurons' is shown by a project, so it is planned no more",
+        "study list: no project shows 'dreams'",
+        "study list: no drill about 'dreams'",
+        "study list: no drill about 'sleep'",
+        "study list: no drill asks 'What is sleep?'",
+        "study list: no project is 'A bed'",
+        "study list: no README uses arXiv 9999.00001 (On beds)",
+    }
+
+
+def test_the_study_list_is_whole():
+    study = load_study_list()
+    assert (len(study.topics), len(study.drills), len(study.deliverables)) == (40, 20, 13)
+    assert set(study.planned) < set(study.topics)
 
 
 @pytest.mark.parametrize(
@@ -122,4 +176,4 @@ def test_the_layout_check_names_everything_that_is_missing(mini, monkeypatch):
 )
 def test_evidence_must_lead_somewhere(mini, evidence, exists):
     (mini.folder / "demo.py").write_text("")
-    assert load_layout()._evidence_exists(mini.folder, evidence) is exists
+    assert load_layout()._exists(mini.folder, evidence) is exists
