@@ -67,24 +67,27 @@ const span = (low, high, count) => Array.from({ length: count }, (_, i) => low +
 const control = (figure, name) => figure.querySelector(`[name=${name}]`);
 const say = (figure, words) => { figure.querySelector("output").textContent = words; };
 
-function unit(value, name) {  // 8.6e9, "B" -> 8.59 GB
-  const power = Math.max(0, Math.min(5, Math.floor(Math.log10(value) / 3)));
-  return `${Number((value / 1000 ** power).toPrecision(3))} ${["", "k", "M", "G", "T", "P"][power]}${name}`;
+const signed = (value, digits = 2) => Number(value.toPrecision(digits)).toString().replace("-", "−");
+
+function unit(value, name) {  // 8.6e9, "B" -> 8.6 GB; 0.0071, "s" -> 7.1 ms
+  const power = Math.max(-2, Math.min(5, Math.floor(Math.log10(value) / 3 + 1e-9)));
+  return `${Number((value / 1000 ** power).toPrecision(3))} ${["µ", "m", "", "k", "M", "G", "T", "P"][power + 2]}${name}`;
 }
 
 function drawSoftmax(figure, svg, width) {
   const slider = control(figure, "temperature"), temperature = 10 ** slider.value;
   const probabilities = softmax(LOGITS, temperature), height = 250, floor = 205;
-  const y = scale(0, 1, floor, 24), x = scale(-0.5, LOGITS.length - 0.5, 8, width - 8);
+  const y = scale(0, 1, floor, 24), x = scale(-0.5, LOGITS.length - 0.5, 30, width - 8);
   const bar = Math.min(90, width / LOGITS.length * 0.62), even = 1 / LOGITS.length;
   svg.setAttribute("height", height);
   svg.replaceChildren(
+    ...[0.5, 1].flatMap(p => [line(30, y(p), width - 8, y(p), "faint"), text(26, y(p) + 4, p, "soft", "end")]),
     ...probabilities.map((p, i) => shape("rect",
       { x: x(i) - bar / 2, y: y(p), width: bar, height: floor - y(p), rx: 2, class: "fill1" })),
-    line(8, floor, width - 8, floor, "axis"), line(8, y(even), width - 8, y(even), "dash soft"),
+    line(30, floor, width - 8, floor, "axis"), line(30, y(even), width - 8, y(even), "dash soft"),
     text(width - 8, y(even) - 5, `all alike: ${even}`, "soft", "end"),
     ...probabilities.map((p, i) => text(x(i), y(p) - 6, p < 0.0005 ? "0.000" : p.toFixed(3), "halo")),
-    ...LOGITS.map((logit, i) => text(x(i), floor + 18, logit.toFixed(1))),
+    ...LOGITS.map((logit, i) => text(x(i), floor + 18, signed(logit))),
     text(width / 2, floor + 38, "logit of each class", "soft"));
   const shown = Number(temperature.toPrecision(2));
   const regime = temperature < 0.1 ? ": the argmax alone is left" : temperature > 30 ? ": nearly uniform" : "";
@@ -105,23 +108,23 @@ function drawDenoiser(figure, svg, width) {
   const ticks = span(-9, 9, 19).map(k => k * step * (reach / step > 9 ? 5 : reach / step > 4.5 ? 2 : 1)).filter(v => Math.abs(v) < reach * 0.97);
   svg.setAttribute("height", height);
   svg.replaceChildren(
-    text(10, 16, "density of the data (thin) and of data + noise", "soft", "start"),
+    text(10, 16, "density: data (thin), data + noise", "soft", "start"),
     path([[x(-reach), top], ...curve, [x(reach), top]], "area1"), path(curve, "line1"),
     path(grid.map(v => [x(v), ghost(density(v, 1e-9))]), "line soft"), line(10, top, width - 10, top, "axis"),
     line(tail, top, tail, high, "dash soft"), line(tip, top, tip, y(answer), "dash line2"),
     ...(Math.abs(tip - tail) > 3 ? [line(tail, top, tip, top, "thick line2"),
       path([[tip - 9 * direction, top - 5], [tip, top], [tip - 9 * direction, top + 5]], "thick line2")] : []),
-    shape("circle", { cx: tail, cy: top, r: 6, class: "fill-ink" }), text(tail, top + 22, "x", "strong"),
-    ...ticks.flatMap(v => [line(x(v), high, x(v), high + 4, "axis"), text(x(v), high + 18, Number(v.toPrecision(2)), "soft")]),
-    text(10, low - 10, "D(x, σ) for every x; dashed: x itself and the mean", "soft", "start"),
-    line(10, high, width - 10, high, "axis"), line(10, y(MEAN), width - 10, y(MEAN), "dash soft"),
-    line(x(-4), y(-4), x(4), y(4), "dash soft"), path(grid.map(v => [x(v), y(denoise(v, sigma))]), "thick line2"),
+    shape("circle", { cx: tail, cy: top, r: 6, class: "fill-ink" }), text(tail, top + 22, "x", "strong"), text(tip, top - 10, "D", "strong halo"),
+    ...ticks.flatMap(v => [line(x(v), high, x(v), high + 4, "axis"), text(x(v), high + 18, signed(v), "soft")]),
+    text(10, low - 4, "the denoiser's answer for every x", "soft", "start"),
+    line(10, high, width - 10, high, "axis"), line(10, y(MEAN), width - 10, y(MEAN), "dash soft"), text(12, y(MEAN) - 6, "mean", "soft halo", "start"),
+    line(x(-4), y(-4), x(4), y(4), "dash soft"), text(x(3.3), y(3.3) - 8, "x itself", "soft halo", "end"), path(grid.map(v => [x(v), y(denoise(v, sigma))]), "thick line2"),
     shape("circle", { cx: tail, cy: y(answer), r: 6, class: "fill2" }));
   const shown = Number(sigma.toPrecision(2));
-  const shares = responsibilities(state, sigma).map(share => `${Math.round(100 * share)} %`).join(", ");
+  const shares = responsibilities(state, sigma).map(share => `${Math.round(100 * share)}\u00a0%`).join(", ");
   slider.setAttribute("aria-valuetext", `noise level ${shown}`);
-  say(figure, `σ = ${shown}: x = ${clean} + ${shown} · ${noise} = ${state.toFixed(2)}, and D = ${answer.toFixed(2)}. ` +
-    `x came from the left, middle, right mode with ${shares}; the mean of all data is ${MEAN.toFixed(2)}.`);
+  say(figure, `σ = ${shown}: x = ${clean} + ${shown} · (${signed(noise)}) = ${signed(state, 3)}, and D = ${signed(answer, 3)}. ` +
+    `x came from the left, middle or right mode with ${shares}. The mean of all data is ${signed(MEAN)}.`);
 }
 
 function drawRoofline(figure, svg, width) {
@@ -137,7 +140,7 @@ function drawRoofline(figure, svg, width) {
   const points = Map.groupBy ? Map.groupBy(kernels, k => `${k.intensity} ${k.speed}`) : new Map(kernels.map(k => [k, [k]]));
   const describe = k => `${k.name}: ${unit(flop, "FLOP")}, loads move ${unit(flop / k.intensity, "B")}: ` +
     `${Number(k.intensity.toPrecision(3))} FLOP per byte, ${k.intensity < bend ? "left of the bend (memory-bound)" : "right of the bend (compute-bound)"}; ` +
-    (measured && k.number !== "◆" ? `measured ${unit(k.speed, "FLOP/s")}` : `attainable, not measured: ${unit(k.speed, "FLOP/s")}, ${unit(flop / k.speed * 1e6, "")}µs`);
+    `${measured && k.number !== "◆" ? "measured" : "attainable, not measured"}: ${unit(k.speed, "FLOP/s")}, ${unit(flop / k.speed, "s")}`;
   const rows = [...figure.querySelectorAll("tbody tr")];
   const choose = group => {
     rows.forEach((row, i) => row.classList.toggle("chosen", group.some(k => k.number === i + 1)));
@@ -150,20 +153,23 @@ function drawRoofline(figure, svg, width) {
     text(width / 2, height - 6, "FLOP per byte that loads move", "soft"), text(left + 4, 26, "TFLOP/s", "soft", "start"),
     path([[x(0.03), y(0.03 * gpu.bytes)], [x(bend), y(gpu.flops)], [x(3000), y(gpu.flops)]], "thick line-ink"),
     line(x(bend), y(gpu.flops), x(bend), floor, "dash soft"), text(x(bend) + 5, floor - 8, `bend: ${bend.toFixed(1)}`, "soft", "start"),
-    ...[...points.values()].map(group => {
-      const [first] = group, at = [x(first.intensity), y(first.speed)];
+    ...[...points.values()].map((group, i) => {
+      const [first] = group, half = group.length > 1 ? 18 : 12, side = i % 2 ? 28 : -28;  // above, below, above…
       const number = group.length > 1 ? `${first.number}–${group.at(-1).number}` : first.number;
-      const point = shape("g", { class: measured ? "point measured" : "point", tabindex: 0, role: "button", "aria-label": group.map(describe).join("; ") },
-        shape("rect", { x: at[0] - (group.length > 1 ? 16 : 10), y: at[1] - 10, width: group.length > 1 ? 32 : 20, height: 20, rx: 10 }),
-        text(at[0], at[1] + 4, number));
+      const at = [x(first.intensity), y(first.speed)];
+      const point = shape("g", { class: "point", tabindex: 0, role: "button", "aria-label": group.map(describe).join("; ") },
+        line(at[0], at[1], at[0], at[1] + side, "axis"), shape("circle", { cx: at[0], cy: at[1], r: 4, class: "fill1" }),
+        shape("rect", { x: at[0] - half, y: at[1] + side - 12, width: 2 * half, height: 24, rx: 12 }),
+        text(at[0], at[1] + side + 4, number));
       for (const event of ["pointerenter", "focus", "click"]) point.addEventListener(event, () => choose(group));
       return point;
     }));
   rows.forEach((row, i) => {
     const kernel = kernels.find(k => k.number === i + 1);
-    const cells = kernel ? [unit(flop / kernel.intensity, "B"), unit(kernel.speed, "FLOP/s"), unit(flop / kernel.speed * 1e6, "µs")] : ["", "", ""];
-    cells.forEach((cell, j) => { row.cells[j + 3].textContent = cell; });
+    const cells = kernel ? [unit(flop / kernel.intensity, "B"), unit(kernel.speed, "FLOP/s"), unit(flop / kernel.speed, "s")] : ["", "", ""];
+    cells.forEach((cell, j) => { row.cells[j + 2].textContent = cell; });
   });
+  figure.querySelector("thead th:nth-child(4)").textContent = measured ? "measured" : "attainable, not measured";
   slider.setAttribute("aria-valuetext", `${n} by ${n}`);
   say(figure, `${n} × ${n}: ${unit(flop, "FLOP")}. ${gpu.name}: ${unit(gpu.flops, "FLOP/s")}, ${unit(gpu.bytes, "B/s")} ` +
     `(${gpu.source}). Point at a kernel, tap it, or reach it with Tab.`);

@@ -106,7 +106,9 @@ def collect(project: Project, error: str = "") -> Stop:
     stop.results = tour_tables.read_results(project)
     try:
         stop.drills = load_drills(project.folder)
-    except ValueError as problem:  # a drill that quotes what nothing measured: a failure of this stop, not of all
+    except (
+        ValueError
+    ) as problem:  # a drill that quotes what nothing measured: a failure of this stop, not of all
         stop.error = stop.error or str(problem)
     return stop
 
@@ -175,9 +177,7 @@ def topic_map(
 # --- the page ---------------------------------------------------------------------------------------------
 
 
-def render(
-    rows: Sequence[BoardRow], groups: Iterable[Mapping[str, Any]] = (), *, page: Path
-) -> str:
+def render(rows: Sequence[BoardRow], groups: Iterable[Mapping[str, Any]] = (), *, page: Path) -> str:
     """Return the page as it is to stand at `page`; `groups` are those of the study list."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -220,7 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--project", choices=projects, metavar="NAME", help=f"only this one: {', '.join(projects)}"
     )
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also write a PNG of the board (Chromium)")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also write a PNG of the board (Chromium)"
+    )
     options = parser.parse_args(arguments)
     browser = find_browser()
     if options.picture and not browser:

@@ -93,9 +93,7 @@ class Page:
             details = params["exceptionDetails"]
             self.complaints.append(details.get("exception", {}).get("description") or details["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert", "warning"):
-            said = " ".join(
-                str(part.get("value", part.get("description", ""))) for part in params["args"]
-            )
+            said = " ".join(str(part.get("value", part.get("description", ""))) for part in params["args"])
             self.complaints.append(f"console.{params['type']}: {said}")
         elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             entry = params["entry"]
@@ -114,9 +112,7 @@ class Page:
             **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone},
         )
         self.send("Emulation.setTouchEmulationEnabled", enabled=phone)
-        self.send(
-            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
-        )
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self._loaded = False
         self.send("Page.navigate", url=path.resolve().as_uri())
         deadline = time.monotonic() + ANSWER_LIMIT_S
@@ -126,13 +122,13 @@ class Page:
 
     def settle(self) -> None:
         """Wait until two frames were drawn."""
-        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
+        self.evaluate(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))"
+        )
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page (of a promise, what it resolves to)."""
-        result = self.send(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in result:
             details = result["exceptionDetails"]
             raise RuntimeError(details.get("exception", {}).get("description") or details["text"])
@@ -154,12 +150,12 @@ class Page:
 
     def picture_of(self, selector: str) -> bytes:
         """Return a PNG of the first element that matches."""
-        return self.picture(self.evaluate(f"(e => {RECTANGLE})(document.querySelector({json.dumps(selector)}))"))
+        return self.picture(
+            self.evaluate(f"(e => {RECTANGLE})(document.querySelector({json.dumps(selector)}))")
+        )
 
 
-RECTANGLE = (
-    "(r => ({x: r.x + scrollX, y: r.y + scrollY, width: r.width, height: r.height}))(e.getBoundingClientRect())"
-)
+RECTANGLE = "(r => ({x: r.x + scrollX, y: r.y + scrollY, width: r.width, height: r.height}))(e.getBoundingClientRect())"
 
 
 @contextlib.contextmanager
