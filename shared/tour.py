@@ -11,7 +11,7 @@ import base64
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from shared.device import cpu_name
 from shared.drills import Drill, load_drills
 from shared.practice import minutes
 from shared.progress import Practice
-from shared.projects import ROOT, Project, load_projects, read_toml
+from shared.projects import ROOT, Project, StudyList, load_projects, load_study_list, read_toml
 from shared.readme import read_demo
 from shared.reviews import WRITE, Reviews
 from shared.tour_browser import browse, find_browser
@@ -100,7 +100,7 @@ def collect(project: Project, error: str = "") -> Stop:
     if not error:
         stop.demo = read_demo(project.folder, "build")
         stop.figures = [
-            {**figure, "source": data_uri(project.folder / "build" / f"{key}.svg")}
+            {**figure, "key": key, "source": data_uri(project.folder / "build" / f"{key}.svg")}
             for key, figure in stop.demo["figures"].items()
         ]
     stop.results = tour_tables.read_results(project)
@@ -158,27 +158,19 @@ def board(stops: Sequence[Stop], practice: Practice, reviews: Reviews) -> list[B
     return rows
 
 
-def topic_map(
-    groups: Iterable[Mapping[str, Any]], projects: Sequence[Project]
-) -> list[tuple[str, list[tuple[str, list[str]]]]]:
+def topic_map(study: StudyList, projects: Sequence[Project]) -> dict[str, dict[str, list[str]]]:
     """Return the study list by group: each topic with the projects that show it, none where it is planned."""
-    return [
-        (
-            group["name"],
-            [
-                (topic, [project.name for project in projects if topic in project.topics])
-                for topic in [*group.get("topics", ()), *group.get("planned", ())]
-            ],
-        )
-        for group in groups
-    ]
+    groups: dict[str, dict[str, list[str]]] = {group: {} for group in study.topics.values()}
+    for topic, group in study.topics.items():
+        groups[group][topic] = [project.name for project in projects if topic in project.topics]
+    return groups
 
 
 # --- the page ---------------------------------------------------------------------------------------------
 
 
-def render(rows: Sequence[BoardRow], groups: Iterable[Mapping[str, Any]] = (), *, page: Path) -> str:
-    """Return the page as it is to stand at `page`; `groups` are those of the study list."""
+def render(rows: Sequence[BoardRow], groups: Mapping[str, Mapping[str, Sequence[str]]], *, page: Path) -> str:
+    """Return the page as it is to stand at `page`; `groups` is the topic map, empty to leave it out."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -189,7 +181,7 @@ def render(rows: Sequence[BoardRow], groups: Iterable[Mapping[str, Any]] = (), *
     environment.filters["link"] = lambda path: Path(os.path.relpath(path, page.parent)).as_posix()
     return environment.get_template("tour.html").render(
         rows=rows,
-        groups=topic_map(groups, [row.stop.project for row in rows]),
+        groups=groups,
         tables=tour_tables.tables,
         script=SCRIPT.read_text(encoding="utf-8"),
         device=cpu_name(),
@@ -234,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = board(stops, Practice(learner, console), Reviews(learner / "drills.json", console.print))
     page = ROOT / "build" / "tour" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render(rows, page=page), encoding="utf-8")
+    groups = {} if options.project else topic_map(load_study_list(), selected)
+    page.write_text(render(rows, groups, page=page), encoding="utf-8")
     console.print(
         f"wrote {page.relative_to(ROOT)} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser"
     )

@@ -1,10 +1,22 @@
-"""The tour: one page that needs no other file, whatever a demo does."""
+"""The tour: one page that needs no other file, whatever a demo does. What a browser makes of it: test_tour_browser.py."""
 
+import dataclasses
+import datetime
+import io
+import json
+import os
 import re
+import shutil
+import xml.etree.ElementTree as ElementTree
 
 import pytest
+from fsrs import Rating
+from rich.console import Console
 
-from shared import tour
+from shared import tour, tour_tables
+from shared.progress import Practice
+from shared.projects import ROOT, StudyList, load_projects, read_toml
+from shared.reviews import WRITE, Reviews
 
 DEMO = """
 import sys
@@ -22,24 +34,54 @@ demo.figure("squares", figure, alt="Squares rise", caption="Squares.")
 demo.finish()
 """
 
+QUICK = """
+import json, pathlib
+build = pathlib.Path("build")
+build.mkdir(exist_ok=True)
+build.joinpath("squares.svg").write_text("<svg/>")
+figures = {"squares": {"alt": "Squares rise", "caption": "Squares."}}
+build.joinpath("demo.json").write_text(json.dumps({"numbers": {}, "tables": {}, "figures": figures}))
+"""
+
 
 @pytest.fixture
 def toured(mini):
-    from shared.projects import ROOT
-
-    (mini.folder / "demo.py").write_text(DEMO.format(root=str(ROOT)))
+    (mini.folder / "demo.py").write_text(QUICK)
     (mini.folder / "drills.toml").write_text("")
     return mini
 
 
-def test_the_page_holds_everything_itself(toured):
+@pytest.fixture
+def practice(tmp_path):
+    return Practice(tmp_path / "practice", Console(file=io.StringIO()))
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    return Reviews(tmp_path / "practice" / "drills.json")
+
+
+@pytest.fixture
+def page_of(practice, reviews, tmp_path):
+    """Return a function that renders stops as they would stand in build/tour/index.html."""
+    path = tmp_path / "build" / "tour" / "index.html"
+    return lambda *stops, groups=(): tour.render(
+        tour.board(stops, practice, reviews), dict(groups), page=path
+    )
+
+
+# --- the demos --------------------------------------------------------------------------------------------------
+
+
+def test_the_page_holds_everything_itself(toured, page_of):
+    (toured.folder / "demo.py").write_text(DEMO.format(root=str(ROOT)))
     stop = tour.visit(toured)
     assert stop.error == ""
-    page = tour.render([stop])
+    page = page_of(stop)
     assert 'alt="Squares rise"' in page
     assert "&lt;b&gt;&amp;" in page
     assert page.count("data:image/svg+xml;base64,") == 1
-    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert not re.search(r'src="(?!data:)', page)
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
@@ -51,20 +93,31 @@ def test_the_page_holds_everything_itself(toured):
         ("exit(2)", "exit status 2"),
     ],
 )
-def test_a_demo_that_fails_is_shown_in_its_place(toured, source, says):
+def test_a_demo_that_fails_is_shown_in_its_place(toured, page_of, source, says):
     tour.visit(toured)  # leaves a demo.json that must not be taken for the next run's
     (toured.folder / "demo.py").write_text(source)
     stop = tour.visit(toured)
     assert says in stop.error
-    page = tour.render([stop])
+    page = page_of(stop)
     assert "The demo failed." in page
-    assert 'class="failed"' in page
+    assert "✗&nbsp;failed" in page
+    assert "✓" not in page
+
+
+def test_a_demo_that_never_ends_is_ended(toured, monkeypatch):
+    (toured.folder / "demo.py").write_text("import time\ntime.sleep(60)")
+    monkeypatch.setattr(tour, "DEMO_LIMIT_S", 0.3)
+    assert "took longer" in tour.visit(toured).error
+
+
+def test_a_drill_without_its_number_fails_its_own_stop_only(toured):
+    (toured.folder / "drills.toml").write_text(
+        '[[drill]]\nid = "a"\nquestion = "?"\ntopic = "t"\nanswer = "{nothing}"\nevidence = "python demo.py"\n'
+    )
+    assert "quotes ['nothing']" in tour.visit(toured).error
 
 
 def test_one_failure_does_not_stop_the_others_but_fails_the_session(toured, monkeypatch, tmp_path, capsys):
-    import dataclasses
-    import shutil
-
     broken = shutil.copytree(toured.folder, tmp_path / "broken")
     (broken / "demo.py").write_text("raise RuntimeError('no data')")
     projects = [dataclasses.replace(toured, folder=broken), toured]
@@ -74,5 +127,164 @@ def test_one_failure_does_not_stop_the_others_but_fails_the_session(toured, monk
     page = (tmp_path / "build" / "tour" / "index.html").read_text()
     assert "RuntimeError: no data" in page
     assert 'alt="Squares rise"' in page
+    assert "PPO basics · planned" in page
     assert "broken: failed: RuntimeError: no data" in capsys.readouterr().out
     assert tour.main(["--project", "mini"]) == 0
+    page = (tmp_path / "build" / "tour" / "index.html").read_text()
+    assert "broken" not in page
+
+
+def test_a_picture_without_a_browser_is_refused_before_the_demos_run(monkeypatch, capsys):
+    monkeypatch.setattr(tour, "find_browser", lambda: None)
+    monkeypatch.setattr(tour, "visit", lambda project: pytest.fail("a demo ran"))
+    with pytest.raises(SystemExit):
+        tour.main(["--picture", "board.png"])
+    assert "needs chromium" in capsys.readouterr().err
+
+
+# --- the board --------------------------------------------------------------------------------------------------
+
+
+def test_the_board_of_a_beginner_is_empty(mini, practice, reviews):
+    (row,) = tour.board([tour.collect(mini, "broken")], practice, reviews)
+    assert (row.written, len(row.marks), row.best, row.last) == (0, 2, "", "")
+    assert (row.due, row.again, row.headline) == (0, False, None)
+
+
+def test_the_board_shows_progress_times_and_what_is_due(toured, practice, reviews, page_of):
+    drill = '[[drill]]\nid = "{}"\nquestion = "?"\ntopic = "t"\nanswer = "{{length}}"\nevidence = "python demo.py"\n'
+    (toured.folder / "drills.toml").write_text(drill.format("a") + drill.format("b") + drill.format("c"))
+    (toured.folder / "results").mkdir()
+    numbers = {"length": {"value": 5, "text": "5", "label": "length"}}
+    (toured.folder / "results" / "demo.json").write_text(
+        json.dumps({"numbers": numbers, "tables": {}, "figures": {}})
+    )
+    practice.remember(
+        toured, marks={"scale": "passing", "norm": "failing"}, times={"best": 61.0, "last": 125.0}
+    )
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    reviews.review("mini/a", Rating.Good, at=long_ago)
+    reviews.review("mini/b", Rating.Easy)  # now: not due yet
+    reviews.review("other/c", Rating.Good, at=long_ago)
+    reviews.review(f"{WRITE}mini", Rating.Good, at=long_ago)
+    stop = tour.visit(toured)
+    (row,) = tour.board([stop], practice, reviews)
+    assert (row.written, row.best, row.last, row.due, row.again) == (1, "1:01", "2:05", 1, True)
+    page = page_of(stop)
+    for text in ("1 of 2", "1:01, 2:05", "1 of 3", "due to be written again"):
+        assert text in page
+
+
+def test_a_function_that_is_gone_counts_no_more(mini, practice, reviews):
+    practice.remember(mini, marks={"scale": "passing", "removed": "passing"})
+    (row,) = tour.board([tour.collect(mini, "broken")], practice, reviews)
+    assert row.written == 1
+
+
+def test_the_study_list_leads_to_projects_and_shows_what_is_planned(mini, page_of):
+    study = StudyList({"neurons": "DL", "PPO": "RL"}, ("PPO",), (), (), {})
+    groups = tour.topic_map(study, [mini])
+    assert groups == {"DL": {"neurons": ["mini"]}, "RL": {"PPO": []}}
+    page = page_of(tour.collect(mini, "broken"), groups=groups)
+    assert '<a href="#mini" title="mini">neurons</a>' in page
+    assert "PPO · planned" in page
+
+
+# --- what is measured -------------------------------------------------------------------------------------------
+
+TIMED = {
+    "group": "softmax",
+    "case": "float32",
+    "milliseconds": {"ours": 2.0, "scipy": 5.0},
+    "ratios": {"scipy": {"median": 2.5, "low": 2.4, "high": 2.6}, "copy": {"median": 0.5, "low": 0.4, "high": 0.6}},
+    "noise": 0.01,
+    "targets": {"scipy": 2.0},
+    "note": None,
+}  # fmt: skip
+BELOW = {**TIMED, "case": "float64", "targets": {"scipy": 3.0}, "note": "cold"}
+RECORDED = {"group": "memory", "case": "ours", "columns": {"MB": "3"}}
+RESULT = {"provenance": {"device": "a CPU"}, "rows": [RECORDED, TIMED, BELOW]}
+
+
+def test_tables_hold_ratios_against_their_targets():
+    (timed,), (recorded,) = tour_tables.tables(RESULT)
+    assert timed.columns == ["case", "ours, ms", "scipy / ours", "copy / ours"]
+    assert [cell.text for cell in timed.rows[0]] == ["float32", "2", "2.50, target 2", "0.50"]
+    assert [row[2].verdict for row in timed.rows] == ["met", "below"]
+    assert timed.rows[1][0].text == "float64 (cold)"
+    assert [[cell.text for cell in row] for row in recorded.rows] == [["ours", "3"]]
+
+
+def test_without_a_target_the_first_table_is_shown():
+    shown, more = tour_tables.tables({"rows": [RECORDED, {**TIMED, "targets": {}}]})
+    assert [table.caption for table in (*shown, *more)] == ["memory", "softmax"]
+    assert len(shown) == 1
+
+
+def test_the_headline_says_whether_it_meets_its_target():
+    best = tour_tables.headline([RESULT], ["softmax", "float32", "scipy"])
+    assert (best.times, best.target, best.verdict) == ("2.50", "2", "met")
+    assert tour_tables.headline([RESULT], ["softmax", "float64", "scipy"]).verdict == "below"
+    assert tour_tables.headline([RESULT], ["softmax", "float32", "copy"]).verdict == ""
+    assert tour_tables.headline([RESULT], ["softmax", "float16", "scipy"]) is None
+
+
+def test_the_roofline_takes_a_measured_roof_before_the_datasheets(mini):
+    numbers = {"intensity_naive": {"value": 0.06}, "ridge": {"value": 9.6}}
+    roofline = tour_tables.roofline(mini, {"numbers": numbers})
+    assert roofline["kernels"] == [{"name": "naive", "intensity": 0.06}]
+    assert all("not measured" in gpu["source"] for gpu in roofline["gpus"])
+    ceilings = [("copy", {"GB/s": "2,900"}), ("float32 arithmetic", {"TFLOP/s": "60.5"})]
+    rows = [{"group": "ceilings", "case": case, "columns": columns} for case, columns in ceilings]
+    rows.append({**TIMED, "group": "float32, 4096 x 4096 x 4096", "case": "naive"})
+    (mini.folder / "results").mkdir()
+    (mini.folder / "results" / "gpu.json").write_text(
+        json.dumps({"provenance": {"device": "a GPU"}, "rows": rows})
+    )
+    first = tour_tables.roofline(mini, {"numbers": numbers})["gpus"][0]
+    assert (first["name"], first["flops"], first["bytes"], first["source"]) == (
+        "a GPU",
+        60.5e12,
+        2.9e12,
+        "measured",
+    )
+    assert first["speeds"] == {"naive": pytest.approx(2 * 4096**3 / 0.002)}
+
+
+# --- every project of this repository ---------------------------------------------------------------------------
+
+PROJECTS = load_projects()
+
+
+def test_every_project_has_its_entry_and_no_other():
+    assert list(read_toml(tour.EQUATIONS)) == [project.name for project in PROJECTS]
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+def test_every_project_has_an_equation_words_and_a_headline(project):
+    said = tour.Stop(project).said
+    equation = ElementTree.fromstring(f"<math>{said['equation']}</math>")
+    known = set("mrow mi mn mo mtext mspace msub msup msubsup munder mfrac msqrt mtable mtr mtd".split())
+    assert {element.tag for element in equation.iter()} - {"math"} <= known
+    assert all(not (element.text or "").strip() for element in equation.iter() if len(element))
+    counts = {"msub": 2, "msup": 2, "munder": 2, "mfrac": 2, "msubsup": 3}
+    assert all(len(element) == counts[element.tag] for element in equation.iter() if element.tag in counts)
+    assert 3 < len(said["words"].split()) < 30
+    results = tour_tables.read_results(project)
+    measured = any("ratios" in row for result in results for row in result["rows"])
+    assert measured or project.gpu
+    assert not measured or tour_tables.headline(results, said["headline"]) is not None
+
+
+def test_every_link_to_code_leads_to_a_file(page_of, practice, reviews, tmp_path):
+    path = ROOT / "build" / "tour" / "index.html"
+    stops = [tour.collect(project, "not run") for project in PROJECTS]
+    page = tour.render(tour.board(stops, practice, reviews), {}, page=path)
+    links = re.findall(r'href="([^#"]+)"', page)
+    assert "../../projects/cuda_matmul/kernels/naive.cu" in links
+    for project in PROJECTS:
+        for name in (f"{project.name}.py", "README.md", "tests", "demo.py", "benchmark.py"):
+            assert f"../../projects/{project.name}/{name}" in links
+    for link in links:
+        assert os.path.normpath(path.parent / link).startswith(str(ROOT / "projects"))
+        assert os.path.exists(os.path.normpath(path.parent / link)), link

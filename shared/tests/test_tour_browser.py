@@ -22,14 +22,14 @@ BROWSER = tour_browser.find_browser()
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on PATH")
 PLACES = [(width, scheme) for width in tour_browser.WIDTHS for scheme in tour_browser.SCHEMES]
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 200" width="400" height="200">{}</svg>'
-DOT = '<circle cx="90" cy="90" r="70" fill="teal"/>'
+SOUND = SVG.format('<circle cx="90" cy="90" r="70" fill="teal"/>')
 STOPS = ("activations", "diffusion_sampling", "cuda_matmul")  # those with an interactive figure
 
 
 def figure(folder, svg, alt="A dot"):
     path = folder / "figure.svg"
     path.write_text(svg)
-    return {"alt": alt, "caption": "A caption.", "source": tour.data_uri(path)}
+    return {"key": "dot", "alt": alt, "caption": "A caption.", "source": tour.data_uri(path)}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def build(tmp_path_factory):
     """Return a function that writes a page of three made-up stops, changed by its arguments, and returns its path."""
     learner = tmp_path_factory.mktemp("practice")
 
-    def write(*, svg=SVG.format(DOT), alt="A dot", replace=(), change=lambda stops: None):
+    def write(*, svg=SOUND, alt="A dot", replace=(), change=lambda stops: None):
         folder = tmp_path_factory.mktemp("page")
         stops = [tour.Stop(load_project(ROOT / "projects" / name)) for name in STOPS]
         for stop in stops:
@@ -49,7 +49,7 @@ def build(tmp_path_factory):
         change(stops)
         practice = Practice(learner, Console(file=io.StringIO()))
         path = folder / "index.html"
-        groups = [{"name": "Some", "topics": ["roofline model"], "planned": ["PPO basics"]}]
+        groups = {"Some": {"roofline model": ["cuda_matmul"], "PPO basics": []}}
         page = tour.render(tour.board(stops, practice, Reviews(learner / "drills.json")), groups, page=path)
         for old, new in replace:
             assert old in page
