@@ -99,10 +99,9 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types (mypy --strict), project by project."""
     install(session, "mypy", *(package for package in EVERYTHING if package != "pycuda"))
-    session.run("mypy", "--strict", "--config-file", "shared/pyproject.toml", "shared")
-    for project in PROJECTS.values():
-        session.chdir(project.folder)
-        session.run("mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), ".")
+    for folder in (ROOT / "shared", *(project.folder for project in PROJECTS.values())):
+        session.chdir(folder)
+        session.run("mypy", "--config-file", str(ROOT / "ci" / "mypy.toml"), ".")
 
 
 @nox.session(tags=["checks"])

@@ -289,7 +289,7 @@ def refuse_calls(*names: str) -> Iterator[None]:
             refuse(resolve_name(func) or getattr(func, "__name__", ""))
             return func(*args, **(kwargs or {}))
 
-    class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Operators(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             refuse(str(func))
             return func(*args, **(kwargs or {}))

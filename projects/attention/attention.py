@@ -160,7 +160,7 @@ def chunked_attention(
     (..., Tq, dv) tensor
         As for `attention`. Beside inputs, output and gradients, neither pass holds more than a few tiles and a few
         numbers per query (for the half types: also float32 copies). Tiles that `causal` forbids entirely are
-        skipped. The gradient cannot be differentiated again.
+        skipped, so a NaN behind them stays unseen. The gradient cannot be differentiated again.
 
     Raises
     ------
@@ -466,7 +466,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> No
 
 def _leading(*tensors: Tensor) -> torch.Size:
     """Return what the axes before the last two broadcast to."""
-    shape: torch.Size = torch.broadcast_shapes(*(x.shape[:-2] for x in tensors))  # type: ignore[no-untyped-call]
+    shape: torch.Size = torch.broadcast_shapes(*(x.shape[:-2] for x in tensors))
     return shape
 
 

@@ -81,7 +81,7 @@ def peak_here(
 
         def call() -> object:
             output = FUNCTIONS[name](*inputs, causal=causal)
-            return output.backward(cotangent) if backward else output  # type: ignore[no-untyped-call]
+            return output.backward(cotangent) if backward else output
 
         return call
 

@@ -56,7 +56,7 @@ def torch_epoch(x: Any, y: Any, *, fused: bool) -> Callable[[], Any]:
             batch = order[start : start + BATCH]
             loss = torch.nn.functional.cross_entropy(model(tensor[batch]), targets[batch])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             total += loss.item() * len(batch)
         return total / len(tensor)

@@ -321,7 +321,9 @@ def policy_gradient(demo: Demo) -> None:
         """Return -log p of each action, (runs, batch)."""
         return cross_entropy(logits.repeat(batch, axis=0), targets, reduction="none").reshape(runs, batch)
 
-    before, distances, gains = losses(old), {}, {}
+    before = losses(old)
+    distances: dict[str, list[Any]] = {}
+    gains: dict[str, Any] = {}
     for name, clip in (("unclipped", np.inf), ("clipped", CLIP)):
         logits, distances[name] = old.copy(), []
         for _ in range(steps):

@@ -40,7 +40,7 @@ def last(states: Iterable[Tensor]) -> Tensor:
 
 def their_euler(denoiser: Denoiser, x: Tensor, n_steps: int) -> Tensor:
     """Run diffusers' EDM Euler loop."""
-    scheduler: Any = EDMEulerScheduler()  # type: ignore[no-untyped-call]
+    scheduler: Any = EDMEulerScheduler()
     scheduler.set_timesteps(n_steps)
     for i, t in enumerate(scheduler.timesteps):
         scheduler.scale_model_input(x, t)
@@ -200,7 +200,7 @@ def training(bench: Benchmark, model: Any) -> None:
 
     def step() -> None:
         with torch.enable_grad():
-            edm_loss(denoiser, images, sigma, noise, labels, sigma_data=config.sigma_data).backward()  # type: ignore[no-untyped-call]
+            edm_loss(denoiser, images, sigma, noise, labels, sigma_data=config.sigma_data).backward()
 
     threads = torch.get_num_threads()
     for n in (1, 2):

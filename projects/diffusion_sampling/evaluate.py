@@ -83,7 +83,7 @@ def fit_judge(images: Tensor, labels: Tensor, *, n_steps: int = 300, seed: int =
         noisy = images + 0.5 * torch.randn(images.shape, generator=generator)
         loss = nn.functional.cross_entropy(judge(noisy), labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return judge.eval().requires_grad_(False)
 
@@ -157,7 +157,7 @@ def diversity(samples: Tensor, labels: Tensor) -> float:
         If no class has two samples.
     """
     means = []
-    for label in labels.unique():  # type: ignore[no-untyped-call]
+    for label in labels.unique():
         rows = samples[labels == label].flatten(1)
         if len(rows) > 1:
             means.append(torch.pdist(rows).mean())

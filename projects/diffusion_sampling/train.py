@@ -253,7 +253,7 @@ def train(
                 raise FloatingPointError(f"the loss is {loss.item()} at step {run.step}")
         run.optimizer.param_groups[0]["lr"] = learning_rate(run.step, config)
         run.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
         run.optimizer.step()
         update_ema(run.average, run.model, min(config.ema_decay, (1 + run.step) / (10 + run.step)))

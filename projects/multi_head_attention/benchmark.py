@@ -33,7 +33,7 @@ def training_step(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Ten
     cotangent = torch.randn_like(x)
 
     def step() -> None:
-        forward(x).backward(cotangent)  # type: ignore[no-untyped-call]
+        forward(x).backward(cotangent)
         x.grad = None
         for parameter in module.parameters():
             parameter.grad = None

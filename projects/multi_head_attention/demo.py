@@ -91,7 +91,7 @@ def train(
         tokens = windows(text, generator)
         loss = loss_of(model(tokens), tokens)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(loss.item())
         advance()

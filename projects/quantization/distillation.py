@@ -110,6 +110,6 @@ def train_student(
         else:
             loss = distillation_loss(logits, targets[rows], batch_labels, temperature=temperature)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     student.eval()

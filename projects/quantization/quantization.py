@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 Range = tuple[Tensor, Tensor]  # (low, high)
+BLOCK = 512  # rows
 MODES = ("dynamic", "static", "weight_only")
 
 
@@ -385,12 +386,9 @@ def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tens
         raise ValueError(f"x must be (rows, in) and weight (out, in), got {x.shape} and {weight.shape}")
     if 0 in (*x.shape, *weight.shape):
         return torch.zeros(len(x), len(weight), dtype=torch.int32, device=x.device)
-    low, high = x.aminmax()
-    n_bits = 7 if low >= -64 and high <= 63 else 8
-    if x.device.type != "cpu" or not _kernel_is_exact(n_bits):
+    unsigned, shift, n_bits = _unsigned(x)
+    if not _kernel_fits(x, n_bits):
         return _float_matmul(x, weight, zero_point)
-    shift = 2 ** (n_bits - 1)
-    unsigned = (x + (shift if n_bits < 8 else -128)).view(torch.uint8)  # 8 bits: wraps around to x + 128
     zero_point = torch.as_tensor(zero_point, dtype=torch.int32)
     one_for_all = zero_point.numel() == 1
     parts = []
@@ -407,6 +405,14 @@ _EXACT_TERMS = {7: 2048, 8: 1024}
 _PACKED = WeakTensorKeyDictionary()  # weight -> {terms: (version, its chunks as the kernel wants them)}
 
 
+def _unsigned(x: Tensor) -> tuple[Tensor, int, int]:
+    """Return the bytes x + shift that the kernel takes, the shift, and how many bits they need: 7 if that is enough."""
+    low, high = x.aminmax()
+    n_bits = 7 if low >= -64 and high <= 63 else 8
+    shift = 2 ** (n_bits - 1)
+    return (x + (shift if n_bits < 8 else -128)).view(torch.uint8), shift, n_bits  # 8 bits: wraps to x + 128
+
+
 def _float_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int) -> Tensor:
     """`int8_matmul` in float32, in chunks so short that every partial sum is an integer below 2^24, hence exact."""
     sums = -weight.sum(1, dtype=torch.int32) * torch.as_tensor(zero_point, dtype=torch.int32)
@@ -420,7 +426,7 @@ def _float_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int) -> Tensor
 def _packed(weight: Tensor, terms: int) -> list[tuple[int, int, Tensor, Tensor]]:
     """Return (start, stop, packed, row sums) of each chunk of `terms` columns; again after a change in place."""
     version = 0 if weight.is_inference() else weight._version
-    known: dict[int, tuple[int, list[Any]]] = _PACKED.setdefault(weight, {})  # type: ignore[no-untyped-call]
+    known: dict[int, tuple[int, list[Any]]] = _PACKED.setdefault(weight, {})
     if terms not in known or known[terms][0] != version:
         chunks = []
         for start in range(0, weight.shape[1], terms):
@@ -431,11 +437,30 @@ def _packed(weight: Tensor, terms: int) -> list[tuple[int, int, Tensor, Tensor]]
     return known[terms][1]
 
 
-def _kernel(x: Tensor, packed: Tensor, n_out: int, zero_point: int = 0) -> Tensor:
-    """Multiply with oneDNN's uint8 · int8 product with all scales 1: float32 sums (it offers no int32), exact for one chunk."""
+def _packed_whole(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `_packed` as one chunk: for a result that is scaled, hence rounded once in any case."""
+    ((_, _, packed, sums),) = _packed(weight, max(_EXACT_TERMS[7], weight.shape[1]))
+    return packed, sums
+
+
+def _kernel(
+    x: Tensor,
+    packed: Tensor,
+    n_out: int,
+    zero_point: int = 0,
+    *,
+    x_scale: float = 1.0,
+    weight_scale: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Multiply with oneDNN's uint8 · int8 product; it adds in int32, scales as it stores, and returns float32.
+
+    With all scales 1 the sums themselves, exact up to 2^24: it offers no int32.
+    """
     ones, zeros = _units(n_out)
+    scale = ones if weight_scale is None else weight_scale
     result: Tensor = torch.ops.onednn.qlinear_pointwise(
-        x, 1.0, zero_point, packed, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        x, x_scale, zero_point, packed, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
     )
     return result
 
@@ -449,6 +474,11 @@ def _convert(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _units(n_out: int) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):
         return torch.ones(n_out), torch.zeros(n_out, dtype=torch.int64)
+
+
+def _kernel_fits(x: Tensor, n_bits: int) -> bool:
+    """Tell whether the kernel multiplies x of that many bits, and exactly."""
+    return x.device.type == "cpu" and _kernel_is_exact(n_bits)
 
 
 @functools.cache
@@ -506,18 +536,66 @@ def quantized_linear(
     if (y_scale is None) != (y_zero_point is None):
         raise ValueError("y_scale and y_zero_point are needed together")
     rows = x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty(math.prod(x.shape[:-1]), x.shape[-1])
-    zero_point = x_zero_point.reshape(-1, 1) if x_zero_point.ndim else x_zero_point
-    acc = int8_matmul(rows, weight, zero_point)
-    x_scale = x_scale.reshape(-1, 1) if x_scale.ndim else x_scale
+    x_scale, x_zero_point = (p.reshape(-1, 1) if p.ndim else p for p in (x_scale, x_zero_point))
     if y_scale is None or y_zero_point is None:
-        y = _convert(acc, torch.float32).mul_(x_scale).mul_(weight_scale)
-        if bias is not None:
-            y += bias
+        y = _scaled_product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
         return y.reshape(*x.shape[:-1], len(weight))
+    acc = int8_matmul(rows, weight, x_zero_point).float()
     m = x_scale * weight_scale
-    steps = acc.float() if bias is None else acc.float() + bias / m
+    steps = acc if bias is None else acc + bias / m
     q = (steps * (m / y_scale)).round_() + y_zero_point
     return q.clamp_(-128, 127).to(torch.int8).reshape(*x.shape[:-1], len(weight))
+
+
+def _scaled_product(
+    x: Tensor, x_scale: Tensor, zero_point: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Return ``int8_matmul(x, weight, zero_point) · x_scale · weight_scale + bias`` in few passes over the result.
+
+    The kernel multiplies by a scale per column, and one for all rows, while the sums are in its registers. A scale and
+    a zero point per row it does not know: these take one pass each.
+    """
+    if 0 not in (*x.shape, *weight.shape):
+        unsigned, shift, n_bits = _unsigned(x)
+        if _kernel_fits(x, n_bits):
+            packed, sums = _packed_whole(weight)
+            column_scale = weight_scale.expand(len(weight)).contiguous()
+            if x_scale.ndim == zero_point.ndim == 0:
+                zero, scale = int(zero_point) + shift, float(x_scale)
+                return _kernel(
+                    unsigned, packed, len(weight), zero, x_scale=scale, weight_scale=column_scale, bias=bias
+                )
+            y = _kernel(unsigned, packed, len(weight), shift, weight_scale=column_scale)
+            y.addcmul_(-zero_point.float(), sums * column_scale)  # Σ (x - z)·w = Σ x·w - z·Σ w
+            return y.mul_(x_scale) if bias is None else torch.addcmul(bias, y, x_scale, out=y)
+    y = _convert(int8_matmul(x, weight, zero_point), torch.float32).mul_(x_scale).mul_(weight_scale)
+    return y if bias is None else y.add_(bias)
+
+
+def _dynamic_product(
+    x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, n_bits: int
+) -> Tensor:
+    """Quantize each row of x (rows, in) float32 with its own range, multiply, scale: `QuantizedLinear` in a hurry.
+
+    For 64 rows the product takes a millisecond, and each operation before and after it up to 30 microseconds where the
+    caches hold something else. So this is `choose_qparams`, `quantize` and `quantized_linear` in half as many of them:
+    the integers are unsigned from the start, their zero point is the lowest value's distance from 0, and the one check
+    for NaN and inf looks at the scales.
+    """
+    top = 2**n_bits - 1
+    low, high = x.amin(1, keepdim=True).clamp_(max=0), x.amax(1, keepdim=True).clamp_(min=0)
+    scale = torch.sub(high / top, low, alpha=1 / top).clamp_(min=torch.finfo(torch.float32).tiny)
+    if not math.isfinite(scale.amax()):
+        raise ValueError("x holds NaN or inf: no finite range")
+    per_step = scale.reciprocal()
+    lowest = (low * per_step).round_()  # -(zero point), 0 … -top
+    steps = (x * per_step).round_().sub_(lowest).clamp_(0, top)
+    # 7 bits: as int8, whose conversion is vectorized; the bytes are the same
+    q = steps.to(torch.int8).view(torch.uint8) if n_bits < 8 else steps.to(torch.uint8)
+    packed, sums = _packed_whole(weight)
+    y = _kernel(q, packed, len(weight), weight_scale=weight_scale)
+    y.addcmul_(lowest, sums * weight_scale)  # Σ (q - z)·w = Σ q·w - z·Σ w
+    return y.mul_(scale) if bias is None else torch.addcmul(bias, y, scale, out=y)
 
 
 # --- layers -------------------------------------------------------------------------------------------------------------
@@ -596,6 +674,16 @@ class QuantizedLinear(nn.Module):
             return F.linear(x.float(), self.weight.float()) * self.weight_scale + (
                 0 if self.bias is None else self.bias
             )
+        if (
+            self.mode == "dynamic"
+            and 0 not in (*x.shape, *self.weight.shape)
+            and _kernel_fits(x, self.n_bits)
+        ):
+            rows = x.detach().reshape(-1, x.shape[-1]).float()
+            arguments = self.weight, self.weight_scale, self.bias, self.n_bits
+            # in blocks, so that what one operation leaves is in the cache for the next
+            y = torch.cat([_dynamic_product(block, *arguments) for block in rows.split(BLOCK)])
+            return y.reshape(*x.shape[:-1], len(self.weight))
         scale, zero_point = _input_qparams(self, x, rows=x.shape[:-1])
         q = quantize(x, scale, zero_point, n_bits=self.n_bits)
         return quantized_linear(q, scale, zero_point, self.weight, self.weight_scale, self.bias)

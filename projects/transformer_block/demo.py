@@ -105,7 +105,7 @@ def train(
     for _ in range(steps):
         loss = losses(model, windows(text, batch, length, generator)).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         curve.append(loss.item())
     return curve
@@ -233,7 +233,7 @@ def through_depth(kind: Callable[[], nn.Module], n_layers: int, x: Tensor) -> tu
     # Scaled to the same size, so that stacks differ in what happens on the way only.
     y = y / y.detach().square().mean().sqrt()
     cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
-    y.backward(cotangent)  # type: ignore[no-untyped-call]
+    y.backward(cotangent)
     norms = [
         math.sqrt(sum(p.grad.square().sum().item() for p in block.parameters() if p.grad is not None))
         for block in blocks
@@ -372,7 +372,7 @@ def compare_norms(demo: Demo, text: Tensor, held_out: Tensor) -> None:
             batch, counts = ragged_batch(text, length, generator)
             loss = losses(model, batch)[counts].mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         generator = torch.Generator().manual_seed(1)
         batches = [ragged_batch(held_out, length, generator) for _ in range(6)]
