@@ -69,6 +69,31 @@ class TestCorrectKernels:
         expected = np.exp(x - x.max(1, keepdims=True, initial=-np.inf).astype(float))
         np.testing.assert_allclose(y, expected / expected.sum(1, keepdims=True), rtol=1e-5)
 
+    @pytest.mark.parametrize("threads", [1, 2, 31, 33, 100, 992, 1023, 1024])
+    def test_sum_of_any_block(self, correct, rng, threads):
+        x = rng.integers(-99, 99, 3000).astype(I32)
+        y = np.zeros(1, I32)
+        correct.launch("sum_of_any_block", 2, threads, x, y, I32(x.size))
+        assert y[0] == x.sum()
+
+    def test_half_warps(self, correct, rng):
+        x = rng.integers(-99, 99, 64).astype(I32)
+        y = np.zeros_like(x)
+        correct.launch("half_warps", 1, 64, x, y)
+        sums, most = x.reshape(2, 2, 16).sum(2)[:, 0], x.reshape(2, 2, 16).max(2)[:, 1]
+        np.testing.assert_array_equal(y, np.repeat([sums[0], most[0], sums[1], most[1]], 16))
+
+    def test_three_dimensions(self, correct, rng):
+        x = rng.integers(-99, 99, (5, 7, 11)).astype(I32)
+        y = np.zeros_like(x)
+        correct.launch("three_dimensions", (2, 1, 2), (4, 3, 2), x, y, I32(11), I32(7), I32(5))
+        np.testing.assert_array_equal(y, 3 * x + np.arange(11))
+
+    def test_gather_if(self, correct, rng):
+        x, y, i = rng.standard_normal(48), np.zeros(48), np.arange(48) * 7 % 48
+        correct.launch("gather_if", 1, 48, x, y, shared=48 * 13)
+        np.testing.assert_array_equal(y, np.where(i % 2, x[i], -x[i]))
+
     def test_histogram(self, correct, rng):
         x = rng.integers(0, 8, 500).astype(I32)
         bins = np.zeros(8, I32)

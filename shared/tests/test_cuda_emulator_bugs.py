@@ -58,18 +58,22 @@ BUGS = [
         "index 32 is outside an array of type 'float [32]'",
     ),
     ("dynamic_shared_too_small", 1, 32, (floats(32),), BOUNDS, "the launch asked for 0 bytes"),
+    ("past_the_constant", 1, 8, (floats(8),), BOUNDS, "0 bytes past the end of table, which has 16 bytes"),
+    ("before_shared_memory", 1, 32, (floats(32),), (BOUNDS, UNWRITTEN), "tile, which has 128 bytes"),
     ("local_array_too_small", 1, 1, (floats(8), I32(5)), BOUNDS, "index 4 is outside"),
     ("index_overflows", 1, 32, (floats(32), I32(70000), I32(70000)), "integer overflow", "70000 * 70000"),
     ("index_sum_overflows", 1, 32, (floats(32), I32(2**31 - 8)), "integer overflow", "does not fit in 'int'"),
     ("divides_by_zero", 1, 32, (np.ones(32, I32), I32(0)), "division by zero", "7 by zero"),
     ("misaligned_vector_load", 1, 8, (floats(64), floats(8)), "misaligned", "4 more than a multiple of 16"),
+    ("misaligned_vector_of_constants", 1, 1, (floats(8),), "misaligned", "write of 16 bytes"),
     ("misaligned_shared_load", 1, 32, (floats(32),), "misaligned", "4 more than a multiple of 8"),
     ("too_many_partial_sums", 1, 64, (floats(32),), UNWRITTEN, "partial, byte"),
     ("edge_tile_not_filled", 1, 32, (floats(20), floats(20), I32(20)), UNWRITTEN, "edge tiles need zeros"),
-    ("missing_first_barrier", 1, 64, (floats(64), floats(64)), (RACE, UNWRITTEN), "tile, byte"),
+    ("missing_first_barrier", 1, 64, (floats(64), floats(64)), RACE, "a missing __syncthreads()"),
+    ("garbage_as_an_index", 1, 64, (floats(64), floats(64)), (RACE, UNWRITTEN), "order, byte"),
     ("missing_second_barrier", 1, 64, (floats(256), floats(64), I32(4)), RACE, "the second __syncthreads()"),
     ("tree_without_barrier", 1, 64, (floats(64), floats(1)), RACE, "not ordered after"),
-    ("warp_without_syncwarp", 1, 32, (floats(32), floats(32)), (RACE, UNWRITTEN), "line, byte"),
+    ("warp_without_syncwarp", 1, 32, (floats(32), floats(32)), RACE, "inside one warp __syncwarp() is enough"),
     ("shuffle_orders_no_memory", 1, 32, (floats(32), floats(32)), RACE, "__syncwarp()"),
     (
         "histogram_without_atomics",
@@ -79,10 +83,11 @@ BUGS = [
         RACE,
         "bins, byte",
     ),
-    ("atomic_and_plain", 1, 64, (np.zeros(1, I32),), (RACE, UNWRITTEN), "total, byte 0"),
+    ("atomic_and_plain", 1, 64, (np.zeros(1, I32),), RACE, "total, byte 0"),
     ("two_reductions_one_buffer", 1, 64, (floats(64), floats(64)), RACE, "partial, byte"),
     ("return_before_barrier", 2, 64, (floats(100), I32(100)), DIVERGENCE, "of the block's 64 threads reach"),
     ("barrier_in_a_branch", 1, 64, (floats(64),), DIVERGENCE, "wait at different __syncthreads()"),
+    ("barriers_of_two_kinds", 1, 64, (floats(64),), DIVERGENCE, "wait at different __syncthreads()"),
     ("barrier_in_uneven_loop", 1, 64, (floats(100),), DIVERGENCE, "runs a different number of times"),
     (
         "shuffle_in_a_branch",
@@ -176,12 +181,16 @@ def test_use_after_free(bugs):
     check_report(caught.value, "after_free", ("use after free",), "keep a reference")
 
 
-def test_endless_loop(bugs):
+@pytest.mark.parametrize(
+    "kernel", ["waits_for_ever", "halves_for_ever", "shuffles_for_ever", "waits_at_barriers_for_ever"]
+)
+def test_endless_loop(bugs, kernel):
+    """Also where the loop reads and writes registers only."""
     cuda_emulator.reports()
-    with cuda_emulator.settings(timeout_s=0.2), pytest.raises(DriverError) as caught:
-        bugs.launch("waits_for_ever", 1, 32, np.zeros(1, I32))
+    with cuda_emulator.settings(timeout_s=0.1), pytest.raises(DriverError) as caught:
+        bugs.launch(kernel, 1, 32, np.zeros(1, I32))
     assert caught.value.code == 702
-    assert cuda_emulator.reports()[0].line in marked_lines("waits_for_ever")
+    assert cuda_emulator.reports()[0].line in marked_lines(kernel)
 
 
 def test_launches_go_on_after_a_bug(bugs):

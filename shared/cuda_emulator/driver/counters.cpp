@@ -202,7 +202,9 @@ using namespace emulator;
 #define RETURN_ADDRESS reinterpret_cast<uintptr_t>(__builtin_return_address(0))
 
 EXPORT void __sanitizer_cov_trace_pc() {
-    if (settings.counting && launch.running_thread) on_block(RETURN_ADDRESS);
+    if (!launch.running_thread) return;
+    check_timeout(RETURN_ADDRESS);  // a loop may be endless without a single access
+    if (settings.counting) on_block(RETURN_ADDRESS);
 }
 #define COMPARISON(name, T)                                                               \
     EXPORT void __sanitizer_cov_trace_##name(T, T) {                                      \

@@ -81,6 +81,7 @@ struct Variable {
     std::string name;  // demangled: "tile" for a shared one
     std::string function;  // whose static it is; empty for a global
     uintptr_t low, high;
+    uintptr_t kernel = 0;  // address of `function` where that is a kernel: no other kernel may use the variable
 };
 
 struct Module {
@@ -89,6 +90,7 @@ struct Module {
     const emulator_module* info = nullptr;
     uintptr_t base = 0, image_low = 0, image_high = 0;
     uintptr_t shared_low = 0, shared_high = 0;  // the span that holds all __shared__ variables
+    uintptr_t data_low = 0, data_high = 0;      // the sections of all variables
     unsigned granule = 4;                       // bytes per cell of the race detector: 4, or less if the code needs it
     std::vector<Variable> shared, globals;
     std::map<std::string, uintptr_t> functions;
@@ -156,12 +158,16 @@ struct Launch {
     std::vector<int> argument_numbers;
     Finding finding;
     bool failed = false;
+    Finding suspicion;  // a read of shared memory that nobody has written; it waits for the write that may still come
+    bool suspects = false;
     double deadline = 0;
 };
 extern Launch launch;
 
 Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared, void** arguments);
 [[noreturn]] void fail(Finding finding);  // called by a kernel's thread: ends the launch
+void suspect(Finding finding);            // the same, but the thread goes on until the block's next barrier
+void check_timeout(uintptr_t pc);
 double now_s();
 std::string thread_name(unsigned number);  // "thread (3,1,0)"
 

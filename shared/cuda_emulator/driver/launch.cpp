@@ -74,8 +74,24 @@ static void wait_as(State state) {
 static void note(Finding& finding, unsigned thread) {
     finding.block = blockIdx;
     finding.thread = launch.threads[thread].index;
-    if (!launch.failed) launch.finding = finding;
+    // What follows a read of garbage is its consequence, except for the race that explains the read.
+    if (!launch.failed) launch.finding = launch.suspects && finding.kind != "race" ? launch.suspicion : finding;
     launch.failed = true;
+}
+
+void suspect(Finding finding) {
+    if (launch.suspects) return;
+    finding.block = blockIdx;
+    finding.thread = current().index;
+    launch.suspicion = finding;
+    launch.suspects = true;
+}
+
+// The whole block has come to a barrier or to its end, and nobody has written what was read.
+static bool confirm_suspicion() {
+    if (!launch.suspects || launch.failed) return false;
+    launch.finding = launch.suspicion;
+    return launch.failed = true;
 }
 
 void fail(Finding finding) {
@@ -100,6 +116,11 @@ static const char* state_name(State state) {
            "operation" : state == State::done ? "has returned" : "has not arrived";
 }
 
+// What __shfl_up_sync and __shfl_down_sync give where they reach past a partial mask: CUDA leaves the value open, and the
+// usual code drops it (if (lane + d < n) sum += other). Where it is used after all it shows: it is NaN as float, double,
+// half and bfloat16, and so large an int that the next addition of two overflows.
+constexpr uint64_t UNDEFINED = 0x7FFC07FC7FC07FC1;
+
 // The last lane of the mask to arrive computes the results of all. Also called by the scheduler, so it may not wait.
 static void complete_collective(unsigned warp, unsigned lanes, unsigned mask) {
     Thread* const lane = &launch.threads[warp];
@@ -117,8 +138,12 @@ static void complete_collective(unsigned warp, unsigned lanes, unsigned mask) {
     for (unsigned l = 0; l < lanes; l++) {
         if (!in(l)) continue;
         Thread& me = lane[l];
-        if (op == WARP_SHUFFLE) {
+        if (op == WARP_SHUFFLE || op == WARP_SHUFFLE_BY) {
             const unsigned from = me.source_lane & 31;
+            if (op == WARP_SHUFFLE_BY && !(mask >> from & 1)) {
+                me.result = UNDEFINED;
+                continue;
+            }
             if (!in(from)) {
                 bool exists = from < lanes;
                 Finding finding{LAUNCH_FAILED, "absent lane",
@@ -231,6 +256,7 @@ static bool run_ready(std::vector<unsigned>& order) {
 
 // Nobody is ready: either all stand at one barrier and go on, or the block hangs, and here is why.
 static bool release_barrier() {
+    if (confirm_suspicion()) return false;
     const unsigned n = launch.threads.size();
     unsigned waiting = 0, returned = 0, first = n, collective = n, other_line = n;
     for (unsigned i = 0; i < n; i++) {
@@ -240,7 +266,8 @@ static bool release_barrier() {
         if (thread.state != State::at_barrier) continue;
         waiting++;
         if (first == n) first = i;
-        if (thread.line != launch.threads[first].line && other_line == n) other_line = i;
+        const Thread& one = launch.threads[first];
+        if ((thread.line != one.line || thread.barrier_kind != one.barrier_kind) && other_line == n) other_line = i;
     }
     if (collective < n) {
         const Thread& thread = launch.threads[collective];
@@ -305,7 +332,10 @@ static void run_block(std::vector<unsigned>& order) {
     };
     while (!launch.failed) {
         if (run_ready(order) || launch.failed) continue;
-        if (!live()) break;
+        if (!live()) {
+            confirm_suspicion();
+            break;
+        }
         if (!finish_collectives() && !launch.failed) release_barrier();
     }
 }
@@ -398,7 +428,7 @@ Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared
     const size_t n = (size_t)block.x * block.y * block.z;
     launch.function = &function;
     launch.module = function.module;
-    launch.failed = false;
+    launch.failed = launch.suspects = false;
     launch.deadline = now_s() + settings.timeout_s;
     launch.threads.assign(n, Thread{});
     for (unsigned i = 0; i < n; i++)

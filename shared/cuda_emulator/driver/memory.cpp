@@ -237,17 +237,18 @@ static void check_cell(Cell& cell, uintptr_t address, Access access, uintptr_t p
     const int me = launch.current;
     const bool writes = access != Access::load, atomic = access == Access::atomic;
     const char* verb = atomic ? "atomic access" : writes ? "write" : "read";
-    if (access != Access::store && cell.write.epoch < block_epoch && cell.atomic.epoch < block_epoch)
-        fail({LAUNCH_FAILED, "uninitialised shared memory",
-              "use of uninitialised shared memory: " + shared_name(address) + " was never written in this block",
-              "an element that no thread has filled (edge tiles need zeros), a missing barrier before it is read, or a "
-              "reduction that reads more partial results than there are warps", pc});
+    const bool unwritten = cell.write.epoch < block_epoch && cell.atomic.epoch < block_epoch;
+    if (unwritten && access != Access::store)
+        suspect({LAUNCH_FAILED, "uninitialised shared memory",
+                 "use of uninitialised shared memory: " + shared_name(address) + " was not written before in this block",
+                 "an element that no thread fills before the next barrier (edge tiles need zeros), or a reduction that "
+                 "reads more partial results than there are warps", pc});
     const bool rewritten = cell.earlier_write >= block_epoch && cell.earlier_write < epoch;
     if (!ordered(cell.write)) fail_race(verb, "write", cell.write, rewritten, address, pc);
     if (!atomic && !ordered(cell.atomic)) fail_race(verb, "atomic access", cell.atomic, rewritten, address, pc);
     if (writes)
         for (const Past& past : cell.read)
-            if (!ordered(past)) fail_race(verb, "read", past, true, address, pc);
+            if (!ordered(past)) fail_race(verb, "read", past, !unwritten, address, pc);
     const Past now{epoch, seen[me][me % WARP], uint32_t(pc - launch.module->base), me};
     if (!writes) {
         remember_read(cell, now);
@@ -319,6 +320,24 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
     fail({ILLEGAL_ADDRESS, "out of bounds", what, likely, pc});
 }
 
+static bool usable(const Variable& v) {  // by the kernel that runs
+    return !v.kernel || v.kernel == reinterpret_cast<uintptr_t>(launch.function->kernel->function);
+}
+
+// "4 bytes past the end of tile, which has 128 bytes": the variable that was probably meant.
+static std::string beside_a_variable(uintptr_t address) {
+    const Variable* nearest = nullptr;
+    uintptr_t distance = ~uintptr_t(0);
+    for (const auto* variables : {&launch.module->shared, &launch.module->globals})
+        for (const Variable& v : *variables) {
+            const uintptr_t d = address >= v.high ? address - v.high : v.low > address ? v.low - address : 0;
+            if (usable(v) && d < distance) distance = d, nearest = &v;
+        }
+    if (!nearest) return "no variable is there";
+    return number(distance) + (address < nearest->low ? " bytes before the start of " : " bytes past the end of ") +
+           nearest->name + ", which has " + number(nearest->high - nearest->low) + " bytes";
+}
+
 [[noreturn]] static void fail_shared_range(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
     const auto low = reinterpret_cast<uintptr_t>(launch.dynamic_shared);
     std::string what = std::string("out-of-bounds shared ") + verb(access) + " of " + number(size) + " bytes: ";
@@ -329,7 +348,7 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
                                     number(launch.dynamic_bytes) + " bytes";
         likely = "the launch's shared= is too small for what the kernel uses (bytes, not elements)";
     } else {
-        what += "no __shared__ variable is there";
+        what += beside_a_variable(address);
     }
     fail({ILLEGAL_ADDRESS, "out of bounds", what, likely, pc});
 }
@@ -348,7 +367,7 @@ static void check_shared(Cell* cells, uintptr_t offset, uintptr_t address, unsig
         check_cell(cells[i], address, access, pc);
 }
 
-static void check_timeout(uintptr_t pc) {
+void check_timeout(uintptr_t pc) {
     static uint32_t accesses;
     if ((++accesses & 0xFFFFF) == 0 && now_s() > launch.deadline)
         fail({LAUNCH_TIMEOUT, "timeout", "the launch runs for more than " + number((uint64_t)settings.timeout_s) + " s",
@@ -358,7 +377,7 @@ static void check_timeout(uintptr_t pc) {
 
 static bool in_shared_variable(uintptr_t address, unsigned size) {
     for (const Variable& v : launch.module->shared)
-        if (address >= v.low && address + size <= v.high) return true;
+        if (address >= v.low && address + size <= v.high) return usable(v);
     return false;
 }
 
@@ -386,12 +405,16 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
         if (misaligned) fail_alignment(address, size, access, pc);
         check_shared(static_cells.data(), address - module.shared_low, address, size, access, pc);
     } else if (address - module.image_low < module.image_high - module.image_low) {
-        if (address - module.shared_low < module.shared_high - module.shared_low) {
-            for (const Variable& v : module.globals)
-                if (address >= v.low && address + size <= v.high) return;
+        for (const Variable& v : module.globals)  // __constant__ and __device__ variables
+            if (address >= v.low && address + size <= v.high) return;
+        if (address - module.shared_low < module.shared_high - module.shared_low)
             fail_shared_range(address, size, access, pc);
-        }
-        return;  // a __constant__ or __device__ variable
+        if (address - module.data_low < module.data_high - module.data_low)
+            fail({ILLEGAL_ADDRESS, "out of bounds",
+                  std::string("out-of-bounds ") + verb(access) + " of " + number(size) + " bytes: " +
+                      beside_a_variable(address),
+                  "an index that does not fit the array's declaration", pc});
+        return;  // a literal or a constexpr table
     } else {
         shared = false;
         bool known = false;

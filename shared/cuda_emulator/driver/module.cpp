@@ -83,7 +83,10 @@ static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* nam
         std::string function = cut == std::string::npos ? "" : full.substr(0, cut);
         module.shared.push_back({cut == std::string::npos ? full : full.substr(cut + 2), function, low, high});
     } else if (type == STT_OBJECT && high > low) {
-        module.globals.push_back({demangle(name), "", low, high});
+        const std::string full = demangle(name);
+        for (const char* own : {"emulator_", "completed.", "__dso_handle", "_DYNAMIC", "_GLOBAL_OFFSET_TABLE_"})
+            if (full.rfind(own, 0) == 0) return SUCCESS;  // the emulator's and the linker's, not the kernel's
+        module.globals.push_back({full, "", low, high});
     }
     return SUCCESS;
 }
@@ -91,7 +94,14 @@ static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* nam
 static Code read_symbols(Module& module, const char* image) {
     const auto* header = reinterpret_cast<const Elf64_Ehdr*>(image);
     const auto* sections = reinterpret_cast<const Elf64_Shdr*>(image + header->e_shoff);
+    const char* names = image + sections[header->e_shstrndx].sh_offset;
+    module.data_low = ~uintptr_t(0);
     for (int i = 0; i < header->e_shnum; i++) {
+        const std::string name = names + sections[i].sh_name;
+        if (name == ".data" || name == ".bss") {
+            module.data_low = std::min<uintptr_t>(module.data_low, module.base + sections[i].sh_addr);
+            module.data_high = std::max<uintptr_t>(module.data_high, module.base + sections[i].sh_addr + sections[i].sh_size);
+        }
         if (sections[i].sh_type != SHT_SYMTAB) continue;
         const char* strings = image + sections[sections[i].sh_link].sh_offset;
         const auto* symbols = reinterpret_cast<const Elf64_Sym*>(image + sections[i].sh_offset);
@@ -102,6 +112,13 @@ static Code read_symbols(Module& module, const char* image) {
             if (ELF64_ST_TYPE(symbol.st_info) == STT_OBJECT && symbol.st_shndx != SHN_UNDEF && !writable) continue;
             if (Code code = read_symbol(module, symbol, strings + symbol.st_name)) return code;
         }
+    }
+    for (unsigned i = 0; i < module.info->n_kernels; i++) {
+        const auto address = reinterpret_cast<uintptr_t>(module.info->kernels[i].function);
+        for (auto& [name, low] : module.functions)
+            if (low == address)
+                for (Variable& v : module.shared)
+                    if (v.function == demangle(name.c_str())) v.kernel = address;
     }
     std::sort(module.shared.begin(), module.shared.end(), [](auto& a, auto& b) { return a.low < b.low; });
     if (!module.shared.empty()) {

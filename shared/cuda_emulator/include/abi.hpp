@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#define EMULATOR_ABI 1
+#define EMULATOR_ABI 2
 
 // One __global__ function. `call` unpacks the launch's array of argument pointers: a template makes it from the
 // function's own type, so that no signature is ever parsed.
@@ -24,7 +24,9 @@ struct emulator_module {
 };
 
 enum emulator_barrier { BARRIER_PLAIN, BARRIER_COUNT, BARRIER_AND, BARRIER_OR };
-enum emulator_collective_op { WARP_SYNC, WARP_SHUFFLE, WARP_BALLOT, WARP_MATCH, WARP_ADD, WARP_MIN, WARP_MAX };
+enum emulator_collective_op {
+    WARP_SYNC, WARP_SHUFFLE, WARP_SHUFFLE_BY, WARP_BALLOT, WARP_MATCH, WARP_ADD, WARP_MIN, WARP_MAX
+};
 
 // The driver's side of what a kernel can ask for; the kernel object finds these in libcuda.so.1.
 extern "C" {

@@ -25,11 +25,11 @@ static inline void __threadfence_system() {}
 static inline int emulator_segment(int width) { return (int)emulator_lane() & ~(width - 1); }
 
 template <class T>
-static inline T emulator_shuffle(unsigned mask, T value, int source_lane, int line) {
+static inline T emulator_shuffle(unsigned mask, T value, int source_lane, int line, int op = WARP_SHUFFLE) {
     static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
     uint64_t bits = 0;
     memcpy(&bits, &value, sizeof value);
-    bits = emulator_collective(WARP_SHUFFLE, mask, bits, source_lane, line);
+    bits = emulator_collective(op, mask, bits, source_lane, line);
     memcpy(&value, &bits, sizeof value);
     return value;
 }
@@ -41,12 +41,14 @@ static inline T __shfl_sync(unsigned mask, T value, int lane, int width = 32, in
 template <class T>
 static inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, int line = __builtin_LINE()) {
     int lane = emulator_lane(), source = lane - (int)delta;
-    return emulator_shuffle(mask, value, source < emulator_segment(width) ? lane : source, line);
+    return emulator_shuffle(mask, value, source < emulator_segment(width) ? lane : source, line,
+                            WARP_SHUFFLE_BY);
 }
 template <class T>
 static inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, int line = __builtin_LINE()) {
     int lane = emulator_lane(), source = lane + (int)delta;
-    return emulator_shuffle(mask, value, source >= emulator_segment(width) + width ? lane : source, line);
+    return emulator_shuffle(mask, value, source >= emulator_segment(width) + width ? lane : source, line,
+                            WARP_SHUFFLE_BY);
 }
 template <class T>
 static inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, int line = __builtin_LINE()) {

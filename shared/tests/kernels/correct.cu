@@ -69,6 +69,52 @@ extern "C" __global__ void softmax_rows(const float* x, float* y, int cols) {
     for (int c = threadIdx.x; c < cols; c += blockDim.x) y[(size_t)blockIdx.x * cols + c] = __expf(row[c] - most) / sum;
 }
 
+// Any number of threads: the last warp's mask names the lanes it has. At its edge a lane reads one that is not in the mask,
+// and drops what it got.
+extern "C" __global__ void sum_of_any_block(const int* x, int* y, int n) {
+    __shared__ int partial[32];
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, lanes = min(32u, blockDim.x - 32 * warp);
+    const unsigned mask = lanes == 32 ? 0xffffffffu : (1u << lanes) - 1;
+    int v = 0;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) v += x[i];
+    for (unsigned d = 16; d > 0; d /= 2) {
+        int other = __shfl_down_sync(mask, v, d);
+        if (lane + d < lanes) v += other;
+    }
+    if (lane == 0) partial[warp] = v;
+    __syncthreads();
+    for (unsigned w = 1; threadIdx.x == 0 && w < (blockDim.x + 31) / 32; w++) v += partial[w];
+    if (threadIdx.x == 0) atomicAdd(y, v);
+}
+
+// The halves of a warp go different ways, each with its own mask.
+extern "C" __global__ void half_warps(const int* x, int* y) {
+    int v = x[threadIdx.x];
+    if (threadIdx.x % 32 < 16) for (int d = 8; d > 0; d /= 2) v += __shfl_xor_sync(0x0000ffffu, v, d);
+    else for (int d = 8; d > 0; d /= 2) v = max(v, __shfl_xor_sync(0xffff0000u, v, d));
+    __syncwarp();
+    y[threadIdx.x] = v;
+}
+
+extern "C" __global__ void three_dimensions(const int* x, int* y, int nx, int ny, int nz) {
+    for (int k = blockIdx.z * blockDim.z + threadIdx.z; k < nz; k += gridDim.z * blockDim.z)
+        for (int j = blockIdx.y * blockDim.y + threadIdx.y; j < ny; j += gridDim.y * blockDim.y)
+            for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < nx; i += gridDim.x * blockDim.x)
+                y[(k * ny + j) * nx + i] = 3 * x[(k * ny + j) * nx + i] + i;
+}
+
+// Three arrays of three types in one piece of dynamic shared memory.
+extern "C" __global__ void gather_if(const double* x, double* y) {
+    extern __shared__ __align__(16) unsigned char raw[];
+    double* values = reinterpret_cast<double*>(raw);
+    int* from = reinterpret_cast<int*>(values + blockDim.x);
+    unsigned char* odd = reinterpret_cast<unsigned char*>(from + blockDim.x);
+    const int t = threadIdx.x;
+    values[t] = x[t], from[t] = t * 7 % blockDim.x, odd[t] = t & 1;
+    __syncthreads();
+    y[t] = odd[from[t]] ? values[from[t]] : -values[from[t]];
+}
+
 extern "C" __global__ void histogram(const int* x, int* bins, int n) {
     __shared__ int local[8];
     if (threadIdx.x < 8) local[threadIdx.x] = 0;

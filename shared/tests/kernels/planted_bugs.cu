@@ -54,6 +54,18 @@ extern "C" __global__ void dynamic_shared_too_small(float* y) {
     __syncthreads();
     y[threadIdx.x] = tile[threadIdx.x];
 }
+__constant__ float table[4] = {1.0f, 2.0f, 3.0f, 4.0f};
+extern "C" __global__ void past_the_constant(float* y) {
+    const float* entry = table;
+    y[threadIdx.x] = entry[threadIdx.x];  // BUG
+}
+extern "C" __global__ void before_shared_memory(float* y) {
+    __shared__ float tile[32];
+    float* mine = tile + threadIdx.x;
+    *mine = 1.0f;
+    __syncthreads();
+    y[threadIdx.x] = mine[-1];  // BUG
+}
 extern "C" __global__ void local_array_too_small(float* y, int n) {
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int i = 0; i < n; i++) sums[i] += y[i];  // BUG
@@ -77,6 +89,9 @@ extern "C" __global__ void divides_by_zero(int* y, int n) {
 extern "C" __global__ void misaligned_vector_load(const float* x, float* y) {
     float4 v = *reinterpret_cast<const float4*>(x + 1 + 4 * threadIdx.x);  // BUG
     y[threadIdx.x] = v.x + v.y + v.z + v.w;
+}
+extern "C" __global__ void misaligned_vector_of_constants(float* y) {
+    *reinterpret_cast<float4*>(y + 1) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);  // BUG
 }
 extern "C" __global__ void misaligned_shared_load(float* y) {
     __shared__ __align__(16) float tile[66];
@@ -113,6 +128,11 @@ extern "C" __global__ void missing_first_barrier(const float* x, float* y) {
     __shared__ float tile[64];
     tile[threadIdx.x] = x[threadIdx.x];  // BUG
     y[threadIdx.x] = tile[63 - threadIdx.x];  // BUG
+}
+extern "C" __global__ void garbage_as_an_index(const float* x, float* y) {
+    __shared__ int order[64];
+    order[63 - threadIdx.x] = threadIdx.x;  // BUG
+    y[threadIdx.x] = x[order[threadIdx.x]];  // BUG
 }
 extern "C" __global__ void missing_second_barrier(const float* x, float* y, int tiles) {
     __shared__ float tile[64];
@@ -191,6 +211,10 @@ extern "C" __global__ void barrier_in_a_branch(float* y) {
         __syncthreads();  // BUG
     }
 }
+extern "C" __global__ void barriers_of_two_kinds(float* y) {
+    int any = threadIdx.x < 32 ? __syncthreads_or(1) : __syncthreads_count(1);  // BUG
+    y[threadIdx.x] = any;
+}
 extern "C" __global__ void barrier_in_uneven_loop(float* y) {
     for (int i = threadIdx.x; i < 100; i += 64) {
         y[i] = 1.0f;
@@ -241,6 +265,20 @@ extern "C" __global__ void waits_for_ever(volatile int* y) {
         while (y[0] == 0) {}  // BUG
     }
     __syncthreads();
+    y[0] = 1;
+}
+extern "C" __global__ void halves_for_ever(int* y) {
+    float v = y[0];
+    for (int half = 16; half > 0; half = (half + 1) / 2) v = v * 0.5f + 1.0f;  // BUG
+    y[0] = v;
+}
+extern "C" __global__ void shuffles_for_ever(int* y) {
+    int v = y[0];
+    for (int half = 16; half > 0; half = (half + 1) / 2) v ^= __shfl_xor_sync(0xffffffffu, v, half);  // BUG
+    y[0] = v;
+}
+extern "C" __global__ void waits_at_barriers_for_ever(int* y) {
+    for (int half = 16; half > 0; half = (half + 1) / 2) __syncthreads();  // BUG
     y[0] = 1;
 }
 static __device__ __forceinline__ float load(const float* x, int i) {
