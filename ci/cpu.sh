@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # What CI runs on a machine without a GPU: the README's own command lines, from a clean clone, with nothing installed.
+# The sessions run in two lanes, one per core; each test runs on one thread, since more would only wait for each other.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,11 +10,34 @@ test_command=$(readme_command "")
 tour_command=$(readme_command " -s tour")
 [ -n "$test_command" ] && [ -n "$tour_command" ] || { echo "README.md: no command line found"; exit 1; }
 
+# The page of the tour is tested in a browser.
+has_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+if ! has_browser && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    { apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 || true
+fi
+has_browser || echo "NOT RUN: the tour's page in a browser (chromium could not be installed)"
+
 echo "+ $test_command"
-bash -c "$test_command"
+listed=$(bash -c "$test_command -l")
+nox=${test_command##* }
+sessions=$(sed -n 's/^\* \([a-z_]*\) .*/\1/p' <<<"$listed")
+lane_b=$(grep -E '^(cuda_.*|shared|lint|types|layout)$' <<<"$sessions")
+lane_a=$(grep -vxF "$lane_b" <<<"$sessions")
+[ -n "$lane_a" ] && [ -n "$lane_b" ] || { echo "nox -l shows no sessions: $listed"; exit 1; }
+
+log=$(mktemp)
+failed=0
+# shellcheck disable=SC2086  # the names of the sessions are words
+OMP_NUM_THREADS=1 $nox -s $lane_b >"$log" 2>&1 &
+# shellcheck disable=SC2086
+OMP_NUM_THREADS=1 $nox -s $lane_a || failed=1
+wait $! || failed=1
+cat "$log"
+
 echo "+ $tour_command"
-bash -c "$tour_command"
+bash -c "$tour_command" || failed=1
 
 if ! command -v nvidia-smi >/dev/null || ! nvidia-smi >/dev/null 2>&1; then
     echo "NOT RUN: ci/gpu.sh (no CUDA device on this machine)"
 fi
+exit $failed
