@@ -59,8 +59,11 @@ class Page:
         if self._session:
             message["sessionId"] = self._session
         data = json.dumps(message).encode() + b"\0"
-        while data:
-            data = data[os.write(self._to, data) :]
+        try:
+            while data:
+                data = data[os.write(self._to, data) :]
+        except BrokenPipeError:
+            raise ConnectionError(f"the browser ended before it answered {method}") from None
         deadline = time.monotonic() + ANSWER_LIMIT_S
         while True:
             answer = self._receive(deadline, method)
