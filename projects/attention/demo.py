@@ -152,7 +152,14 @@ def measure_scale(demo: Demo) -> None:
 
     fig, axis = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
     for (name, values), colour in zip(found.items(), (BLUE, RED, ORANGE), strict=True):
-        axis.semilogx(widths, [v[0] for v in values], "o-", color=colour, base=2, label=f"scale {name}")
+        axis.semilogx(
+            widths,
+            [v[0] for v in values],
+            "o-",
+            color=colour,
+            base=2,
+            label="not scaled" if name == "none" else f"scale {name}",
+        )
     axis.axhline(8, color=GREY, linestyle=":", linewidth=1)
     axis.set(xlabel="width d of query and key", ylabel="entropy, bits", ylim=(0, 8.4))
     axis.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1))

@@ -168,7 +168,7 @@ def draw_block(demo: Demo) -> None:
             y = top
         _line(axis, [(0, y), (0, y + 0.05), (0, y + 0.45)], "black", 2)
         axis.text(0, y + 0.55, "to the next block", ha="center", va="bottom")
-        axis.set(title=title, xlim=(-1.6, 2.3), ylim=(-0.7, 7.5), aspect="equal")
+        axis.set(title=title, xlim=(-1.6, 2.3), ylim=(-0.8, 7.9), aspect="equal")
         axis.axis("off")
     demo.figure(
         "block",
