@@ -121,7 +121,7 @@ def _projects(projects: list[Project]) -> str:
         ]
         for p in projects
     ]
-    return _table(["", "project", "deliverable", "functions to write", "known wrong answers"], rows)
+    return _table(["", "project", "deliverable", "units to write", "known wrong answers"], rows)
 
 
 def _topics(projects: list[Project]) -> str:
