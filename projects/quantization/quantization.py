@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 Range = tuple[Tensor, Tensor]  # (low, high)
-BLOCK = 512  # rows
+BLOCK = 1024  # rows
 MODES = ("dynamic", "static", "weight_only")
 
 
@@ -682,7 +682,8 @@ class QuantizedLinear(nn.Module):
             rows = x.detach().reshape(-1, x.shape[-1]).float()
             arguments = self.weight, self.weight_scale, self.bias, self.n_bits
             # in blocks, so that what one operation leaves is in the cache for the next
-            y = torch.cat([_dynamic_product(block, *arguments) for block in rows.split(BLOCK)])
+            blocks = [_dynamic_product(block, *arguments) for block in rows.split(BLOCK)]
+            y = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
             return y.reshape(*x.shape[:-1], len(self.weight))
         scale, zero_point = _input_qparams(self, x, rows=x.shape[:-1])
         q = quantize(x, scale, zero_point, n_bits=self.n_bits)
