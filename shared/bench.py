@@ -82,9 +82,12 @@ def peak_extra_bytes(function: Callable[[], Any]) -> int:
 
 
 class Benchmark:
-    """One benchmark.py: its rows, the machine they were measured on, and the file they go to."""
+    """One benchmark.py: its rows, the machine they were measured on, and the file they go to.
 
-    def __init__(self, file: str, *, threads: int = 1) -> None:
+    `device` names what was measured where it is not the CPU.
+    """
+
+    def __init__(self, file: str, *, threads: int = 1, device: str | None = None) -> None:
         parser = argparse.ArgumentParser(description=f"Benchmark of {Path(file).resolve().parent.name}.")
         parser.add_argument(
             "--quick", action="store_true", help="few rounds; shows the tables, writes nothing"
@@ -92,10 +95,15 @@ class Benchmark:
         self._quick = parser.parse_args().quick
         self._folder = Path(file).resolve().parent
         self._threads = threads
+        self._device = device
         self._limits = threadpool_limits(threads)  # BLAS and OpenMP of this process, until it ends
         _limit_torch(threads)
         self._rows: list[dict[str, Any]] = []
         self.console = Console()
+
+    def time(self, callables: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+        """Time all callables in turn, `rounds` times, and return seconds per call by name."""
+        return interleave(callables, rounds=rounds)
 
     def compare(
         self,
@@ -114,9 +122,7 @@ class Benchmark:
         `ours` runs twice in each round; the ratio of the two shows the noise. `targets` are least ratios wanted.
         Fewer `rounds` are for calls that take seconds.
         """
-        times = interleave(
-            {"ours": ours, "again": ours, **peers}, rounds=min(6, rounds) if self._quick else rounds
-        )
+        times = self.time({"ours": ours, "again": ours, **peers}, min(6, rounds) if self._quick else rounds)
         ratios = {}
         for name in ("again", *peers):
             low, middle, high = statistics.quantiles(
@@ -149,7 +155,7 @@ class Benchmark:
 
     def save(self) -> None:
         """Write results/<device>.json and the tables in the README; with ``--quick`` only show them."""
-        where = provenance(self._threads)
+        where = provenance(self._threads, self._device)
         result = {"provenance": where, "rows": self._rows}
         if self._quick:
             self.console.print(benchmark_tables([result]), markup=False, highlight=False)

@@ -31,7 +31,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shared import cuda_emulator
-from shared.bench import ROUNDS, Benchmark, device_slug, provenance
+from shared.bench import ROUNDS, Benchmark, provenance
 from shared.cuda_emulator.control import real_driver
 from shared.device import cuda_required
 from shared.projects import ROOT
@@ -396,85 +396,41 @@ class GpuBenchmark(Benchmark):
     """
 
     def __init__(self, file: str) -> None:
-        super().__init__(file, threads=1)
         import torch
 
-        self._torch: Any = torch
+        super().__init__(file, device=torch.cuda.get_device_name(0))
+        self._event: Any = torch.cuda.Event
         l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
         self._flush = torch.empty(max(4 * l2_bytes, 256 << 20), dtype=torch.uint8, device="cuda")
 
-    def milliseconds(self, callables: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-        """Time all callables in turn, `rounds` times, and return milliseconds per call by name."""
+    def time(self, callables: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+        """Time all callables in turn, `rounds` times, and return seconds per call by name."""
         for call in callables.values():
             for _ in range(3):
                 call()
         times: dict[str, list[float]] = {name: [] for name in callables}
-        event: Any = self._torch.cuda.Event
         order = list(callables)
         for _ in range(rounds):
             order.append(order.pop(0))
             for name in order:
-                start, stop = (event(enable_timing=True) for _ in range(2))
+                start, stop = (self._event(enable_timing=True) for _ in range(2))
                 self._flush.zero_()
                 start.record()
                 callables[name]()
                 stop.record()
                 stop.synchronize()
-                times[name].append(start.elapsed_time(stop))
+                times[name].append(start.elapsed_time(stop) / 1e3)
         return times
 
     def median_ms(self, call: Callable[[], Any]) -> float:
         """Return the median time of one callable."""
-        return statistics.median(self.milliseconds({"call": call}, 6 if self._quick else ROUNDS)["call"])
-
-    def compare(
-        self,
-        group: str,
-        case: str,
-        *,
-        ours: Callable[[], Any],
-        peers: Mapping[str, Callable[[], Any]],
-        targets: Mapping[str, float] | None = None,
-        note: str | None = None,
-        rounds: int = ROUNDS,
-    ) -> None:
-        """Time `ours` beside `peers` on the GPU and keep one row; the arguments are those of `Benchmark.compare`."""
-        times = self.milliseconds({"ours": ours, "again": ours, **peers}, 6 if self._quick else rounds)
-        ratios = {}
-        for name in ("again", *peers):
-            quotients = [peer / own for peer, own in zip(times[name], times["ours"], strict=True)]
-            low, middle, high = statistics.quantiles(quotients, n=4, method="inclusive")
-            ratios[name] = {"median": middle, "low": low, "high": high}
-        noise = ratios.pop("again")
-        row: dict[str, Any] = {
-            "group": group,
-            "case": case,
-            "milliseconds": {
-                name: statistics.median(values) for name, values in times.items() if name != "again"
-            },
-            "ratios": ratios,
-            "noise": max(abs(noise["low"] - 1), abs(noise["high"] - 1)),
-            "targets": dict(targets or {}),
-            "note": note,
-        }
-        self._rows.append(row)
-        shown = "  ".join(f"{name} x{ratio['median']:.2f}" for name, ratio in ratios.items())
-        self.console.print(f"{group}: {case}  {row['milliseconds']['ours']:.4g} ms  {shown}", highlight=False)
+        return statistics.median(self.time({"call": call}, 6 if self._quick else ROUNDS)["call"]) * 1e3
 
     def save(self) -> None:
-        """Write results/<GPU>.json and the tables in the README; with ``--quick`` nothing."""
-        if self._quick:
-            return
-        where = provenance(1, self._torch.cuda.get_device_name(0))
-        path = self._folder / "results" / f"{device_slug(where['device'])}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(
-            json.dumps({"provenance": where, "rows": self._rows}, indent=1) + "\n", encoding="utf-8"
-        )
-        write_resources(self._folder)
-        self.console.print(
-            f"wrote {path.relative_to(self._folder)} and the tables in README.md", highlight=False
-        )
+        """Write results/<GPU>.json, the compile gate and the tables in the README; with ``--quick`` only show them."""
+        super().save()
+        if not self._quick:
+            write_resources(self._folder)
 
 
 def without_gpu(file: str) -> None:

@@ -108,7 +108,7 @@ def bare_loop(config: Config, world: World, windows: Windows) -> Callable[[], No
 
 def main() -> None:
     """Measure, and write results/ and the tables of the README."""
-    bench = Benchmark(__file__, threads=1)
+    bench = Benchmark(__file__, threads=1, device=torch.cuda.get_device_name(0) if GPU else None)
     world = World(device=torch.device("cuda" if GPU else "cpu"))
     text, _ = standard_library(4_000_000)
     with tempfile.TemporaryDirectory() as temporary:
