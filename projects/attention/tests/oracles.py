@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from shared.checks import unchanged
+
 
 def double(x):
     """Return `x` in float64, cut off from its graph."""
@@ -57,7 +59,8 @@ def sdpa_weights(query, key, **options):
 def gradients(output, inputs, cotangent):
     """Return the gradients of ``sum(cotangent * output)``; a detached output is diagnosed."""
     assert output.requires_grad, "the result has no graph: something was detached, or the data was copied"
-    found = torch.autograd.grad(output, inputs, cotangent.to(output.dtype), allow_unused=True)
+    with unchanged(cotangent):
+        found = torch.autograd.grad(output, inputs, cotangent.to(output.dtype), allow_unused=True)
     for name, gradient in zip(("query", "key", "value", "mask"), found, strict=False):
         assert gradient is not None, f"the gradient does not reach {name}: something was detached"
     return found

@@ -150,6 +150,9 @@ def test_leading_axes_broadcast(generator):
         attention.attention_weights(query, key), sdpa_weights(query, expanded[0]), n=11, what="weights"
     )
     assert_close(attention.attention(query, key, value), sdpa(query, *expanded), n=11, what="output")
+    query = query[0, 0]  # no leading axis, the values have both
+    got = attention.attention(query, key[:1], value.expand(2, 3, -1, -1))
+    assert_close(got, sdpa(query.expand(2, 3, -1, -1), key[:1].expand(2, 3, -1, -1), expanded[1]), n=11)
 
 
 @pytest.mark.grades("attention")
@@ -207,27 +210,30 @@ def test_dtype(dtype, generator):
 
 
 @pytest.mark.grades("attention_weights", "attention")
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_types_are_rounded_once(dtype, generator):
-    """float16 and bfloat16 are computed in float32: the result is the exact one, rounded once."""
+def test_half_types_are_rounded_once(dtype, masked, generator):
+    """float16 and bfloat16 are computed in float32: the result is the exact one, rounded once; the mask is not rounded."""
     query, key, value = random_inputs(generator, 2, 3, n_queries=33, n_keys=300, d=16, dv=8, dtype=dtype)
+    options = {"mask": torch.randn(33, 300, generator=generator), "causal": True} if masked else {}
     eps = torch.finfo(dtype).eps
     hint = f"more than one rounding to {dtype}: multiply and take the softmax in float32, round at the end"
-    got = attention.attention_weights(query, key)
+    if masked:
+        hint += f"; a float32 mask is added to float32 scores, not rounded to {dtype}"
+    got = attention.attention_weights(query, key, **options)
     assert_close(
         got,
-        sdpa_weights(query, key),
+        sdpa_weights(query, key, **options),
         dtype=dtype,
         rtol=0.52 * eps,
         atol=6e-8,
         what="weights",
         hint=hint,
-        mistakes=weight_mistakes(query, key),
+        mistakes=weight_mistakes(query, key, **options),
     )
-    got = attention.attention(query, key, value)
-    assert_close(
-        got, sdpa(query, key, value), dtype=dtype, rtol=0.52 * eps, atol=1e-6, what="output", hint=hint
-    )
+    got = attention.attention(query, key, value, **options)
+    expected = sdpa(query, key, value, **options)
+    assert_close(got, expected, dtype=dtype, rtol=0.52 * eps, atol=1e-6, what="output", hint=hint)
 
 
 @pytest.mark.grades("attention_weights", "attention")
@@ -248,10 +254,11 @@ def test_inputs_and_views(generator):
     query = torch.randn(4, 10, 2, generator=generator, dtype=torch.float64).permute(2, 1, 0)[:, ::2]
     key, value = (torch.randn(2, 4, 7, generator=generator, dtype=torch.float64).mT for _ in range(2))
     mask = (torch.rand(7, 5, generator=generator) > 0.3).mT
+    options = {"mask": mask, "causal": True}
     with unchanged(query, key, value, mask):
-        got = attention.attention(query, key, value, mask=mask)
-    mistakes = output_mistakes(query, key, value, mask=mask)
-    assert_close(got, sdpa(query, key, value, mask=mask), n=11, what="output of views", mistakes=mistakes)
+        got = attention.attention(query, key, value, **options)
+    mistakes = output_mistakes(query, key, value, **options)
+    assert_close(got, sdpa(query, key, value, **options), n=11, what="output of views", mistakes=mistakes)
     bias = torch.randn(5, 7, generator=generator, dtype=torch.float64)
     with unchanged(query, key, bias):
         got = attention.attention_weights(query, key, mask=bias, causal=True)
@@ -384,6 +391,30 @@ def test_causal_is_causal_lower_right(n_queries, n_keys, generator):
     assert_close(got, expected, n=11, what="output", mistakes=mistakes)
 
 
+@pytest.mark.grades("attention_weights")
+def test_causal_remembers_nothing(generator):
+    """The same number of queries over more keys, then fewer: no mask of an earlier call is used again."""
+    for n_keys in (7, 5, 9, 3):
+        query, key, _ = random_inputs(generator, n_queries=5, n_keys=n_keys)
+        expected = sdpa_weights(query, key, causal=True)
+        hint = f"5 queries and {n_keys} keys, after another number of keys: is the mask of an earlier call used again?"
+        got = attention.attention_weights(query, key, causal=True)
+        assert_close(got, expected, n=11, mistakes=weight_mistakes(query, key, causal=True), hint=hint)
+
+
+@pytest.mark.grades("attention_weights")
+@pytest.mark.parametrize("kind", ["boolean", "causal"])
+def test_only_minus_infinity_forbids(kind):
+    """Scores of -1e12, but a forbidden key with a larger one: a number like -1e9 in its place would win."""
+    query = torch.tensor([[1e6], [1e6]], dtype=torch.float64)
+    key = torch.tensor([[-1e6], [-1e6], [3]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True] * 3]) if kind == "boolean" else None
+    got = attention.attention_weights(query, key, mask=mask, causal=kind == "causal")
+    expected = torch.tensor([[0.5, 0.5, 0], [0, 0, 1]], dtype=torch.float64)
+    hint = "a forbidden key gets a weight: fill its score with -inf, a large negative number is not enough"
+    assert_close(got, expected, what="weights", hint=hint)
+
+
 @pytest.mark.grades("attention")
 def test_causal_does_not_see_the_future(generator):
     """Whatever stands at later positions, even NaN-free nonsense of 1e6, does not change earlier outputs."""
@@ -471,14 +502,30 @@ def test_nan_stays_in_its_row(generator):
         assert_close(got, right, n=11, what=name, hint="a NaN must show in its own row, and only there")
 
 
+@pytest.mark.grades("attention")
+@pytest.mark.parametrize("bad", [math.nan, INF])
+def test_values_that_are_no_numbers(bad, generator):
+    """NaN and inf in one value show in its column for every query, also where its weight is 0: they are not hidden."""
+    query, key, value = (x.detach() for x in random_inputs(generator, 2))
+    mask = torch.ones(5, 7, dtype=torch.bool)
+    mask[1:3, 4] = False
+    expected = sdpa(query, key, value, mask=mask)
+    value[1, 4, 2] = bad
+    got = attention.attention(query, key, value, mask=mask)
+    spoilt = torch.zeros_like(expected, dtype=torch.bool)
+    spoilt[1, :, 2] = True
+    assert not got[spoilt].isfinite().any(), f"{bad} in a value is hidden from some queries: {got[1, :, 2]}"
+    assert_close(got[~spoilt], expected[~spoilt], n=11, hint=f"{bad} in a value shows in other columns")
+
+
 # --- dropout ----------------------------------------------------------------------------------------------------------
 
 
-def dropped_weights(p, generator, shape=(8, 3, 20, 30), **options):
+def dropped_weights(p, generator, shape=(8, 3, 20, 30), dtype=torch.float64, **options):
     """Return the weights before and after dropout: the identity as values gives them away."""
-    query = torch.randn(*shape[:-1], 4, generator=generator, dtype=torch.float64)
-    key = torch.randn(*shape[:-2], shape[-1], 4, generator=generator, dtype=torch.float64)
-    value = torch.eye(shape[-1], dtype=torch.float64).expand(*shape[:-2], -1, -1)
+    query = torch.randn(*shape[:-1], 4, generator=generator, dtype=torch.float64).to(dtype)
+    key = torch.randn(*shape[:-2], shape[-1], 4, generator=generator, dtype=torch.float64).to(dtype)
+    value = torch.eye(shape[-1], dtype=dtype).expand(*shape[:-2], -1, -1)
     got = attention.attention(query, key, value, dropout_p=p, generator=generator, **options)
     return sdpa_weights(query, key, **options), got
 
@@ -504,6 +551,26 @@ def test_dropout_zeroes_and_rescales(p, generator):
         "dropout multiplies by 1 - dropout_p instead of dividing": torch.where(kept, before * (1 - p), 0.0),
     }
     assert_close(after, expected, n=34, what="weights after dropout", mistakes=mistakes)
+
+
+@pytest.mark.grades("attention")
+@pytest.mark.parametrize("kind", ["causal", "boolean", "float", "float16"])
+def test_dropout_beside_other_options(kind, generator):
+    """Masks and the half types do not switch it off, and round nothing on the way."""
+    dtype = torch.float16 if kind == "float16" else torch.float64
+    mask = {"boolean": torch.ones(20, 30, dtype=torch.bool).triu(-9), "float": torch.linspace(-2, 2, 30)}.get(
+        kind
+    )
+    before, after = dropped_weights(0.4, generator, dtype=dtype, mask=mask, causal=kind == "causal")
+    seen = before > 0
+    kept = (after != 0) & seen
+    share, spread = 1 - kept.sum().item() / seen.sum().item(), 5 * math.sqrt(0.24 / seen.sum().item())
+    problem = f"a share {share:.3f} of the weights is dropped with dropout_p=0.4 and {kind}"
+    assert abs(share - 0.4) < spread, f"{problem}: the option {kind} changes the dropout"
+    expected = torch.where(kept, before / 0.6, 0.0)
+    rtol = 0.52 * torch.finfo(dtype).eps if kind == "float16" else 1e-12
+    hint = "the weights are rounded before the dropout: round once, at the end" if kind == "float16" else None
+    assert_close(after, expected, dtype=dtype, rtol=rtol, atol=6e-8 if hint else None, what=kind, hint=hint)
 
 
 @pytest.mark.grades("attention")

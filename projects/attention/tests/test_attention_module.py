@@ -143,6 +143,9 @@ def test_mask(kind, causal, generator):
     expected = expected_output(head, x, context, mask=mask, causal=causal)
     mistakes = mistakes if causal else {"the mask is ignored": mistakes["the mask is ignored"]}
     assert_close(head(x, context, mask=mask), expected, n=20, mistakes=mistakes)
+    mask = mask[..., :4]  # and without a context
+    expected = expected_output(head, x, mask=mask, causal=causal)
+    assert_close(head(x, mask=mask), expected, n=20, hint="the mask is ignored in self-attention")
 
 
 @pytest.mark.grades("SingleHeadAttention", "SingleHeadAttention.forward")
@@ -153,7 +156,10 @@ def test_dropout_in_training_only(generator):
         head.query.weight.mul_(0.1)  # soft weights: where one takes all, dropping it is dropping the output
     x = torch.randn(4, 6, 5, generator=generator) + 2.0  # values with a common part, so that the two differ
     plain = double(expected_output(head, x))
-    with torch.random.fork_rng():
+    with (
+        torch.random.fork_rng(),
+        torch.no_grad(),
+    ):  # training is a mode of the module, not whether gradients are on
         torch.manual_seed(1)
         runs = head(x.expand(2000, -1, -1, -1)).detach().double()
         head.eval()

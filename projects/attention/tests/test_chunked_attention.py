@@ -53,7 +53,7 @@ def test_two_tiles_by_hand():
 
 
 @pytest.mark.parametrize("chunks", CHUNKS, ids=str)
-@pytest.mark.parametrize("leading", [(), (2,), (2, 3)], ids=str)
+@pytest.mark.parametrize("leading", [(), (2,), (3, 4)], ids=str)
 def test_any_chunks(leading, chunks, generator):
     """Every size of tile gives the same, also where the last one is incomplete or one tile is enough."""
     query, key, value = random_inputs(generator, *leading, n_queries=7, n_keys=11)
@@ -100,7 +100,7 @@ def test_first_tiles_all_masked(kind, generator):
     cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     right = torch.autograd.grad(expected, inputs, cotangent)
     for name, mine, oracle in zip("qkv", gradients(got, inputs, cotangent), right, strict=True):
-        hint = "NaN in the backward pass of masked rows"
+        hint = "beside masked rows: no weight there may be NaN or come from another row in the backward pass"
         assert_close(mine, oracle, rtol=1e-12, what=f"gradient of {name}", hint=hint)
 
 
@@ -157,6 +157,44 @@ def test_maximum_in_the_last_or_first_tile(order, size, generator):
     assert_close(got, sdpa(query, key, value), dtype=torch.float32, rtol=1e-5, hint=hint)
 
 
+def test_scores_far_below_zero(generator):
+    """All scores near -1e4: the running maximum is one of them, not the 0 that it may have started at."""
+    query = torch.ones(2, 3, 1)
+    key = torch.rand(12, 1, generator=generator) - 1e4
+    value = torch.randn(12, 5, generator=generator)
+    hint = "exp underflows: the running maximum must start below every score, at 0 it is too large for these"
+    # A score of 1e4 is known to 5e-4 in float32, which the weights inherit.
+    got = chunked(query, key, value)
+    assert_close(got, sdpa(query, key, value), dtype=torch.float32, rtol=2e-3, hint=hint)
+
+
+def test_only_minus_infinity_forbids():
+    """Scores of -1e12, but a forbidden key with a larger one: a number like -1e9 in its place would win."""
+    query = torch.tensor([[1e6], [1e6]], dtype=torch.float64)
+    key = torch.tensor([[-1e6], [-1e6], [3]], dtype=torch.float64)
+    value = torch.tensor([[2.0], [4.0], [7.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True] * 3])
+    hint = "a forbidden key gets a weight: fill its score with -inf, a large negative number is not enough"
+    for options in ({"mask": mask}, {"causal": True}):
+        got = chunked(query, key, value, **options)
+        assert_close(got, torch.tensor([[3.0], [7.0]], dtype=torch.float64), hint=hint)
+
+
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+def test_nan_is_not_hidden(where, generator):
+    """A NaN in a query spoils its row, in a key every row of its batch element, in a value its column."""
+    inputs = [x.detach() for x in random_inputs(generator, 2)]
+    expected = sdpa(*inputs)
+    spoilt = torch.zeros_like(expected, dtype=torch.bool)
+    inputs[("query", "key", "value").index(where)][1, 3, 2] = math.nan
+    spoilt[{"query": (1, 3), "key": (1,), "value": (1, slice(None), 2)}[where]] = True
+    got = chunked(*inputs)
+    assert got[spoilt].isnan().all(), f"a NaN in the {where} does not show in the output"
+    assert_close(
+        got[~spoilt], expected[~spoilt], n=15, hint=f"a NaN in the {where} shows where it should not"
+    )
+
+
 def test_gradients_of_large_scores(generator):
     """With scores of 1e4 the weights must come out as exactly in the backward pass as in the forward pass."""
     query = torch.full((1, 3, 1), 1e4, requires_grad=True)
@@ -186,15 +224,17 @@ def test_mask_of_the_smallest_number(generator):
     assert_close(got, expected.detach(), rtol=1e-5, what="output", hint=hint)
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_dtypes(dtype, generator):
-    """Output and gradients in every dtype; the half types are rounded once."""
+def test_dtypes(dtype, masked, generator):
+    """Output and gradients in every dtype; the half types are rounded once, a float32 mask not at all."""
     inputs = random_inputs(generator, 2, n_queries=33, n_keys=65, d=16, dv=8, dtype=dtype)
     half = dtype in (torch.float16, torch.bfloat16)
     rtol = {torch.float32: 1e-5, torch.float64: 1e-12}.get(dtype, 0.52 * torch.finfo(dtype).eps)
     exact = [double(x).requires_grad_() for x in inputs]  # their gradients are not rounded at all
-    expected = sdpa(*exact, causal=True)
-    got = chunked(*inputs, causal=True, chunks=(16, 20))
+    mask = torch.randn(33, 65, generator=generator) if masked else None
+    expected = sdpa(*exact, causal=True, mask=mask)
+    got = chunked(*inputs, causal=True, mask=mask, chunks=(16, 20))
     options = {"dtype": dtype, "rtol": rtol, "atol": 1e-5 if half else None}
     hint = f"more than one rounding to {dtype}: compute the tiles in float32" if half else None
     assert_close(got, double(expected), what="output", hint=hint, **options)
@@ -204,7 +244,7 @@ def test_dtypes(dtype, generator):
         assert_close(mine, oracle, what=f"gradient of {name}", hint=hint, **options)
 
 
-@pytest.mark.parametrize("scale", [0.3, 0.0])
+@pytest.mark.parametrize("scale", [0.3, 0.0, -0.7])
 def test_scale(scale, generator):
     """The option `scale` replaces 1/sqrt(d)."""
     inputs = random_inputs(generator, 2)
@@ -241,9 +281,18 @@ def test_leading_axes_broadcast(generator):
     """Leading axes broadcast, and what was broadcast gets the sum of the gradients."""
     query, _, _ = random_inputs(generator, 2, 3)
     _, key, value = random_inputs(generator, 2, 1)
+    check_broadcast(query, key, value, generator)
+    check_broadcast(query[0, 0].detach().requires_grad_(), key, random_inputs(generator, 1, 3)[2], generator)
+
+
+def check_broadcast(query, key, value, generator):
+    """Compare with inputs whose leading axes are written out, to (2, 3)."""
     inputs = [query, key, value]
-    expected = sdpa(query, *(x.expand(2, 3, -1, -1) for x in (key, value)))
-    got = chunked(*inputs)
+    expected = sdpa(*(x.expand(2, 3, -1, -1) for x in inputs))
+    try:
+        got = chunked(*inputs)
+    except RuntimeError as error:
+        raise AssertionError(f"leading axes of the three inputs must broadcast together: {error}") from error
     assert_close(got, expected, n=15, what="output")
     cotangent = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     right = torch.autograd.grad(expected, inputs, cotangent)
@@ -352,40 +401,54 @@ def test_default_chunks(generator):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remember the most elements that any tensor has which an operator returns, in the block."""
+    """Remember the most elements that any tensor has which an operator returns, in the block; views of `given` are free."""
 
-    def __init__(self):
+    def __init__(self, *given):
         super().__init__()
         self.numel = 0
+        self.given = {x.untyped_storage().data_ptr() for x in given}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for x in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(x, torch.Tensor):
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in self.given:
                 # An expanded view costs nothing: count what lies in memory.
                 self.numel = max(self.numel, min(x.numel(), x.untyped_storage().nbytes() // x.element_size()))
         return result
 
 
-@pytest.mark.parametrize("mask", [None, "boolean", "float"])
+@pytest.mark.parametrize("mask", [None, "boolean", "float", "per query", "none, float16"])
 @pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
 def test_no_large_tensor(causal, mask, generator):
     """Forward and backward, nothing is larger than a tile or the inputs: no (Tq, Tk), no (Tq, key_chunk)."""
-    inputs = random_inputs(generator, 2, n_queries=256, n_keys=256, d=4, dv=4)
-    padding = torch.rand(1, 1, 256, generator=generator) > 0.3  # broadcasts over the queries
-    bias = torch.randn(1, 1, 256, generator=generator, dtype=torch.float64)
-    options = {"mask": {None: None, "boolean": padding, "float": bias}[mask], "causal": causal}
+    dtype = torch.float16 if mask == "none, float16" else torch.float64
+    inputs = random_inputs(generator, 2, n_queries=256, n_keys=256, d=4, dv=4, dtype=dtype)
+    masks = {
+        "boolean": torch.rand(1, 1, 256, generator=generator) > 0.3,  # broadcasts over the queries
+        "float": torch.randn(1, 1, 256, generator=generator, dtype=torch.float64),
+        "per query": torch.rand(256, 256, generator=generator) > 0.3,
+    }
+    options = {"mask": masks.get(mask), "causal": causal}
     allowed = 2 * max(2 * 256 * 4, 2 * 16 * 32)
-    with LargestTensor() as forward:
+    with LargestTensor(*masks.values()) as forward:
         output = chunked(*inputs, chunks=(16, 32), **options)
     assert forward.numel <= allowed, (
         f"a tensor of {forward.numel} numbers arises: T² is {2 * 256 * 256}, a tile {2 * 16 * 32}, an input {2 * 256 * 4}"
     )
-    with LargestTensor() as backward:
+    with LargestTensor(*masks.values()) as backward:
         output.sum().backward()
     assert backward.numel <= allowed, (
         f"the backward pass makes a tensor of {backward.numel} numbers: T² is {2 * 256 * 256}, a tile {2 * 16 * 32}"
     )
+    found = [x.grad for x in inputs]  # and with this many tiles the numbers are right too
+    exact = [double(x).requires_grad_() for x in inputs]
+    expected = sdpa(*exact, **options)
+    expected.sum().backward()
+    rtol = 1e-3 if dtype == torch.float16 else 1e-11
+    hint = "right with few tiles, wrong with many"
+    assert_close(output, expected, dtype=dtype, rtol=rtol, what="output", hint=hint)
+    for name, mine, oracle in zip(("query", "key", "value"), found, exact, strict=True):
+        assert_close(mine, oracle.grad, dtype=dtype, rtol=rtol, what=f"gradient of {name}", hint=hint)
 
 
 def test_little_is_kept_for_the_backward_pass(generator):
@@ -408,17 +471,18 @@ def test_little_is_kept_for_the_backward_pass(generator):
 
 
 class MatmulFlops(TorchDispatchMode):
-    """Count the FLOPs of matrix products (torch's own counter passes over those that work in place)."""
+    """Count matrix products and their FLOPs (torch's own counter passes over those that work in place)."""
 
     def __init__(self):
         super().__init__()
-        self.total = 0
+        self.total = self.calls = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__.rstrip("_")
         if name in ("mm", "bmm", "addmm", "baddbmm"):
             a, b = args[-2:]
             self.total += 2 * a.numel() * b.shape[-1]
+            self.calls += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -439,6 +503,20 @@ def test_masked_tiles_are_skipped(generator):
         assert share < 0.56, (
             f"causal does {share:.0%} of the full work in the {name} pass: skip the tiles that are all masked "
             "(16 tiles each way leave 17/32 of it)"
+        )
+
+
+def test_chunks_are_used(generator):
+    """Larger tiles make fewer products, in both directions."""
+    inputs = random_inputs(generator, 2, n_queries=32, n_keys=32, d=4, dv=4)
+    calls = {}
+    for chunks in ((4, 4), (4, 32), (32, 4)):
+        with MatmulFlops() as counted:
+            chunked(*inputs, chunks=chunks)
+        calls[chunks] = counted.calls
+    for name, chunks in (("key_chunk", (4, 32)), ("query_chunk", (32, 4))):
+        assert calls[chunks] * 4 <= calls[4, 4], (
+            f"{name} is ignored: eight times as large, it changes {calls[4, 4]} products to {calls[chunks]}"
         )
 
 
