@@ -49,8 +49,8 @@ class Stop:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Its key equation in words and MathML, and which measurement is its headline."""
-        empty = {"equation": "", "words": "", "headline": []}
+        """Its key equations in words and MathML, and which measurement is its headline."""
+        empty = {"equations": [], "words": "", "headline": []}
         return {**empty, **read_toml(EQUATIONS).get(self.project.name, {})}
 
     @property

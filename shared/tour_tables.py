@@ -73,7 +73,8 @@ def _timed(group: str, rows: Sequence[Row]) -> Measured:
     for row in rows:
         case = f"{row['case']} ({row['note']})" if row["note"] else row["case"]
         ratios = [_ratio(row, peer) if peer in row["ratios"] else Cell("") for peer in peers]
-        lines.append([Cell(case), Cell(f"{row['milliseconds']['ours']:.3g}"), *ratios])
+        ours = row["milliseconds"]["ours"]
+        lines.append([Cell(case), Cell(f"{ours:,.0f}" if ours >= 1000 else f"{ours:.3g}"), *ratios])
     return Measured(group, ["case", "ours, ms", *(f"{peer} / ours" for peer in peers)], lines)
 
 
