@@ -6,6 +6,7 @@ or for its EDM scheduler ``pred_original_sample``), so both sides do the same wo
 
 from __future__ import annotations
 
+import statistics
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from diffusion_sampling import ddim, ddpm, dpm_solver_2m, euler, heun
 from evaluate import evaluate
 from guidance import guided_labels
 from schedules import alpha_bar_to_sigma, karras_sigmas, linear_alpha_bars, precondition
-from train import NO_CLASS, TrainConfig, edm_loss, load_split, load_weights
+from train import NO_CLASS, TrainConfig, load_split, load_weights, train
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.bench import Benchmark, interleave
@@ -190,25 +191,21 @@ def quality(bench: Benchmark, network: Any) -> None:
     bench.record("360 digits: sampler × steps × guidance", "held-out real digits", columns)
 
 
-def training(bench: Benchmark, model: Any) -> None:
-    """Time one training step at the documented batch size."""
-    config, data = TrainConfig(), load_split()
-    model = model.requires_grad_(True)
-    denoiser = precondition(model, sigma_data=config.sigma_data)
-    images, labels = data.train_images[: config.batch_size], data.train_labels[: config.batch_size]
-    noise, sigma = torch.randn(images.shape), torch.rand(len(images)) + 0.1
+def training(bench: Benchmark) -> None:
+    """Time whole training steps of the documented run, optimizer and average included."""
+    config, data, n_steps = TrainConfig(), load_split(), 20
 
-    def step() -> None:
+    def steps() -> None:
         with torch.enable_grad():
-            edm_loss(denoiser, images, sigma, noise, labels, sigma_data=config.sigma_data).backward()
+            train(config, data.train_images, data.train_labels, stop_after=n_steps)
 
     threads = torch.get_num_threads()
     for n in (1, 2):
         torch.set_num_threads(n)
-        times = sorted(interleave({"step": step}, rounds=10)["step"])
+        seconds = statistics.median(interleave({"steps": steps}, rounds=5)["steps"]) / n_steps
         columns = {
-            "ms per forward and backward": f"{times[5] * 1e3:.0f}",
-            f"minutes for {config.n_steps} steps": f"{times[5] * config.n_steps / 60:.1f}",
+            "ms per step": f"{seconds * 1e3:.0f}",
+            f"minutes for {config.n_steps:,} steps": f"{seconds * config.n_steps / 60:.1f}",
         }
         bench.record(f"training, batch {config.batch_size}", f"{n} thread{'s' if n > 1 else ''}", columns)
     torch.set_num_threads(threads)
@@ -222,7 +219,7 @@ def main() -> None:
     network = precondition(model, sigma_data=sigma_data)
     compare_loops(bench, network)
     quality(bench, network)
-    training(bench, model)
+    training(bench)
     bench.save()
 
 

@@ -55,11 +55,11 @@ NO_CLASS = 10
 class TrainConfig:
     """What a training run depends on, beside the data: the same config on the same machine gives the same weights."""
 
-    n_steps: int = 4500
-    batch_size: int = 128
-    peak_rate: float = 1.5e-3  # Adam's learning rate after the warm-up
-    warm_up: int = 200  # steps
-    ema_decay: float = 0.998
+    n_steps: int = 2800
+    batch_size: int = 64
+    peak_rate: float = 2e-3  # Adam's learning rate after the warm-up
+    warm_up: int = 150  # steps
+    ema_decay: float = 0.996
     drop_rate: float = 0.15  # share of labels replaced by "no class"
     sigma_data: float = 0.75  # standard deviation of the scaled pixels
     log_mean: float = -1.0  # of ln(sigma) in training
