@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from numpy.typing import NDArray
@@ -80,6 +80,10 @@ def describe_devices() -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the devices before a test module imports PyCUDA or Triton."""
+    config.addinivalue_line(
+        "markers", "emulator_only(reason): not for a GPU, which the test would be wrong about"
+    )
+    config.addinivalue_line("markers", "gpu_only(reason): not for the emulator or Triton's interpreter")
     start_devices()
     if cuda_emulator.is_active():  # so that reports name the .cu files, a learner's as well
         given = config.getoption("--practice", None)
@@ -102,6 +106,7 @@ def cuda_device(request: pytest.FixtureRequest) -> str:
         pytest.skip("emulator: this machine has a GPU, and the kernels run on it")
     if reason := start_devices():
         _not_run(reason)
+    _skip_other_device(request, "emulator_only" if request.param == "gpu" else "gpu_only")
     return str(request.param)
 
 
@@ -112,7 +117,14 @@ def triton_device(request: pytest.FixtureRequest) -> str:
         _need_gpu()
     elif gpu_present():
         pytest.skip("interpreter: this machine has a GPU, and Triton compiles for it")
+    _skip_other_device(request, "emulator_only" if request.param == "gpu" else "gpu_only")
     return "cuda" if request.param == "gpu" else "cpu"
+
+
+def _skip_other_device(request: pytest.FixtureRequest, marker: str) -> None:
+    """Skip here and not in the test: a skip that comes while a test runs is the answer's, and counts as a failure."""
+    if mark := request.node.get_closest_marker(marker):
+        pytest.skip(mark.args[0])
 
 
 def _need_gpu() -> None:
@@ -120,7 +132,7 @@ def _need_gpu() -> None:
         _not_run("no CUDA device on this machine")
 
 
-def _not_run(reason: str) -> None:
+def _not_run(reason: str) -> NoReturn:
     if cuda_required():
         pytest.fail(f"REQUIRE_CUDA=1 promises that this test runs, but: {reason}")
     pytest.skip(reason)
@@ -207,10 +219,11 @@ def find_nvcc() -> Path:
     )
 
 
-def need_compiler() -> None:
-    """Skip a test that needs NVIDIA's compiler where there is none."""
+@pytest.fixture
+def nvcc() -> Path:
+    """Return NVIDIA's compiler; skip a test that needs it where there is none."""
     try:
-        find_nvcc()
+        return find_nvcc()
     except NoCompilerError as error:
         _not_run(str(error))
 

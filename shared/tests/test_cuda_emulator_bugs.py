@@ -73,7 +73,14 @@ BUGS = [
     ("garbage_as_an_index", 1, 64, (floats(64), floats(64)), (RACE, UNWRITTEN), "order, byte"),
     ("missing_second_barrier", 1, 64, (floats(256), floats(64), I32(4)), RACE, "the second __syncthreads()"),
     ("tree_without_barrier", 1, 64, (floats(64), floats(1)), RACE, "not ordered after"),
-    ("warp_without_syncwarp", 1, 32, (floats(32), floats(32)), RACE, "inside one warp __syncwarp() is enough"),
+    (
+        "warp_without_syncwarp",
+        1,
+        32,
+        (floats(32), floats(32)),
+        RACE,
+        "inside one warp __syncwarp() is enough",
+    ),
     ("shuffle_orders_no_memory", 1, 32, (floats(32), floats(32)), RACE, "__syncwarp()"),
     (
         "histogram_without_atomics",

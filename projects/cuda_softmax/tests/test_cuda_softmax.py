@@ -172,10 +172,9 @@ def from_half(x, entry):
 
 @by_block
 @pytest.mark.parametrize("schedule", ["reverse", "warp_greedy"])
+@pytest.mark.emulator_only("a GPU runs its threads in an order of its own")
 def test_order_of_threads(function, schedule, rng, cuda_device):
     """Whichever warp goes first, the barriers keep reading and writing apart."""
-    if cuda_device == "gpu":
-        pytest.skip("a GPU runs its threads in an order of its own")
     x = rng.normal(size=(5, 300)).astype(np.float32)
     with cuda_emulator.settings(schedule=schedule):
         result = run(function, x, blocks=2, threads=128)
@@ -184,10 +183,9 @@ def test_order_of_threads(function, schedule, rng, cuda_device):
 
 
 @by_block
+@pytest.mark.emulator_only("the emulator runs a few blocks of this grid; a GPU would need 9 GB for all of it")
 def test_index_past_two_to_the_31(function, cuda_device):
     """The last rows of an array of more than 2**31 elements: row * width needs 64 bits."""
-    if cuda_device == "gpu":
-        pytest.skip("the emulator runs a few blocks of this grid; a GPU would need 9 GB for all of it")
     from pycuda import driver
 
     width, rows_here = 65536, 2

@@ -40,18 +40,16 @@ def test_attention_dtypes(rng, cuda_device):
 
 
 @pytest.mark.parametrize("schedule", ["reverse", "warp_greedy"])
+@pytest.mark.emulator_only("a GPU runs its threads in an order of its own")
 def test_order_of_warps(schedule, rng, cuda_device):
     """Whichever warp goes first, no tile is overwritten while another warp reads it."""
-    if cuda_device == "gpu":
-        pytest.skip("a GPU runs its threads in an order of its own")
     with cuda_emulator.settings(schedule=schedule):
         assert_attention(inputs(rng, 1, 1, 17, 70, 32), what=f"attention, threads in {schedule} order")
 
 
+@pytest.mark.emulator_only("the emulator counts; on a GPU ask ncu for dram__bytes_write.sum")
 def test_memory_is_linear(rng, cuda_device):
     """Twice the keys, twice the bytes read, and nothing written but the result: no matrix of scores."""
-    if cuda_device == "gpu":
-        pytest.skip("the emulator counts; on a GPU ask ncu for dram__bytes_write.sum")
     read = {}
     for n_keys in (64, 128):
         arrays = [device_array(array) for array in inputs(rng, 1, 1, 32, n_keys, 32)]

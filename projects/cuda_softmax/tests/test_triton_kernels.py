@@ -9,6 +9,16 @@ import torch
 import triton_kernels
 from shared.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
 
+HALF = [
+    torch.float16,
+    pytest.param(
+        torch.bfloat16,
+        marks=pytest.mark.gpu_only(
+            "Triton's interpreter multiplies bfloat16 matrices wrongly (a documented limit)"
+        ),
+    ),
+]
+
 pytestmark = pytest.mark.filterwarnings(
     "ignore::RuntimeWarning"
 )  # inf - inf in NumPy, inside the interpreter
@@ -129,11 +139,9 @@ def test_triton_scale_and_large_scores(generator, triton_device):
 
 
 @pytest.mark.grades("flash_attention_triton")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_triton_attention_half_precision(dtype, generator, triton_device):
     """Scores and sums are float32; the weights are rounded to the inputs' dtype before they meet the values."""
-    if dtype == torch.bfloat16 and triton_device == "cpu":
-        pytest.skip("Triton's interpreter multiplies bfloat16 matrices wrongly (a documented limit)")
     rtol = 2e-3 if dtype == torch.float16 else 2e-2
     assert_attention(inputs(generator, 1, 2, 40, 70, 64, dtype), triton_device, rtol=rtol, causal=True)
 

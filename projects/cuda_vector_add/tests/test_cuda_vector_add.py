@@ -179,10 +179,9 @@ def test_offset_views(kernel, rng, cuda_device):
 
 @ladder
 @pytest.mark.parametrize("schedule", ["reverse", "random"])
+@pytest.mark.emulator_only("a GPU runs its threads in an order of its own")
 def test_order_of_threads(function, schedule, rng, cuda_device):
     """No thread waits for another, so any order of execution gives the same sums."""
-    if cuda_device == "gpu":
-        pytest.skip("a GPU runs its threads in an order of its own")
     a, b = random(rng, 1009, "float32"), random(rng, 1009, "float32")
     with cuda_emulator.settings(schedule=schedule):
         assert_sum(add(function, a, b), a, b, what=f"sum, threads in {schedule} order")
@@ -255,10 +254,9 @@ def test_divergent_splits_its_warps(counting_device):
 
 
 @ladder
+@pytest.mark.emulator_only("the emulator runs a few blocks of this grid; a GPU would need 9 GB for all of it")
 def test_more_than_two_to_the_32_elements(function, cuda_device):
     """Indices past 2**31 and 2**32: the emulator runs the last blocks of a grid over arrays that were never filled."""
-    if cuda_device == "gpu":
-        pytest.skip("the emulator runs a few blocks of this grid; a GPU would need 9 GB for all of it")
     from pycuda import driver
 
     n, threads = 2**32 + 1000, 256

@@ -6,23 +6,21 @@ import pytest
 
 import cuda_vector_add
 import triton_kernels
-from shared.cuda import check_registers, compile_kernel, compile_triton, need_compiler
+from shared.cuda import check_registers, compile_kernel, compile_triton
 
 KERNELS = Path(cuda_vector_add.__file__).parent / "kernels"
 
 
 @pytest.mark.grades
 @pytest.mark.parametrize("kernel", cuda_vector_add.KERNELS)
-def test_compiles_without_spilling(kernel):
+def test_compiles_without_spilling(kernel, nvcc):
     """Each file compiles for sm_80 and sm_90, and keeps its variables in registers."""
-    need_compiler()
     check_registers(compile_kernel(KERNELS / f"{kernel}.cu"))
 
 
 @pytest.mark.grades
-def test_triton_compiles_ahead_of_time():
+def test_triton_compiles_ahead_of_time(nvcc):
     """The Triton twin compiles for sm_90."""
-    need_compiler()
     check_registers(
         compile_triton(Path(triton_kernels.__file__), Path(__file__).parent / "ahead_of_time.json")
     )

@@ -1,4 +1,4 @@
-// diagnosis: use of uninitialised shared memory
+// diagnosis: a missing __syncthreads() between the write and its use
 // kernel: tiled.cu
 
 constexpr int TILE = 32;

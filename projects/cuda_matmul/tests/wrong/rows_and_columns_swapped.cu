@@ -1,4 +1,4 @@
-// diagnosis: are the edges right
+// diagnosis: Are rows and columns swapped?
 // kernel: coalesced.cu
 
 extern "C" __global__ void matmul(

@@ -1,4 +1,4 @@
-// diagnosis: product
+// diagnosis: the sums of a thread are not kept apart
 // kernel: thread_tiled_1d.cu
 
 constexpr int TILE_M = 64, TILE_N = 64, TILE_K = 8, PER_THREAD = 8;

@@ -1,4 +1,4 @@
-// diagnosis: a missing barrier before it is read
+// diagnosis: a missing __syncthreads() between the write and its use
 // kernel: block_reduce.cu
 
 #include <cuda_bf16.h>
