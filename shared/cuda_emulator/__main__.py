@@ -1,4 +1,4 @@
-"""Profile a kernel file without a GPU: ``python -m shared.cuda_emulator profile kernels/naive.cu``."""
+"""Profile a kernel file without a GPU: ``python -m shared.cuda_emulator profile projects/cuda_matmul/kernels/naive.cu``."""
 
 from __future__ import annotations
 

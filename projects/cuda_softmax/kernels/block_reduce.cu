@@ -3,6 +3,7 @@
 // The combination is a tree in shared memory: half of the threads fold the other half's values into their own, again
 // and again. It needs a power of two threads, and a barrier after each step. Still three passes over the row, but
 // neighbouring threads read neighbouring elements.
+// profile: softmax_float32<<<4, 128>>>(float[4, 1024], float[4, 1024], 4ll, 1024)
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -2,6 +2,7 @@
 //
 // The 32 threads of a warp are then a whole piece apart. Each of them touches its own 32-byte sector and uses 4 bytes
 // of it, so a warp moves up to eight times the bytes it needs: the access is not coalesced.
+// profile: add_float32<<<4, 64>>>(float[8192], float[8192], float[8192], 8192ll)
 
 #include <cuda_fp16.h>
 
