@@ -31,7 +31,7 @@ if GPU:
     sys.argv.remove("--gpu")
 
 
-BLOCK = 10  # updates in a sample: long enough for the clock, and one of ten writes to TensorBoard
+BLOCK = 25  # updates in a sample: long enough for the clock, and one of them writes to TensorBoard
 
 
 def block(update: Callable[[], None], n_updates: int) -> Callable[[], None]:

@@ -67,7 +67,7 @@ class Reporter:
         now = time.perf_counter()
         speed, self._time = n_tokens / (now - self._time), now
         values = {"loss": loss, "lr": lr, "gradient_norm": gradient_norm, "tokens_per_second": speed}
-        self._record(step, **values, to_events=step % 10 == 0)  # an event costs as much as ten lines of JSON
+        self._record(step, **values, to_events=step % 25 == 0)  # an event costs as much as ten lines of JSON
         self._bar.update(
             self._task,
             completed=step,

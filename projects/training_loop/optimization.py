@@ -93,10 +93,13 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return torch.tensor(0.0)
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if isinstance(norm, DTensor):  # each rank has the norm of its shard: one all-reduce of a single number
         norm = norm.full_tensor()
-    # No `if norm > max_norm`: on a GPU that would wait for the number. A NaN factor must not reach the gradients.
+    # Only on a CPU, where the number is at hand: reading it on a GPU would wait for the whole backward pass.
+    if norm.device.type == "cpu" and norm <= max_norm:
+        return norm  # type: ignore[no-any-return]
+    # A NaN factor must not reach the gradients.
     factor = torch.where(torch.isfinite(norm), (max_norm / norm).clamp(max=1.0), torch.ones_like(norm))
     torch._foreach_mul_(_local(gradients), factor)
     return norm  # type: ignore[no-any-return]
@@ -141,7 +144,7 @@ class Ema:
     def applied(self) -> Iterator[None]:
         """Put the averages into the model for the block; afterwards the weights are back, also after an error."""
         weights, averages = _local(self._weights.values()), _local(self._averages.values())
-        saved = [weight.clone() for weight in weights]
+        saved = [weight.detach().clone() for weight in weights]
         try:
             with torch.no_grad():
                 torch._foreach_copy_(weights, averages)
@@ -166,4 +169,4 @@ class Ema:
 
 def _local(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return the part of each tensor that this rank holds: the operations here are entry by entry."""
-    return [t.detach().to_local() if isinstance(t, DTensor) else t.detach() for t in tensors]  # type: ignore[attr-defined]
+    return [t.detach().to_local() if isinstance(t, DTensor) else t for t in tensors]  # type: ignore[attr-defined]

@@ -115,10 +115,11 @@ class Windows:
         Where the document has ended, the input is 0 and the target `IGNORED`. An index of -1 is an empty window.
         """
         indices = torch.as_tensor(indices, dtype=torch.int64)
-        positions = self._starts[indices, None] + torch.arange(self.context)
-        end = torch.where(indices < 0, 0, self._ends[indices])[:, None]
-        inputs = torch.where(positions < end, self._text[positions].long(), 0)
-        targets = torch.where(positions + 1 < end, self._text[positions + 1].long(), IGNORED)
+        positions = self._starts[indices, None] + torch.arange(self.context + 1)
+        end = self._ends[indices].masked_fill_(indices < 0, 0)[:, None]
+        text, beyond = self._text[positions].long(), positions >= end  # targets are the inputs, one further
+        inputs = text[:, :-1].masked_fill(beyond[:, :-1], 0)
+        targets = text[:, 1:].masked_fill(beyond[:, 1:], IGNORED)
         return inputs, targets
 
 

@@ -288,6 +288,7 @@ class Trainer:
             betas=(0.9, 0.95),
             fused=True,
         )
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=config.precision == "fp16")
         self.ema = Ema(plain_module(self.model), config.ema_decay)
 
@@ -315,7 +316,7 @@ class Trainer:
 
         loss = self.forward_backward(batches, n_tokens)
         self.scaler.unscale_(self.optimizer)  # first: the limit is meant for true gradients
-        norm = clip_gradients(self.model.parameters(), self.config.clip)
+        norm = clip_gradients(self.parameters, self.config.clip)
         loss_value, norm_value = torch.stack(
             [loss, norm.to(loss.dtype)]
         ).tolist()  # the one wait for the device
