@@ -5,11 +5,13 @@
 2. The four schedules.
 3. Clipping: one bad batch, with and without.
 4. Mixed precision: what float16 flushes to zero, and which updates bfloat16 weights do not notice.
-5. DDP and FSDP: who holds what, and the bytes on the wire.
+5. Gradient accumulation with unequal micro-batches; stopping and resuming, with and without the state of the generators.
+6. DDP and FSDP: who holds what, and the bytes on the wire.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import platform
@@ -256,6 +258,71 @@ def show_precision(demo: Demo) -> None:
     demo.number("stalled", still, ".0%", "bfloat16 weights that do not notice an Adam update of rate 3e-4")
 
 
+def show_accumulation(demo: Demo) -> None:
+    """Compare the gradient of one batch with that of micro-batches whose numbers of valid targets differ."""
+    trainer, windows, _ = small_trainer()
+    inputs, targets = windows.batch(torch.arange(16))
+    targets = targets.clone()
+    targets[12:, 8:] = -100  # the last micro-batch is three quarters padding
+    micro = [(inputs[i : i + 4], targets[i : i + 4]) for i in range(0, 16, 4)]
+    n_tokens = int((targets != -100).sum())
+
+    def gradient(*parts: tuple[Any, int]) -> torch.Tensor:
+        trainer.optimizer.zero_grad()
+        for batches, n in parts:
+            trainer.forward_backward(batches, n)
+        return torch.cat([p.grad.flatten() for p in trainer.parameters if p.grad is not None])
+
+    whole = gradient(([(inputs, targets)], n_tokens))
+    summed = gradient((micro, n_tokens))
+    averaged = gradient(*(([part], 4 * int((part[1] != -100).sum())) for part in micro))
+    for key, found, label in (
+        (
+            "accumulated",
+            summed,
+            "gradient of 4 unequal micro-batches, losses summed: relative difference to one batch",
+        ),
+        ("averaged", averaged, "the same, each micro-batch divided by its own tokens"),
+    ):
+        demo.number(
+            f"{key}_error",
+            float((found - whole).norm() / whole.norm()),
+            ".0e" if key == "accumulated" else ".0%",
+            label,
+        )
+
+
+def show_resume(demo: Demo) -> None:
+    """Save in the middle, go on, go back to what was saved and go on again: count the weights that differ."""
+
+    def run(trainer: Trainer, first: int, last: int) -> torch.Tensor:
+        for step in range(first, last):
+            trainer.step([windows.batch(torch.arange(16 * step, 16 * step + 16))])
+        return torch.cat([p.detach().flatten() for p in trainer.parameters]).clone()
+
+    trainer, windows, _ = small_trainer()
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.1
+    run(trainer, 0, 10)
+    saved = copy.deepcopy(trainer.state_dict())
+    whole = run(trainer, 10, 20)
+    trainer.load_state_dict(copy.deepcopy(saved))
+    demo.number(
+        "resumed_differ",
+        int((run(trainer, 10, 20) != whole).sum()),
+        ",d",
+        "weights that differ after stopping and resuming",
+    )
+    torch_rng = torch.get_rng_state()
+    trainer.load_state_dict(copy.deepcopy(saved))
+    torch.set_rng_state(torch_rng)
+    share = float((run(trainer, 10, 20) != whole).double().mean())
+    demo.number(
+        "without_rng_differ", share, ".0%", "the same, had the random state of dropout been forgotten"
+    )
+
+
 def _box(axis: Any, x: float, y: float, width: float, text: str, colour: str) -> None:
     axis.add_patch(
         FancyBboxPatch(
@@ -355,6 +422,8 @@ def main() -> None:
     draw_schedules(demo)
     show_clipping(demo)
     show_precision(demo)
+    show_accumulation(demo)
+    show_resume(demo)
     draw_ranks(demo)
     demo.finish()
 
