@@ -79,9 +79,10 @@ class KeyValueCache:
         Raises
         ------
         ValueError
-            If the tokens do not fit into what is left (the message holds both numbers); if the two differ in shape,
-            or from the tokens already held in anything but T; or if they carry a gradient: writing in place would
-            lose it, so decode under ``torch.no_grad()`` and train without a cache. Then nothing has changed.
+            If the tokens do not fit into what is left (the message holds how many are new, how many are held, and
+            `max_tokens`); if the two differ in shape, or from the tokens already held in anything but T; or if they
+            require a gradient while gradients are on: writing in place would lose it, so decode under
+            ``torch.no_grad()`` and train without a cache. Then nothing has changed.
         """
         if key.ndim != 4 or key.shape != value.shape:
             raise ValueError(
@@ -241,12 +242,14 @@ class MultiHeadAttention(nn.Module):
         (B, Tq, d_model) float
             Of the dtype of `query`. A query with nothing to attend to gathers zeros from every head, so its output is
             the bias of `out_proj`; its gradients are finite. NaN in a key or value spreads, also from behind a mask.
+            B, Tq and Tk may be 0.
 
         Raises
         ------
         ValueError
-            If a shape does not fit (the message holds it), if a cache comes with a `key` or `value` of its own, or
-            for what `KeyValueCache.append` refuses. A cache is then as it was.
+            If the inputs do not fit each other (the message holds the shape of each), if `mask` does not broadcast
+            (the message holds its shape), if a cache comes with a `key` or `value` of its own, or for what
+            `KeyValueCache.append` refuses. A cache is then as it was.
         TypeError
             If `mask` is neither bool nor float: ones and zeros could mean either.
         """
@@ -302,8 +305,8 @@ class MultiHeadAttention(nn.Module):
 
         One matrix product then serves the whole group, and no key or value is ever repeated in memory.
         """
-        B, _, _, n = x.shape
-        return x.reshape(B, self.n_kv_heads, -1, n)
+        B, H, T, n = x.shape
+        return x.reshape(B, self.n_kv_heads, H // self.n_kv_heads * T, n)
 
     def _weights(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
         """Return softmax(q kᵀ / sqrt(d_head) + bias), (B, n_heads, Tq, Tk)."""
@@ -343,8 +346,7 @@ class MultiHeadAttention(nn.Module):
 
 def _split(x: Tensor, n_heads: int) -> Tensor:
     """View (B, T, n_heads * d_head) as (B, n_heads, T, d_head): head h is slice h of every token."""
-    B, T, _ = x.shape
-    return x.view(B, T, n_heads, -1).transpose(1, 2)
+    return x.unflatten(2, (n_heads, -1)).transpose(1, 2)
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, d_model: int) -> None:

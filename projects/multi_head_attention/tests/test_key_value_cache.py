@@ -198,7 +198,12 @@ def test_gradients_are_refused(generator):
             cache.append(key, value)
         assert len(cache) == 0, "a refused call changed the length"
         with torch.no_grad():
-            cache.append(key, value)
+            try:
+                cache.append(key, value)
+            except ValueError as error:
+                raise AssertionError(
+                    f"refused although gradients are off, so that none can be lost: {error}"
+                ) from error
         gradient.requires_grad_(False)
 
 
@@ -206,17 +211,21 @@ def test_gradients_are_refused(generator):
 def test_reset(generator):
     """After `reset` the cache is as new, also for another batch size."""
     cache = KeyValueCache(6)
-    cache.append(*tokens(5, generator))
+    before, _ = cache.append(*tokens(5, generator))
     cache.reset()
     assert len(cache) == 0, f"after reset len() is {len(cache)}"
     key, value = tokens(6, generator)
     keys, values = cache.append(key, value)
+    assert keys.data_ptr() == before.data_ptr(), "reset gave the memory away: keep it for the next sequences"
     assert_close(keys, key, rtol=0.0, what="keys after a reset", hint="are old tokens still there?")
     assert_close(values, value, rtol=0.0, what="values after a reset", hint="are old tokens still there?")
     cache.reset()
     other = randn(B + 2, 1, 2, 4, generator=generator)
     keys, _ = cache.append(other, other)
     assert_close(keys, other, rtol=0.0, what="keys of another batch after a reset")
+    cache.reset()
+    keys, _ = cache.append(other.float(), other.float())
+    assert keys.dtype == torch.float32, f"float32 tokens after a reset come back as {keys.dtype}"
 
 
 @pytest.mark.grades("KeyValueCache.reset")

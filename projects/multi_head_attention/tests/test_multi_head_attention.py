@@ -69,6 +69,11 @@ def test_projections(n_kv_heads, bias):
             f"{name} must map {D_MODEL} to {rows} for {n_kv_heads} kv heads: weight {tuple(layer.weight.shape)}"
         )
         assert (layer.bias is not None) == bias, f"bias={bias} does not reach {name}"
+        largest = float(layer.weight.detach().abs().max()) * D_MODEL**0.5
+        assert 0.8 < largest <= 1, (
+            f"{name} must start as nn.Linear does, between -1/sqrt(d_model) and 1/sqrt(d_model): "
+            f"its largest weight is {largest:.2f}/sqrt(d_model)"
+        )
     n_parameters = sum(parameter.numel() for parameter in module.parameters())
     expected = 2 * (D_MODEL + narrow) * D_MODEL + bias * 2 * (D_MODEL + narrow)
     assert n_parameters == expected, f"{n_parameters} parameters, expected {expected}: is one not needed?"
@@ -157,6 +162,25 @@ def test_wrong_mask_dtype(dtype):
     query = torch.ones(B, Tq, D_MODEL)
     with expect_error(TypeError, str(dtype), otherwise=f"a mask of {dtype} is accepted"):
         module(query, mask=torch.ones(Tq, Tq, dtype=dtype))
+
+
+@pytest.mark.grades(FORWARD, MAPS)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("sizes", [(0, 5, 7), (2, 0, 7), (2, 5, 0)], ids=str)
+def test_empty(sizes, fused):
+    """No sample, no query, or no key: then there is nothing to attend to."""
+    n_samples, n_queries, n_keys = sizes
+    module = MultiHeadAttention(D_MODEL, N_HEADS, n_kv_heads=2, fused=fused)
+    query, key = torch.ones(n_samples, n_queries, D_MODEL), torch.ones(n_samples, n_keys, D_MODEL)
+    try:
+        output, maps = module(query, key), module.attention_maps(query, key)
+    except RuntimeError as error:
+        raise AssertionError(f"an empty input fails: -1 in a view has no size to find. {error}") from error
+    assert output.shape == query.shape, f"output {tuple(output.shape)}, not {tuple(query.shape)}"
+    assert torch.equal(output, module.out_proj.bias.expand_as(output)) or n_keys, (
+        "without keys: zeros, then out_proj"
+    )
+    assert maps.shape == (n_samples, N_HEADS, n_queries, n_keys), f"maps {tuple(maps.shape)}"
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------------
@@ -271,6 +295,9 @@ def test_default_key_and_value(generator, defaults):
         rtol=1e-12,
         mistakes=mistakes(module, *meant),
     )
+    if defaults == 1:
+        got = module(query, value=query.flip(1))
+        assert_close(got, sdpa(module, query, query, query.flip(1)), rtol=1e-12, hint="a value without a key")
 
 
 # --- full comparison --------------------------------------------------------------------------------------------------
@@ -460,12 +487,16 @@ def test_causal_and_mask(generator, kind, fused):
     query, _, _ = inputs(generator)
     mask = random_mask(generator, B, 1, 1, Tq)
     causal = torch.ones(Tq, Tq, dtype=torch.bool).tril()
+    if kind == "bool":  # as large as the scores, so that it could be changed in place
+        mask = mask.expand(B, N_HEADS, Tq, Tq).clone()
     both = mask & causal
     if kind == "float":
         mask = randn(N_HEADS, Tq, Tq, generator=generator)
         both = mask.masked_fill(~causal, -math.inf)
+    with unchanged(mask):
+        got = module(query, mask=mask)
     assert_close(
-        module(query, mask=mask),
+        got,
         sdpa(module, query, query, query, mask=both),
         rtol=1e-12,
         mistakes={
@@ -473,6 +504,21 @@ def test_causal_and_mask(generator, kind, fused):
             "with causal=True, the mask is forgotten": lambda: sdpa(module, query, query, query, mask=causal),
         },
     )
+
+
+@pytest.mark.grades(FORWARD)
+@pytest.mark.parametrize("fused", [False, True])
+def test_nan_is_not_hidden(generator, fused):
+    """A NaN in a value spreads in its sample, also from behind a mask, and nowhere else."""
+    module = random_module(generator, fused=fused)
+    query, key, value = inputs(generator)
+    mask = torch.ones(Tq, Tk, dtype=torch.bool)
+    mask[:, 4] = False
+    expected = sdpa(module, query, key, value, mask=mask)
+    value[1, 4] = math.nan
+    got = module(query, key, value, mask=mask)
+    assert got[1].isnan().all(), "a NaN in a value is hidden: something replaces it"
+    assert_close(got[[0, 2]], expected[[0, 2]], rtol=1e-12, hint="a NaN in a value reaches another sample")
 
 
 @pytest.mark.grades(FORWARD)
@@ -648,25 +694,25 @@ def test_gradient_of_a_float_mask(generator):
 # --- dropout ----------------------------------------------------------------------------------------------------------
 
 
-def weights_through_dropout(generator, p, *, fused=False, training=True):
+def weights_through_dropout(generator, p, *, fused=False, training=True, masked=False):
     """Return (weights, output) where output[..., j] and output[..., Tk + j] of a head both are its weight of key j.
 
     The values are one-hot, so every weight can be read off the output twice.
     """
     H, T = 3, 8
     d_model = H * 2 * T
-    module = identity_module(d_model, H, dropout=p, fused=fused).train(training)
+    module = identity_module(d_model, H, dropout=0.1, fused=fused).train(training)
+    module.dropout = p  # it may be changed at any time
+    mask = torch.ones(T, T, dtype=torch.bool).triu(-5) if masked else None
     query, key = (randn(40, T, d_model, generator=generator) for _ in range(2))
     value = torch.eye(T, dtype=torch.float64).repeat(1, 2 * H).expand(40, T, d_model)
     with torch.no_grad():
         output = (
-            module(query, key, value).unflatten(-1, (H, 2, T)).permute(3, 0, 2, 1, 4)
+            module(query, key, value, mask=mask).unflatten(-1, (H, 2, T)).permute(3, 0, 2, 1, 4)
         )  # (2, B, H, Tq, Tk)
-        weights = torch.softmax(
-            torch.einsum("bihd,bjhd->bhij", *(x.unflatten(-1, (H, -1)) for x in (query, key)))
-            / math.sqrt(2 * T),
-            dim=-1,
-        )
+        scores = torch.einsum("bihd,bjhd->bhij", *(x.unflatten(-1, (H, -1)) for x in (query, key)))
+        scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+        weights = torch.softmax(scores / math.sqrt(2 * T), dim=-1)
     return weights, output
 
 
@@ -679,15 +725,16 @@ def test_no_dropout_in_eval(generator, fused):
 
 
 @pytest.mark.grades(FORWARD)
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_dropout_of_weights(generator, fused):
+def test_dropout_of_weights(generator, fused, masked):
     """In training each weight is 0 with probability p, or 1/(1 - p) as large: of 7680 weights 40 % ± 3 %."""
     p = 0.4
-    weights, output = weights_through_dropout(generator, p, fused=fused)
+    weights, output = weights_through_dropout(generator, p, fused=fused, masked=masked)
     first, second = output
-    dropped = first == 0
-    assert dropped.any(), "dropout is ignored in training"
-    assert torch.equal(dropped, second == 0), (
+    dropped = (first == 0) & (weights > 0)
+    assert dropped.any(), f"dropout is ignored in training{' beside a mask' * masked}"
+    assert torch.equal(dropped, (second == 0) & (weights > 0)), (
         "dropout is applied to what the heads gather: it belongs on the attention weights"
     )
     kept = ~dropped
@@ -701,7 +748,7 @@ def test_dropout_of_weights(generator, fused):
         },
         hint="dropout belongs after the softmax, and the kept weights grow by 1/(1 - p)",
     )
-    share = float(dropped.double().mean())
+    share = float(dropped[weights > 0].double().mean())
     assert abs(share - p) < 0.035, f"{share:.1%} of the weights are dropped, expected {p:.0%}"
     for axis, what in ((0, "samples"), (1, "heads"), (2, "queries")):
         same = (dropped == dropped.roll(1, axis)).double().mean()
@@ -725,6 +772,7 @@ def test_attention_maps_are_torchs(generator, fused):
         attn_mask = ~per_head.reshape(-1, Tq, Tk) if options else None
         _, expected = twin(query, context, context, attn_mask=attn_mask, average_attn_weights=False)
         got = module.attention_maps(*arguments, **options)
+        assert module.training, "attention_maps leaves the module in evaluation mode"
         assert not got.requires_grad, "maps are for plotting: compute them under torch.no_grad()"
         assert_close(
             got,
@@ -750,6 +798,9 @@ def test_attention_maps_of_grouped_heads(generator, n_kv_heads):
         f"one map for each of {N_HEADS} query heads, got {tuple(maps.shape)}"
     )
     assert not maps.triu(1).any(), "the maps are not causal although the module is"
+    for mask in (random_mask(generator, B, 1, 1, Tq), randn(N_HEADS, Tq, Tq, generator=generator)):
+        later = module.attention_maps(x, mask=mask).triu(1)
+        assert not later.any(), "with a mask, the maps are not causal although the module is"
     assert_close(maps.sum(-1), torch.ones(B, N_HEADS, Tq), dtype=torch.float64, vacuous_ok="rows sum to one")
     v = module.v_proj(x).unflatten(-1, (n_kv_heads, -1)).repeat_interleave(N_HEADS // n_kv_heads, 2)
     gathered = torch.einsum("bhij,bjhd->bihd", maps, v).flatten(2)
@@ -775,6 +826,8 @@ def test_from_torch(generator, dtype, batch_first, bias):
     assert isinstance(ours, MultiHeadAttention), f"from_torch gives a {type(ours).__name__}"
     assert not ours.training, "the training mode is not taken over"
     assert ours.dropout == 0.3, f"dropout is {ours.dropout}, not 0.3"
+    assert MultiHeadAttention.from_torch(module.train()).training, "the training mode is not taken over"
+    module.eval()
     assert not ours.causal, "nn.MultiheadAttention is not causal by itself"
     assert not ours.fused, "fused is False unless one asks for it"
     query, key, value = inputs(generator, dtype)
