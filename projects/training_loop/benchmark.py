@@ -131,7 +131,7 @@ def main() -> None:
                 ours=block(full_loop(config, world, windows, folder), n_updates),
                 peers={"bare loop": block(bare_loop(config, world, windows), n_updates)},
                 targets=None if "accumulate" in options else {"bare loop": 0.98},
-                rounds=12,
+                rounds=30 if name == "tiny" else 12,
             )
 
         config = Config(out=temporary, **PRESETS["gpu" if GPU else "tiny"])
