@@ -158,18 +158,21 @@ def board(stops: Sequence[Stop], practice: Practice, reviews: Reviews) -> list[B
     return rows
 
 
-def topic_map(study: StudyList, projects: Sequence[Project]) -> dict[str, dict[str, list[str]]]:
-    """Return the study list by group: each topic with the projects that show it, none where it is planned."""
-    groups: dict[str, dict[str, list[str]]] = {group: {} for group in study.topics.values()}
+def topic_map(study: StudyList, stops: Sequence[Stop]) -> dict[str, dict[str, tuple[bool, list[str]]]]:
+    """Return the study list by group: of each topic, whether it is planned, and where it is shown or drilled."""
+    groups: dict[str, dict[str, tuple[bool, list[str]]]] = {group: {} for group in study.topics.values()}
     for topic, group in study.topics.items():
-        groups[group][topic] = [project.name for project in projects if topic in project.topics]
+        shown = [stop for stop in stops if topic in stop.project.topics]
+        drilled = [stop for stop in stops if topic in {drill.topic for drill in stop.drills}]
+        names = [stop.project.name for stop in shown or drilled]
+        groups[group][topic] = (topic in study.planned, names)
     return groups
 
 
 # --- the page ---------------------------------------------------------------------------------------------
 
 
-def render(rows: Sequence[BoardRow], groups: Mapping[str, Mapping[str, Sequence[str]]], *, page: Path) -> str:
+def render(rows: Sequence[BoardRow], groups: Mapping[str, Any], *, page: Path) -> str:
     """Return the page as it is to stand at `page`; `groups` is the topic map, empty to leave it out."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -226,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = board(stops, Practice(learner, console), Reviews(learner / "drills.json", console.print))
     page = ROOT / "build" / "tour" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    groups = {} if options.project else topic_map(load_study_list(), selected)
+    groups = {} if options.project else topic_map(load_study_list(), stops)
     page.write_text(render(rows, groups, page=page), encoding="utf-8")
     console.print(
         f"wrote {page.relative_to(ROOT)} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser"

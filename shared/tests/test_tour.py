@@ -14,6 +14,7 @@ from fsrs import Rating
 from rich.console import Console
 
 from shared import tour, tour_tables
+from shared.drills import Drill
 from shared.progress import Practice
 from shared.projects import ROOT, StudyList, load_projects, read_toml
 from shared.reviews import WRITE, Reviews
@@ -182,12 +183,18 @@ def test_a_function_that_is_gone_counts_no_more(mini, practice, reviews):
 
 
 def test_the_study_list_leads_to_projects_and_shows_what_is_planned(mini, page_of):
-    study = StudyList({"neurons": "DL", "PPO": "RL"}, ("PPO",), (), (), {})
-    groups = tour.topic_map(study, [mini])
-    assert groups == {"DL": {"neurons": ["mini"]}, "RL": {"PPO": []}}
-    page = page_of(tour.collect(mini, "broken"), groups=groups)
-    assert '<a href="#mini" title="mini">neurons</a>' in page
-    assert "PPO · planned" in page
+    study = StudyList({"neurons": "DL", "PPO": "RL", "VQ-VAE": "RL"}, ("PPO", "VQ-VAE"), (), (), {})
+    stop = tour.collect(mini, "broken")
+    stop.drills = [Drill("a", "What does PPO do?", "PPO", "It clips.", "python demo.py")]
+    groups = tour.topic_map(study, [stop])
+    assert groups == {
+        "DL": {"neurons": (False, ["mini"])},
+        "RL": {"PPO": (True, ["mini"]), "VQ-VAE": (True, [])},
+    }
+    page = page_of(stop, groups=groups)
+    assert '<li><a href="#mini" title="mini">neurons</a>' in page
+    assert '<li class="planned"><a href="#mini" title="mini">PPO · planned</a>' in page
+    assert '<li class="planned"><span>VQ-VAE · planned</span>' in page
 
 
 # --- what is measured -------------------------------------------------------------------------------------------

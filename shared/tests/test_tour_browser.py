@@ -50,7 +50,7 @@ def build(tmp_path_factory):
         change(stops)
         practice = Practice(learner, Console(file=io.StringIO()))
         path = folder / "index.html"
-        groups = {"Some": {"roofline model": ["cuda_matmul"], "PPO basics": []}}
+        groups = {"Some": {"roofline model": (False, ["cuda_matmul"]), "PPO basics": (True, [])}}
         page = tour.render(tour.board(stops, practice, Reviews(learner / "drills.json")), groups, page=path)
         for old, new in replace:
             assert old in page
