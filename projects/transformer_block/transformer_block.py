@@ -233,7 +233,7 @@ class LearnedEncoding(nn.Module):
     Notes
     -----
     ``forward(x)`` takes (..., T, d_model) and returns x + weight[:T]. ValueError if T is more than n_positions (the
-    message holds both) or the last axis is not d_model.
+    message holds both), if there is no axis T, or if the last axis is not d_model (the message holds the shape).
     """
 
     def __init__(self, n_positions: int, d_model: int) -> None:
@@ -278,7 +278,8 @@ def rotary(x: Tensor, positions: Tensor, *, base: float = 10000.0) -> Tensor:
     Raises
     ------
     ValueError
-        If d_head is odd or the last axis of `positions` is not T.
+        If d_head is odd (the message holds the shape of `x`) or the last axis of `positions` is not T (the message
+        holds T and the shape of `positions`).
 
     Source: Su et al., "RoFormer", arXiv 2104.09864 (2021), eq. 34.
     """
@@ -363,7 +364,8 @@ class TransformerBlock(nn.Module):
     Raises
     ------
     ValueError
-        If n_heads does not divide d_model, a head is odd with "rotary", or an option is none of the above.
+        If n_heads is less than 1 or does not divide d_model, or a head is odd with "rotary" (the message holds d_model
+        and n_heads); if an option is none of the above (the message holds it).
 
     Source: Vaswani et al. 2017, section 3 and figure 1 (post-norm); Radford et al., "Language Models are Unsupervised
     Multitask Learners" (GPT-2, 2019), section 2.3 (pre-norm).

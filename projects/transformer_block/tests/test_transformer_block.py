@@ -332,6 +332,22 @@ def test_future_does_not_leak(generator):
 
 
 @pytest.mark.grades("TransformerBlock")
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
+def test_nan_is_not_hidden(activation, generator):
+    """A NaN in one token shows there and in the tokens that see it, in no other sequence."""
+    block = randomised(tb.TransformerBlock(8, 2, activation=activation), generator)
+    x = normal(3, 4, 8, generator=generator)
+    with torch.no_grad():
+        expected = block(x)
+        x[1, 2, 5] = float("nan")
+        got = block(x)
+    assert got[1].isnan().all(), "a NaN is hidden: something replaces it"
+    assert_close(
+        got[[0, 2]], expected[[0, 2]], rtol=1e-12, what="other sequences", hint="a NaN spreads to them"
+    )
+
+
+@pytest.mark.grades("TransformerBlock")
 def test_order_without_positions(generator):
     """Without positions a block cannot tell an order: permuted tokens give permuted results."""
     block = randomised(tb.TransformerBlock(8, 2), generator)
@@ -485,9 +501,11 @@ def test_input_and_library(generator):
     for options in ({}, {"norm": "rms", "norm_position": "post"}):
         block = randomised(tb.TransformerBlock(8, 2, **options), generator)
         base, mask = normal(5, 3, 16, generator=generator), torch.zeros(5, 5, dtype=torch.float64)
+        allowed = torch.ones(3, 2, 5, 5, dtype=torch.bool)
         x = base.transpose(0, 1)[..., ::2]
-        with unchanged(base, mask), refuse_calls(*LIBRARY):
+        with unchanged(base, mask, allowed), refuse_calls(*LIBRARY):
             y = block(x, mask=mask)
+            tb.TransformerBlock(8, 2, causal=True, **options).double()(x, mask=allowed)
         assert_close(block(x.clone()), y.detach(), rtol=1e-10, what="block of a view")
 
 
@@ -548,23 +566,32 @@ def test_dropout_of_branches(branch):
         f"what dropout keeps of the {branch} branch is divided by 1 - p once, and x itself is never dropped; "
         f"added were {added.unique()[:5].tolist()} instead of 0 and 5"
     )
+    for axis, what in enumerate(("sequences", "tokens", "features")):
+        alike = (dropped == dropped.roll(1, axis)).float().mean().item()  # 0.8² + 0.2² of them by chance
+        assert alike < 0.8, f"all {what} drop alike in the {branch} branch: dropout is drawn for every entry"
     share = dropped.float().mean().item()
     assert 0.14 < share < 0.26, f"dropout=0.2 dropped {share:.0%} of the {branch} branch's output"
 
 
 @pytest.mark.grades("TransformerBlock")
-def test_dropout_of_weights():
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+def test_dropout_of_weights(masked):
     """Attention weights are dropped: with equal values, heads give more or less than that value."""
     block = tb.TransformerBlock(40, 2, dropout=0.2)
+    mask = torch.zeros(10, 10) if masked else None  # of no effect
     silence(block.feed_forward.down, block.qkv, block.out)
     with torch.no_grad():
         block.qkv.bias[80:] = 1.0  # every value is 1
         block.out.weight.copy_(torch.eye(40))
     x = torch.zeros(6, 10, 40)
-    heads = block(x).view(60, 2, 20)
+    heads = block(x, mask=mask).view(60, 2, 20)
     # per token and head 0.8·added = sum of kept weights / 0.8, the same for all features that survive
     totals = heads.amax(-1)
     assert totals.unique().numel() > 3, "attention weights are not dropped in training"
+    for axis, what in enumerate(("sequences", "queries", "heads")):
+        by_axis = totals.view(6, 10, 2)
+        alike = ((by_axis - by_axis.roll(1, axis)).abs() < 1e-4).float().mean().item()
+        assert alike < 0.7, f"all {what} drop the same weights: dropout is drawn for every weight"
     same = (heads - totals[..., None]).abs().minimum(heads.abs())
     assert same.max() < 1e-4, "weights are dropped per query and key, the same for all features of a head"
     mean = 0.8 * totals.mean().item()
