@@ -156,10 +156,8 @@ def test_dropout_in_training_only(generator):
         head.query.weight.mul_(0.1)  # soft weights: where one takes all, dropping it is dropping the output
     x = torch.randn(4, 6, 5, generator=generator) + 2.0  # values with a common part, so that the two differ
     plain = double(expected_output(head, x))
-    with (
-        torch.random.fork_rng(),
-        torch.no_grad(),
-    ):  # training is a mode of the module, not whether gradients are on
+    # Training is a mode of the module; it has nothing to do with whether gradients are on.
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         runs = head(x.expand(2000, -1, -1, -1)).detach().double()
         head.eval()
