@@ -30,6 +30,7 @@ KERNELS = ("naive", "block_reduce", "warp_shuffle", "online", "single_read")
 
 MAX_WIDTH = 131072
 HEAD_DIMS = (32, 64, 128)
+MOST_BLOCKS_IN_Y = 65535  # CUDA's limit; flash_attention.cu has a head for each
 
 _DTYPES = ("float16", "bfloat16", "float32")
 _DEFAULT_SHARED_BYTES = 48 << 10  # what a launch may ask for without setting an attribute
@@ -106,7 +107,8 @@ def flash_attention(
     Raises
     ------
     TypeError, ValueError
-        As for `softmax`; also if there is no key or d is another number.
+        As for `softmax`; also if there is no key, d is another number, or batch · heads is more than 65535, the most blocks
+        that a grid may have in y.
     """
     _check_arrays(query=query, key=key, value=value, **({} if out is None else {"out": out}))
     shapes = [_shape(array) for array in (query, key, value)]
@@ -115,6 +117,8 @@ def flash_attention(
     B, H, n_queries, d = shapes[0]
     if shapes[1] != shapes[2] or len(shapes[1]) != 4 or (*shapes[1][:2], shapes[1][3]) != (B, H, d):
         raise ValueError(f"key and value must be ({B}, {H}, n_keys, {d}), got {shapes[1]} and {shapes[2]}")
+    if B * H > MOST_BLOCKS_IN_Y:
+        raise ValueError(f"at most {MOST_BLOCKS_IN_Y} heads in all batches, got {B} x {H}")
     n_keys = shapes[1][2]
     if n_keys == 0:
         raise ValueError(f"there must be a key to attend to, got {shapes[1]}")

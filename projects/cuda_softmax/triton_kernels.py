@@ -139,7 +139,7 @@ def flash_attention_triton(
     TypeError
         If dtypes differ or are others.
     ValueError
-        If shapes do not fit, d is another number, there is no key, or a tensor has gaps.
+        If shapes do not fit, d is another number, there is no key, batch · heads is more than 65535, or a tensor has gaps.
     """
     tensors = (query, key, value)
     if query.dtype not in _DTYPES or len({tensor.dtype for tensor in tensors}) > 1:
@@ -159,6 +159,8 @@ def flash_attention_triton(
         )
     if key.shape[2] == 0:
         raise ValueError(f"there must be a key to attend to, got {shapes[1]}")
+    if query.shape[0] * query.shape[1] > 65535:  # CUDA's limit for a grid in y
+        raise ValueError(f"at most 65535 heads in all batches, got {query.shape[0]} x {query.shape[1]}")
     if not all(tensor.is_contiguous() for tensor in tensors):
         raise ValueError(f"tensors must be contiguous, got strides {[tensor.stride() for tensor in tensors]}")
     B, H, n_queries, d = query.shape

@@ -155,8 +155,27 @@ def test_special_values(function, rng, cuda_device):
     """NaN and inf reach the rows and columns they belong to, and no others."""
     a, b = random(rng, 37, 19), random(rng, 19, 34)
     a[3, 18], a[35, 0], b[5, 33] = np.nan, np.inf, np.inf
+    a[7, 5] = 0  # 0 times inf is NaN: a zero may not be skipped
     with np.errstate(invalid="ignore"):
-        assert_product(run(function, a, b), a, b, what="product with NaN and inf")
+        hint = "0 times inf is NaN: no element may be skipped"
+        assert_product(run(function, a, b), a, b, what="product with NaN and inf", hint=hint)
+
+
+@pytest.mark.parametrize("function", LADDER[5:])
+@pytest.mark.parametrize("which", [0, 1])
+def test_matrices_at_odd_addresses(function, which, rng, cuda_device):
+    """A device array may start anywhere in an allocation: a 16-byte load also needs an address that suits it."""
+    m, k, n = 9, 12, 20
+    matrices = [random(rng, m, k), random(rng, k, n)]
+    arguments = [device_array(matrix) for matrix in matrices]
+    shifted = device_array(np.append(np.float32(0), matrices[which]))
+    arguments[which] = shifted[1:]
+    result = device_array(np.full((m, n), np.nan, np.float32))
+    sizes = (np.int32(m), np.int32(n), np.int32(k), np.float32(1), np.float32(0))
+    block = (*RUNGS[function].block, 1)
+    launch(KERNELS / f"{function}.cu", "matmul", (*arguments, result, *sizes), grid=(1, 1), block=block)
+    hint = "rows that are multiples of 16 bytes long are not enough, the first must start at one"
+    assert_product(result.get(), *matrices, what=f"product, {'ab'[which]} at an odd address", hint=hint)
 
 
 @pytest.mark.parametrize("function", LADDER[2:])
@@ -201,6 +220,20 @@ def test_reads_of_each_element(function, counting_device):
     assert loads.bytes == expected, (
         f"{loads.bytes:,} bytes are read from global memory, {expected:,.0f} are enough for tiles of {tile_m} x {tile_n}"
     )
+
+
+@pytest.mark.parametrize("function", LADDER[5:])
+def test_loads_of_16_bytes(function, counting_device):
+    """Four elements with each instruction, from global to shared memory and from there to registers."""
+    a = np.ones((128, 128), np.float32)
+    with cuda_emulator.counting() as counters:
+        run(function, a, a)
+    for kind in ("global load", "shared load"):
+        loads = counters.total(kind)
+        assert loads.bytes == 16 * loads.lanes, (
+            f"not vectorized: a {kind} moves {loads.bytes / loads.lanes:.3g} bytes for each thread instead of 16; "
+            "read a float4"
+        )
 
 
 @ladder
@@ -290,9 +323,9 @@ def test_every_rung(kernel, rng, cuda_device):
 def test_the_kernel_that_runs(counting_device):
     """The product is computed on the device, in the file of that name; unknown names are refused."""
     a = np.ones((3, 3), np.float32)
-    for kernel in LADDER:
+    for kernel, options in (("naive", {}), *((kernel, {"kernel": kernel}) for kernel in LADDER)):
         with cuda_emulator.counting() as counters:
-            cuda_matmul.matmul(a, a, kernel=kernel)
+            cuda_matmul.matmul(a, a, **options)
         files = {Path(row.file).stem for row in counters.rows}
         assert files == {kernel}, (
             f"another kernel than the one asked for ran, or none: {files} instead of {kernel}"

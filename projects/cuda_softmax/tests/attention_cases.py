@@ -34,6 +34,10 @@ def mistakes(query, key, value, *, causal=False, scale=None):
             query, np.repeat(key[:, :1], key.shape[1], 1), np.repeat(value[:, :1], key.shape[1], 1), **right
         ),
     }  # fmt: skip
+    if scale is not None:
+        found["the scale is ignored, or 0 is taken for none: it is 1/sqrt(d)"] = oracle(
+            query, key, value, causal=causal
+        )
     if causal:
         found["the causal mask is missing"] = oracle(query, key, value, scale=scale)
         n_queries = query.shape[-2]

@@ -38,7 +38,7 @@ def test_causal(n_queries, n_keys, rng, cuda_device):
 
 
 def test_scale(rng, cuda_device):
-    """Another scale, also a negative one."""
+    """Another scale, also a negative one, and 0, which is a scale too: all keys weigh the same."""
     arrays = inputs(rng, 1, 2, 5, 40, 32)
-    for scale in (0.5, -0.1):
+    for scale in (0.5, -0.1, 0.0):
         assert_attention(arrays, scale=scale, what=f"attention with scale {scale}")

@@ -129,7 +129,10 @@ def test_large_logits(function, scale, rng, cuda_device):
     """exp(89) overflows in float32; a softmax of large logits does not."""
     x = (scale * rng.uniform(-1, 1, size=(3, 100))).astype(np.float32)
     x[1] = np.float32(scale) * (np.arange(100) % 7 == 3)
-    hint = "exp overflows: subtract the row's largest value first"
+    x[2] = -np.float32(scale) * rng.uniform(
+        0.5, 1, size=100
+    )  # all below any number that one might start with
+    hint = "exp overflows: subtract the row's largest value first, and start to look for it at -inf, not at a number"
     assert_softmax(run(function, x), x, what=f"softmax of logits up to {scale:g}", hint=hint)
 
 
@@ -182,7 +185,7 @@ def test_order_of_threads(function, schedule, rng, cuda_device):
     assert_softmax(result, x, what=f"softmax, threads in {schedule} order", hint=hint)
 
 
-@by_block
+@ladder
 @pytest.mark.emulator_only("the emulator runs a few blocks of this grid; a GPU would need 9 GB for all of it")
 def test_index_past_two_to_the_31(function, cuda_device):
     """The last rows of an array of more than 2**31 elements: row * width needs 64 bits."""
@@ -198,10 +201,13 @@ def test_index_past_two_to_the_31(function, cuda_device):
     grid, block, shared_bytes = n_rows, (256, 1, 1), 0
     if function == "warp_shuffle":
         grid, block = -(-n_rows // 2), (32, 2, 1)
+    if function == "naive":
+        grid, block = -(-n_rows // 32), (32, 1, 1)
     if function == "single_read":
         arguments.append(np.int32(CACHED))
         shared_bytes = 4 * CACHED
-    window = (grid - (1 if function == "warp_shuffle" else rows_here), rows_here)
+    last = 1 if function in ("naive", "warp_shuffle") else rows_here  # blocks that hold the last rows
+    window = (grid - last, last)
     try:
         path = KERNELS / f"{function}.cu"
         with cuda_emulator.settings(window=window):

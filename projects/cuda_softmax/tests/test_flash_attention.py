@@ -1,5 +1,7 @@
 """The judge of flash attention, kernel and host side, goes on: dtypes, counts, arguments. Oracle: torch in float64."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from attention_cases import assert_attention, inputs, oracle
@@ -7,7 +9,7 @@ from attention_cases import assert_attention, inputs, oracle
 import cuda_softmax
 from shared import cuda_emulator
 from shared.checks import assert_close, expect_error, unchanged
-from shared.cuda import device_array
+from shared.cuda import device_array, launch
 
 pytestmark = pytest.mark.grades("flash_attention")
 
@@ -83,6 +85,35 @@ def test_attention_views_and_out(rng, cuda_device):
     )
 
 
+@pytest.mark.emulator_only("the emulator runs one block of this grid; a GPU would need 17 GB for all of it")
+def test_heads_past_two_to_the_31(rng, cuda_device):
+    """The last head of arrays with more than 2**31 elements: the offset of a head needs 64 bits."""
+    from pycuda import driver
+
+    heads, n, d = 2**16 - 1, 1040, 32
+    bytes_of_head = 2 * n * d
+    head = [array.astype(np.float16) for array in inputs(rng, 1, 1, n, n, d)]
+    pointers = [driver.mem_alloc(heads * bytes_of_head) for _ in range(4)]
+    for pointer, array in zip(pointers, head, strict=False):
+        driver.memcpy_htod(int(pointer) + (heads - 1) * bytes_of_head, array)
+    sizes = (np.int32(n), np.int32(n), np.float32(1 / np.sqrt(d)), np.int32(True))
+    try:
+        with cuda_emulator.settings(window=(heads * n // 16 - n // 16, 1)):
+            path, grid = (
+                Path(cuda_softmax.__file__).parent / "kernels" / "flash_attention.cu",
+                (n // 16, heads),
+            )
+            launch(path, "attention_float16_32", (*pointers, *sizes), grid=grid, block=(128, 1, 1))
+        result = np.empty((1, 1, 16, d), np.float16)
+        driver.memcpy_dtoh(result, int(pointers[3]) + (heads - 1) * bytes_of_head)
+    finally:
+        for pointer in pointers:
+            pointer.free()
+    expected = oracle(*head, causal=True)[:, :, :16].astype(np.float32)
+    hint = "an index of 32 bits: head * n * d wraps around; make the head a long long"
+    assert_close(result, expected, dtype=np.float16, rtol=2.0**-10, atol=1e-6, what="last head", hint=hint)
+
+
 def test_no_queries(cuda_device):
     """No queries: no launch."""
     keys = np.ones((1, 2, 3, 32), np.float32)
@@ -100,6 +131,11 @@ def test_attention_arguments_that_do_not_fit(cuda_device):
         ((good, good, good[:, :, :3]), ValueError, "(2, 3, 3, 32)"),
         ((good, good[:, :, :0], good[:, :, :0]), ValueError, "(2, 3, 0, 32)"),
         ((good, good, good, good[:, :, :3]), ValueError, "(2, 3, 3, 32)"),
+        (
+            (np.ones((2, 32768, 0, 32), np.float32), *[np.ones((2, 32768, 1, 32), np.float32)] * 2),
+            ValueError,
+            "65535",
+        ),
         ((good, good.astype(np.float16), good), TypeError, "float16"),
         ((good.astype(np.float64),) * 3, TypeError, "float64"),
     ):

@@ -161,6 +161,7 @@ def test_triton_attention_arguments(triton_device):
         ((good, good[:1], good[:1]), ValueError, "(1, 3, 4, 32)"),
         ((good, good, good[:, :, :3].contiguous()), ValueError, "(2, 3, 3, 32)"),
         ((good, good[:, :, :0], good[:, :, :0]), ValueError, "(2, 3, 0, 32)"),
+        (tuple(torch.ones((2, 32768, n, 32), device=triton_device) for n in (0, 1, 1)), ValueError, "65535"),
         ((good, good.half(), good), TypeError, "float16"),
         ((good, good.transpose(0, 1).contiguous().transpose(0, 1), good), ValueError, "(128, 256, 32, 1)"),
     ):

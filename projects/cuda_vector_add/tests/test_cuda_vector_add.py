@@ -190,9 +190,9 @@ def test_order_of_threads(function, schedule, rng, cuda_device):
 # --- what the kernels ask of the memory (counted by the emulator) ------------------------------------------------
 
 
-def count(kernel, n=8192, blocks=4, threads=64):
-    """Return the emulator's counters for one launch on float32."""
-    a, b, out = (device_array(np.ones(n, np.float32)) for _ in range(3))
+def count(kernel, n=8192, blocks=4, threads=64, first=0):
+    """Return the emulator's counters for one launch on float32, with arrays that start at element `first` of others."""
+    a, b, out = (device_array(np.ones(first + n, np.float32))[first:] for _ in range(3))
     if kernel == "one_per_thread":
         blocks = n // threads
     with cuda_emulator.counting() as counters:
@@ -231,6 +231,11 @@ def test_vectorized_moves_16_bytes_at_a_time(counting_device):
     assert loads.bytes == 16 * loads.lanes, (
         f"not vectorized: a thread moves {loads.bytes / loads.lanes:.0f} bytes with each load instead of 16; "
         "read an int4 or float4"
+    )
+    loads = count("vectorized", first=1).total("global load")
+    assert loads.bytes > 15 * loads.lanes, (
+        "three arrays that start 4 bytes past a multiple of 16 need a head of three elements; the rest fits in packs, "
+        f"but a thread moves {loads.bytes / loads.lanes:.0f} bytes with each load"
     )
 
 

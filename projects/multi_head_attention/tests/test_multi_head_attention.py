@@ -191,7 +191,8 @@ def identity_module(d_model, n_heads, **options):
     module = MultiHeadAttention(d_model, n_heads, bias=False, **options).double()
     with torch.no_grad():
         for name in PROJECTIONS:
-            getattr(module, name).weight.copy_(torch.eye(d_model))
+            weight = getattr(module, name).weight
+            weight.copy_(torch.eye(d_model)[: len(weight)])
     return module
 
 
@@ -694,14 +695,14 @@ def test_gradient_of_a_float_mask(generator):
 # --- dropout ----------------------------------------------------------------------------------------------------------
 
 
-def weights_through_dropout(generator, p, *, fused=False, training=True, masked=False):
+def weights_through_dropout(generator, p, *, fused=False, training=True, masked=False, n_kv_heads=3):
     """Return (weights, output) where output[..., j] and output[..., Tk + j] of a head both are its weight of key j.
 
     The values are one-hot, so every weight can be read off the output twice.
     """
     H, T = 3, 8
     d_model = H * 2 * T
-    module = identity_module(d_model, H, dropout=0.1, fused=fused).train(training)
+    module = identity_module(d_model, H, n_kv_heads=n_kv_heads, dropout=0.1, fused=fused).train(training)
     module.dropout = p  # it may be changed at any time
     mask = torch.ones(T, T, dtype=torch.bool).triu(-5) if masked else None
     query, key = (randn(40, T, d_model, generator=generator) for _ in range(2))
@@ -710,7 +711,9 @@ def weights_through_dropout(generator, p, *, fused=False, training=True, masked=
         output = (
             module(query, key, value, mask=mask).unflatten(-1, (H, 2, T)).permute(3, 0, 2, 1, 4)
         )  # (2, B, H, Tq, Tk)
-        scores = torch.einsum("bihd,bjhd->bhij", *(x.unflatten(-1, (H, -1)) for x in (query, key)))
+        q, k = (x.unflatten(-1, (H, -1)) for x in (query, key))
+        k = k[:, :, :n_kv_heads].expand_as(k)  # one key head for all, or each its own
+        scores = torch.einsum("bihd,bjhd->bhij", q, k)
         scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
         weights = torch.softmax(scores / math.sqrt(2 * T), dim=-1)
     return weights, output
@@ -725,15 +728,15 @@ def test_no_dropout_in_eval(generator, fused):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+@pytest.mark.parametrize("options", [{}, {"masked": True}, {"n_kv_heads": 1}], ids=str)
 @pytest.mark.parametrize("fused", [False, True])
-def test_dropout_of_weights(generator, fused, masked):
+def test_dropout_of_weights(generator, fused, options):
     """In training each weight is 0 with probability p, or 1/(1 - p) as large: of 7680 weights 40 % ± 3 %."""
     p = 0.4
-    weights, output = weights_through_dropout(generator, p, fused=fused, masked=masked)
+    weights, output = weights_through_dropout(generator, p, fused=fused, **options)
     first, second = output
     dropped = (first == 0) & (weights > 0)
-    assert dropped.any(), f"dropout is ignored in training{' beside a mask' * masked}"
+    assert dropped.any(), f"dropout is ignored in training{f' with {options}' if options else ''}"
     assert torch.equal(dropped, (second == 0) & (weights > 0)), (
         "dropout is applied to what the heads gather: it belongs on the attention weights"
     )
@@ -766,10 +769,14 @@ def test_attention_maps_are_torchs(generator, fused):
     query, key, _ = inputs(generator)
     mask = random_mask(generator, N_HEADS, Tq, Tk)
     per_head = mask.expand(B, N_HEADS, Tq, Tk)
+    bias = randn(B, N_HEADS, Tq, Tk, generator=generator)
     twin = torch_twin(module).eval()
-    for arguments, options in (((query, key), {"mask": mask}), ((query,), {})):
+    for arguments, options, attn_mask in (
+        ((query, key), {"mask": mask}, ~per_head.reshape(-1, Tq, Tk)),
+        ((query, key), {"mask": bias}, bias.reshape(-1, Tq, Tk)),
+        ((query,), {}, None),
+    ):
         context = arguments[-1]
-        attn_mask = ~per_head.reshape(-1, Tq, Tk) if options else None
         _, expected = twin(query, context, context, attn_mask=attn_mask, average_attn_weights=False)
         got = module.attention_maps(*arguments, **options)
         assert module.training, "attention_maps leaves the module in evaluation mode"
