@@ -42,7 +42,7 @@ def problems(root: Path) -> Iterator[str]:
         yield f"two projects share an order: {orders}"
     if not fill_readme(root / "README.md", write=False):
         yield "README.md: a generated block is out of date; run python -m shared.readme"
-    for folder in sorted(path for path in (root / "projects").iterdir() if path.is_dir()):
+    for folder in sorted(path for path in (root / "projects").glob("[!.]*") if path.is_dir()):
         if any(folder.glob("*.*")) and not (folder / "pyproject.toml").exists():
             yield f"{folder.name}: no pyproject.toml"
     study = load_study_list()

@@ -323,7 +323,9 @@ def diamond(demo: Demo) -> None:
             )
             demo.number("ddpm_3", first["DDPM"], ".2f", "the same, noise prediction on DDPM's schedule")
             demo.number("drift_frames", n_frames, "d", "frames sampled one after another, three steps each")
-            demo.number("drift_exact", drift["exact"], ".2f", "drift off the circle after them, exact denoiser")
+            demo.number(
+                "drift_exact", drift["exact"], ".2f", "drift off the circle after them, exact denoiser"
+            )
             demo.number("drift_edm", drift["EDM"], ".2f", "the same, EDM with the network error")
     names = ("exact", "EDM", "ε, same steps", "ε, DDPM")
     columns = ["steps", *(f"{name}: one frame" for name in names), *(f"{name}: 20 frames" for name in names)]
