@@ -3,6 +3,7 @@
 The kernels are launched here directly, so each is graded before there is a host side. Oracle: NumPy's product in float64.
 """
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,36 @@ def test_index_past_two_to_the_31(function, cuda_device):
     assert_close(result, a[-1] * b[0, -8:], what="the end of the last row", hint=hint)
 
 
+@ladder
+@pytest.mark.emulator_only("the emulator runs one block of this grid; a GPU would need 17 GB for all of it")
+def test_row_of_b_past_two_to_the_31(function, cuda_device):
+    """The last row of a b with more than 2**31 elements: i * n needs 64 bits too."""
+    from pycuda import driver
+
+    k, n = (4200, 8 * 65535) if RUNGS[function].rows_in_x else (3, 2**30)  # naive counts columns in y
+    pointers = [
+        device_array(np.ones((1, k), np.float32)),
+        driver.mem_alloc(4 * k * n),
+        driver.mem_alloc(4 * n),
+    ]
+    end = np.arange(1, 9, dtype=np.float32)
+    driver.memcpy_htod(int(pointers[1]) + 4 * (k * n - 8), end)
+    columns = n // RUNGS[function].tile[1]
+    grid = (1, columns) if RUNGS[function].rows_in_x else (columns, 1)
+    sizes = (np.int32(1), np.int32(n), np.int32(k), np.float32(1), np.float32(0))
+    try:
+        with cuda_emulator.settings(window=(columns - 1, 1)):
+            path, block = KERNELS / f"{function}.cu", (*RUNGS[function].block, 1)
+            launch(path, "matmul", (*pointers, *sizes), grid=grid, block=block)
+        result = np.empty(8, np.float32)
+        driver.memcpy_dtoh(result, int(pointers[2]) + 4 * (n - 8))
+    finally:
+        for pointer in pointers[1:]:
+            pointer.free()
+    hint = "an index of 32 bits: i * n wraps around; make i, or the row of b, a long long"
+    assert_close(result, end, what="the end of the row", hint=hint)
+
+
 @pytest.mark.grades
 @pytest.mark.emulator_only("a GPU has tensor cores")
 def test_tensor_cores_are_declined(cuda_device):
@@ -369,8 +400,14 @@ def test_grids_that_are_too_tall(cuda_device):
         a, b = np.ones((m, 0), np.float32), np.ones((0, n), np.float32)
         with expect_error(ValueError, "65535", otherwise="a grid of 65536 blocks in y is accepted"):
             cuda_matmul.matmul(a, b, kernel=kernel)
-    long = cuda_matmul.matmul(np.ones((8 * 65535 + 1, 0), np.float32), np.ones((0, 1), np.float32))
-    assert long.shape == (8 * 65535 + 1, 1), "naive counts rows in x, which has room for them"
+    first = cuda_emulator.settings(window=(0, 1)) if cuda_device == "emulator" else contextlib.nullcontext()
+    with first:  # one block of each grid: the shape is what counts
+        long = cuda_matmul.matmul(np.ones((8 * 65535 + 1, 0), np.float32), np.ones((0, 1), np.float32))
+        assert long.shape == (8 * 65535 + 1, 1), "naive counts rows in x, which has room for them"
+        most = cuda_matmul.matmul(np.ones((1, 0), np.float32), np.ones((0, 8 * 65535), np.float32))
+        assert most.shape == (1, 8 * 65535), (
+            "65535 blocks in y are allowed, and there may be no block without elements"
+        )
 
 
 @pytest.mark.grades("matmul")
@@ -379,6 +416,19 @@ def test_views(rng, cuda_device):
     a, b = random(rng, 14, 12)[::2, ::-3], random(rng, 9, 4).T
     hint = "the memory of a view is not the view: np.ascontiguousarray packs it"
     assert_product(cuda_matmul.matmul(a, b), a, b, hint=hint)
+    c = np.asfortranarray(random(rng, 7, 9))
+    before = c.copy()
+    cuda_matmul.matmul(a, b, beta=2.0, c=c)
+    assert_product(c, a, b, beta=2.0, c=before, hint=f"c too may be a view: {hint}")
+
+
+class Foreign:
+    """A device array of some other library: nothing but a shape and the CUDA array interface."""
+
+    def __init__(self, array, strides):
+        self.shape = array.shape
+        self._array = device_array(array)  # keeps the memory
+        self.__cuda_array_interface__ = {**self._array.__cuda_array_interface__, "strides": strides}
 
 
 @pytest.mark.grades("matmul")
@@ -390,6 +440,9 @@ def test_arguments_that_do_not_fit(cuda_device):
         ((a, b[0]), {}, ValueError, "(5,)"),
         ((a, b[None]), {}, ValueError, "(1, 4, 5)"),
         ((a, b), {"c": np.ones((5, 3), np.float32)}, ValueError, "(5, 3)"),
+        ((a, b), {"c": np.ones((3, 6), np.float32)}, ValueError, "(3, 6)"),
+        ((Foreign(a, (32, 4)), device_array(b)), {}, ValueError, "(32, 4)"),
+        ((device_array(a), Foreign(b, (4, 16))), {}, ValueError, "(4, 16)"),
         ((a, b), {"beta": 1.0}, ValueError, "beta"),
         ((a.astype(np.float64), b), {}, TypeError, "float64"),
         ((a, b.astype(np.int32)), {}, TypeError, "int32"),

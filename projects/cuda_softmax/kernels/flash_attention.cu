@@ -2,7 +2,8 @@
 //
 // A block holds ROWS queries and walks over the keys, KEYS at a time. For each query it keeps the largest score so far,
 // the sum of exponentials, and the weighted sum of values; a new largest score corrects the last two by one factor.
-// Scores and weights live in registers only. The memory is O(n), and a tile of keys is read once for ROWS queries.
+// Scores and weights live in registers only. The memory is O(n), and a tile of keys is read once for ROWS queries; with a
+// causal mask, the tiles after the block's last query are not read at all.
 //
 // A warp works on ROWS_PER_WARP queries. While it computes scores, a lane is a key; while it adds up values, a lane is
 // a group of dimensions, and each weight comes from the lane that holds it.

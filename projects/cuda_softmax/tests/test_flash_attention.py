@@ -67,6 +67,14 @@ def test_memory_is_linear(rng, cuda_device):
     assert growth == once, (
         f"64 more keys and values are read {growth / once:g} times per block, once is enough"
     )
+    arrays = [device_array(array) for array in inputs(rng, 1, 1, 32, 128, 32)]
+    with cuda_emulator.counting() as counters:
+        cuda_softmax.flash_attention(*arrays, causal=True)
+    seen = counters.global_bytes_read - 32 * 32 * 4
+    assert seen == 2 * 2 * 32 * 32 * 4, (  # two blocks, keys and values, 32 of them, d = 32
+        f"{seen // (32 * 4)} keys and values are read, {2 * 2 * 32} are enough: with a causal mask, the tiles after a "
+        "block's last query weigh nothing and need not be read"
+    )
 
 
 def test_attention_views_and_out(rng, cuda_device):

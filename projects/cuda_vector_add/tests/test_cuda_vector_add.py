@@ -164,8 +164,8 @@ def test_offset_views(kernel, rng, cuda_device):
     for offsets in ((0, 0, 0), (1, 1, 1), (2, 2, 2), (3, 3, 3), (1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 1, 2)):
         before = [buffer.get() for buffer in buffers]
         a, b, out = (buffer[first : first + n] for buffer, first in zip(buffers, offsets, strict=True))
-        blocks = 2
-        launch(KERNELS / f"{kernel}.cu", "add_float32", (a, b, out, np.int64(n)), grid=blocks, block=64)
+        blocks = 2 if kernel != "one_per_thread" else 3
+        launch(KERNELS / f"{kernel}.cu", "add_float32", (a, b, out, np.int64(n)), grid=blocks, block=32)
         after = [buffer.get() for buffer in buffers]
         expected = before[2].copy()
         sums = total(*(array[first : first + n] for array, first in zip(before[:2], offsets, strict=False)))
@@ -175,6 +175,24 @@ def test_offset_views(kernel, rng, cuda_device):
         assert all(np.array_equal(*pair) for pair in zip(before[:2], after[:2], strict=True)), (
             "an input was modified"
         )
+
+
+@pytest.mark.grades("vectorized")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_heads_of_every_type(dtype, rng, cuda_device):
+    """Head, packs and tail share the elements of a view, in place: the head is counted in elements of the type."""
+    for n in (1, 2, 9, 67):  # the first two are shorter than a head
+        a, b = random(rng, n + 8, dtype), random(rng, n + 8, dtype)
+        device_a, device_b = device_array(a), device_array(b)
+        arguments = (device_a[1 : 1 + n], device_b[1 : 1 + n], device_a[1 : 1 + n], np.int64(n))
+        launch(KERNELS / "vectorized.cu", f"add_{dtype}", arguments, grid=1, block=32)
+        expected = a.copy()
+        expected[1 : 1 + n] = total(a[1 : 1 + n], b[1 : 1 + n])
+        hint = (
+            "how many elements lie before the first multiple of 16 bytes, and are head, packs and tail apart?"
+        )
+        what = f"{n} sums of {dtype}, one element past a multiple of 16 bytes, and their neighbours"
+        assert_close(device_a.get(), expected, rtol=0.0, atol=0.0, what=what, hint=hint)
 
 
 @ladder
@@ -332,6 +350,30 @@ def test_the_kernel_that_runs(kernel, counting_device):
 
 
 @pytest.mark.grades("vector_add")
+def test_the_default_kernel(counting_device):
+    """The default is the fastest."""
+    a = np.ones(70, np.float32)
+    with cuda_emulator.counting() as counters:
+        cuda_vector_add.vector_add(a, a)
+    files = {Path(row.file).stem for row in counters.rows}
+    assert files == {"vectorized"}, f"the default kernel is vectorized, but {files} ran"
+
+
+@pytest.mark.grades("vector_add")
+@pytest.mark.emulator_only("only the emulator can run the first block of a grid alone")
+def test_n_blocks_is_the_grid(cuda_device):
+    """One block adds everything, and the first of three a third."""
+    a = np.ones(192, np.float32)
+    for n_blocks in (1, 3):
+        with cuda_emulator.settings(window=(0, 1)):
+            result = cuda_vector_add.vector_add(a, a, kernel="grid_stride", block_size=64, n_blocks=n_blocks)
+        done = int((result == 2).sum())
+        assert done == 192 // n_blocks, (
+            f"n_blocks={n_blocks} is ignored: the first block adds {done} of 192 elements, not {192 // n_blocks}"
+        )
+
+
+@pytest.mark.grades("vector_add")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_host_dtypes(dtype, rng, cuda_device):
     """Each dtype finds its own entry point, and is the dtype of the result."""
@@ -474,7 +516,9 @@ def test_gaps_on_the_device(cuda_device):
 def test_arguments_that_do_not_fit(other, error, mentions, cuda_device):
     """Another shape, dtype or kind of argument is refused before anything is launched, in any position."""
     good = np.ones((3, 4), np.float32)
-    for arguments in ((good, other), (other, good), (good, good, other)):
+    has_kernel = str(getattr(other, "dtype", None)) in DTYPES
+    both = () if has_kernel else ((other, other),)
+    for arguments in ((good, other), (other, good), (good, good, other), *both):
         with expect_error(error, *mentions, otherwise="an argument that does not fit is accepted"):
             cuda_vector_add.vector_add(*arguments)
 
@@ -495,7 +539,14 @@ def test_host_and_device_together(cuda_device):
 @pytest.mark.grades("vector_add")
 @pytest.mark.parametrize(
     "options",
-    [{"block_size": 0}, {"block_size": 31}, {"block_size": 2048}, {"n_blocks": 0}, {"n_blocks": -1}],
+    [
+        {"block_size": 0},
+        {"block_size": 31},
+        {"block_size": 48},
+        {"block_size": 2048},
+        {"n_blocks": 0},
+        {"n_blocks": -1},
+    ],
     ids=str,
 )
 def test_options_out_of_range(options, cuda_device):
