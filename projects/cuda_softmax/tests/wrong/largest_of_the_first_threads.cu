@@ -1,4 +1,4 @@
-// diagnosis: are the parts of all warps combined
+// diagnosis: exp overflows
 // kernel: block_reduce.cu
 
 #include <cuda_bf16.h>
