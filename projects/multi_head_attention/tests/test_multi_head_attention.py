@@ -164,25 +164,6 @@ def test_wrong_mask_dtype(dtype):
         module(query, mask=torch.ones(Tq, Tq, dtype=dtype))
 
 
-@pytest.mark.grades(FORWARD, MAPS)
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("sizes", [(0, 5, 7), (2, 0, 7), (2, 5, 0)], ids=str)
-def test_empty(sizes, fused):
-    """No sample, no query, or no key: then there is nothing to attend to."""
-    n_samples, n_queries, n_keys = sizes
-    module = MultiHeadAttention(D_MODEL, N_HEADS, n_kv_heads=2, fused=fused)
-    query, key = torch.ones(n_samples, n_queries, D_MODEL), torch.ones(n_samples, n_keys, D_MODEL)
-    try:
-        output, maps = module(query, key), module.attention_maps(query, key)
-    except RuntimeError as error:
-        raise AssertionError(f"an empty input fails: -1 in a view has no size to find. {error}") from error
-    assert output.shape == query.shape, f"output {tuple(output.shape)}, not {tuple(query.shape)}"
-    assert torch.equal(output, module.out_proj.bias.expand_as(output)) or n_keys, (
-        "without keys: zeros, then out_proj"
-    )
-    assert maps.shape == (n_samples, N_HEADS, n_queries, n_keys), f"maps {tuple(maps.shape)}"
-
-
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
 
@@ -530,6 +511,11 @@ def test_causal_is_an_attribute(generator):
     module.causal = True
     lower = torch.ones(Tq, Tq, dtype=torch.bool).tril()
     assert_close(module(query), sdpa(module, query, query, query, mask=lower), rtol=1e-12)
+    for n_queries, n_keys in ((5, 7), (2, 7), (5, 5), (3, 4)):  # one module, many sizes
+        q, k = query[:, :n_queries], randn(B, n_keys, D_MODEL, generator=generator)
+        lower = torch.ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries)
+        hint = "is the causal mask of an earlier call used again?"
+        assert_close(module(q, k), sdpa(module, q, k, k, mask=lower), rtol=1e-12, hint=hint)
 
 
 DEAD = {
@@ -597,6 +583,25 @@ def test_nothing_to_attend_to(generator, case, fused):
     assert torch.equal(sums == 0, ~alive), (
         "attention_maps: the weights of a row with nothing to attend to must be 0"
     )
+
+
+@pytest.mark.grades(FORWARD, MAPS)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("sizes", [(0, 5, 7), (2, 0, 7), (2, 5, 0)], ids=str)
+def test_empty(sizes, fused):
+    """No sample, no query, or no key: then there is nothing to attend to."""
+    n_samples, n_queries, n_keys = sizes
+    module = MultiHeadAttention(D_MODEL, N_HEADS, n_kv_heads=2, fused=fused)
+    query, key = torch.ones(n_samples, n_queries, D_MODEL), torch.ones(n_samples, n_keys, D_MODEL)
+    try:
+        output, maps = module(query, key), module.attention_maps(query, key)
+    except RuntimeError as error:
+        raise AssertionError(f"an empty input fails: -1 in a view has no size to find. {error}") from error
+    assert output.shape == query.shape, f"output {tuple(output.shape)}, not {tuple(query.shape)}"
+    assert torch.equal(output, module.out_proj.bias.expand_as(output)) or n_keys, (
+        "without keys: zeros, then out_proj"
+    )
+    assert maps.shape == (n_samples, N_HEADS, n_queries, n_keys), f"maps {tuple(maps.shape)}"
 
 
 # --- fused ------------------------------------------------------------------------------------------------------------
