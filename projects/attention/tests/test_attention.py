@@ -554,26 +554,6 @@ def test_dropout_zeroes_and_rescales(p, generator):
 
 
 @pytest.mark.grades("attention")
-@pytest.mark.parametrize("kind", ["causal", "boolean", "float", "float16"])
-def test_dropout_beside_other_options(kind, generator):
-    """Masks and the half types do not switch it off, and round nothing on the way."""
-    dtype = torch.float16 if kind == "float16" else torch.float64
-    mask = {"boolean": torch.ones(20, 30, dtype=torch.bool).triu(-9), "float": torch.linspace(-2, 2, 30)}.get(
-        kind
-    )
-    before, after = dropped_weights(0.4, generator, dtype=dtype, mask=mask, causal=kind == "causal")
-    seen = before > 0
-    kept = (after != 0) & seen
-    share, spread = 1 - kept.sum().item() / seen.sum().item(), 5 * math.sqrt(0.24 / seen.sum().item())
-    problem = f"a share {share:.3f} of the weights is dropped with dropout_p=0.4 and {kind}"
-    assert abs(share - 0.4) < spread, f"{problem}: the option {kind} changes the dropout"
-    expected = torch.where(kept, before / 0.6, 0.0)
-    rtol = 0.52 * torch.finfo(dtype).eps if kind == "float16" else 1e-12
-    hint = "the weights are rounded before the dropout: round once, at the end" if kind == "float16" else None
-    assert_close(after, expected, dtype=dtype, rtol=rtol, atol=6e-8 if hint else None, what=kind, hint=hint)
-
-
-@pytest.mark.grades("attention")
 def test_dropout_is_independent(generator):
     """Each weight of each batch element, head, query and key is dropped on its own."""
     _, after = dropped_weights(0.5, generator)
@@ -622,6 +602,26 @@ def test_dropout_without_a_generator(generator):
         "torch.manual_seed does not repeat the dropout: use the global generator"
     )
     assert not torch.equal(first, second), "two calls drop the same weights"
+
+
+@pytest.mark.grades("attention")
+@pytest.mark.parametrize("kind", ["causal", "boolean", "float", "float16"])
+def test_dropout_beside_other_options(kind, generator):
+    """Masks and the half types do not switch it off, and round nothing on the way."""
+    dtype = torch.float16 if kind == "float16" else torch.float64
+    mask = {"boolean": torch.ones(20, 30, dtype=torch.bool).triu(-9), "float": torch.linspace(-2, 2, 30)}.get(
+        kind
+    )
+    before, after = dropped_weights(0.4, generator, dtype=dtype, mask=mask, causal=kind == "causal")
+    seen = before > 0
+    kept = (after != 0) & seen
+    share, spread = 1 - kept.sum().item() / seen.sum().item(), 5 * math.sqrt(0.24 / seen.sum().item())
+    problem = f"a share {share:.3f} of the weights is dropped with dropout_p=0.4 and {kind}"
+    assert abs(share - 0.4) < spread, f"{problem}: the option {kind} changes the dropout"
+    expected = torch.where(kept, before / 0.6, 0.0)
+    rtol = 0.52 * torch.finfo(dtype).eps if kind == "float16" else 1e-12
+    hint = "the weights are rounded before the dropout: round once, at the end" if kind == "float16" else None
+    assert_close(after, expected, dtype=dtype, rtol=rtol, atol=6e-8 if hint else None, what=kind, hint=hint)
 
 
 @pytest.mark.grades("attention")
