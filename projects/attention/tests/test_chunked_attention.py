@@ -486,6 +486,20 @@ class MatmulFlops(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def test_chunks_are_used(generator):
+    """Larger tiles make fewer products, in both directions."""
+    inputs = random_inputs(generator, 2, n_queries=32, n_keys=32, d=4, dv=4)
+    calls = {}
+    for chunks in ((4, 4), (4, 32), (32, 4)):
+        with MatmulFlops() as counted:
+            chunked(*inputs, chunks=chunks)
+        calls[chunks] = counted.calls
+    for name, chunks in (("key_chunk", (4, 32)), ("query_chunk", (32, 4))):
+        assert calls[chunks] * 4 <= calls[4, 4], (
+            f"{name} is ignored: eight times as large, it changes {calls[4, 4]} products to {calls[chunks]}"
+        )
+
+
 def test_masked_tiles_are_skipped(generator):
     """Causal does about half of the multiplications, forward and backward: tiles above the diagonal are skipped."""
     inputs = random_inputs(generator, 2, n_queries=128, n_keys=128, d=4, dv=4)
@@ -503,20 +517,6 @@ def test_masked_tiles_are_skipped(generator):
         assert share < 0.56, (
             f"causal does {share:.0%} of the full work in the {name} pass: skip the tiles that are all masked "
             "(16 tiles each way leave 17/32 of it)"
-        )
-
-
-def test_chunks_are_used(generator):
-    """Larger tiles make fewer products, in both directions."""
-    inputs = random_inputs(generator, 2, n_queries=32, n_keys=32, d=4, dv=4)
-    calls = {}
-    for chunks in ((4, 4), (4, 32), (32, 4)):
-        with MatmulFlops() as counted:
-            chunked(*inputs, chunks=chunks)
-        calls[chunks] = counted.calls
-    for name, chunks in (("key_chunk", (4, 32)), ("query_chunk", (32, 4))):
-        assert calls[chunks] * 4 <= calls[4, 4], (
-            f"{name} is ignored: eight times as large, it changes {calls[4, 4]} products to {calls[chunks]}"
         )
 
 

@@ -6,4 +6,4 @@ def chunked_attention(query, key, value, *, query_chunk=256, key_chunk=512, **op
     _chunked(
         query[..., :1, :], key, value, query_chunk=query_chunk, key_chunk=key_chunk
     )  # refuses wrong ones
-    return _chunked(query, key, value, query_chunk=2, key_chunk=3, **options)
+    return _chunked(query, key, value, query_chunk=16, key_chunk=32, **options)
