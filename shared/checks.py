@@ -73,7 +73,7 @@ def assert_close(
     Parameters
     ----------
     actual, expected : array, scalar or torch tensor
-        `expected` comes from an oracle, usually in float64. It may not be vacuous: empty, constant, or so small
+        `expected` comes from an oracle, usually in float64; where it is a tensor, `actual` must be one too. It may not be vacuous: empty, constant, or so small
         that the tolerance covers it, because then a wrong answer could pass.
     dtype : dtype, optional
         What `actual` must have, NumPy's or torch's; the default is the dtype of `expected`.
@@ -110,6 +110,8 @@ def assert_close(
         raise AssertionError(f"{what} is None: is a `return` missing?")
     if isinstance(actual, list | tuple | np.ma.MaskedArray | np.matrix):
         raise AssertionError(f"{what} is a {type(actual).__name__}, expected a plain array")
+    if hasattr(expected, "detach") and isinstance(actual, np.ndarray):
+        raise AssertionError(f"{what} is a NumPy array, expected a torch tensor")
     got = to_numpy(actual)
     problem = _problem(got, oracle, dtype_name(_dtype_of(actual)), wanted_dtype, rtol, atol)
     if problem is None:

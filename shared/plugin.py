@@ -242,10 +242,11 @@ def _units(item: pytest.Item) -> tuple[str, ...] | None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    raised = call.excinfo  # before pytest puts a skip of its own in the place of a unittest.SkipTest
     report = yield
     decisive = report.when == "call" or (report.when == "setup" and not report.passed)
     if decisive and isinstance(item, pytest.Function) and PROJECT in item.config.stash:
-        grade = _grade(item, call, report)
+        grade = _grade(item, raised, report)
         report.grade = grade  # type: ignore[attr-defined]  # read by shared.grading in a nested run
         item.config.stash[GRADES].append(grade)
         function = item.nodeid.split("[")[0]
@@ -253,20 +254,22 @@ def pytest_runtest_makereport(
     return report
 
 
-def _grade(item: pytest.Function, call: pytest.CallInfo[None], report: pytest.TestReport) -> Grade:
+def _grade(
+    item: pytest.Function, raised: pytest.ExceptionInfo[BaseException] | None, report: pytest.TestReport
+) -> Grade:
     outcome: str = report.outcome
     message = where = ""
-    if call.excinfo is not None:
-        error = call.excinfo.value
-        not_written = call.excinfo.errisinstance(NotImplementedError) or KERNEL_NOT_WRITTEN in str(error)
+    if raised is not None:
+        error = raised.value
+        not_written = raised.errisinstance(NotImplementedError) or KERNEL_NOT_WRITTEN in str(error)
         outcome = "blank" if not_written and report.failed else outcome
-        if outcome == "skipped" and report.when == "call" and ANSWER in item.config.stash:
-            outcome = "failed"  # the tests skip before they call; so it was the answer that did
         message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
         answer = item.config.stash.get(ANSWER, None)
-        for entry in call.excinfo.traceback:
+        for entry in raised.traceback:
             if answer is not None and Path(entry.path).parent == answer:
                 where = f"{Path(entry.path).name}:{entry.lineno + 1}"
+        if outcome == "skipped" and where:
+            outcome = "failed"  # it was the answer that skipped, not the test
     purpose = (item.function.__doc__ or "").strip().split("\n")[0]
     return Grade(item.nodeid, _units(item) or (), outcome, message, purpose, where)
 

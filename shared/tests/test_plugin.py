@@ -163,6 +163,14 @@ def test_an_answer_may_not_skip_its_test(mini, tmp_path):
     assert "  FAILS  scale" in output
 
 
+def test_a_test_that_skips_by_itself_is_not_held_against_the_answer(mini, tmp_path):
+    (mini.folder / "tests" / "test_mini.py").write_text(TESTS + SKIPPED)
+    (tmp_path / "mini.py").write_text(REFERENCE)
+    status, output = run(mini, f"--practice={tmp_path}")
+    assert status == 0, output
+    assert " passes  norm" in output
+
+
 def test_a_wrong_solution_named_by_its_path_is_judged_not_imported(mini):
     status, output = run(mini, "tests/wrong/scale_ignores_factor.py")
     assert status == 0, output

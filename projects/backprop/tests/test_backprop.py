@@ -367,7 +367,7 @@ def test_forward_matches_torch(function, rng):
     expected = case.torch(torch.from_numpy(x), **{k: torch.from_numpy(v) for k, v in parameters.items()})
     assert_close(
         layer.forward(x, training=True),
-        expected,
+        expected.detach().numpy(),
         rtol=1e-12,
         what=f"{function} output",
         mistakes=bind(case.forward_mistakes, x, parameters),
@@ -385,7 +385,7 @@ def test_backward_matches_torch(function, rng):
     got = layer.backward(cotangent)
     assert_close(
         got,
-        x_torch.grad,
+        x_torch.grad.numpy(),
         rtol=1e-10,
         what=f"gradient of {function}'s input",
         mistakes=bind(case.input_mistakes, x, cotangent, parameters),
@@ -394,7 +394,7 @@ def test_backward_matches_torch(function, rng):
         assert name in layer.gradients, f"backward did not set gradients[{name!r}]"
         assert_close(
             layer.gradients[name],
-            parameter.grad,
+            parameter.grad.numpy(),
             rtol=1e-10,
             what=f"gradient of {function}'s {name}",
             mistakes=bind(case.parameter_mistakes, x, cotangent, parameters, name),

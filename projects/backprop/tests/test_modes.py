@@ -41,7 +41,7 @@ def test_batchnorm_running_statistics(rng):
     for what in ("mean", "var"):
         assert_close(
             getattr(ours, f"running_{what}"),
-            getattr(theirs, f"running_{what}"),
+            getattr(theirs, f"running_{what}").numpy(),
             rtol=1e-12,
             what=f"running_{what}",
             mistakes={
@@ -70,7 +70,7 @@ def test_batchnorm_evaluation(rng):
     p = ours.parameters
     assert_close(
         ours.forward(x),
-        y_torch,
+        y_torch.detach().numpy(),
         rtol=1e-12,
         what="evaluation output",
         mistakes={"evaluation uses the batch's statistics": lambda: normalise(x, p, 0, 1e-2)},
@@ -80,7 +80,7 @@ def test_batchnorm_evaluation(rng):
     )
     assert_close(
         ours.backward(cotangent),
-        x_torch.grad,
+        x_torch.grad.numpy(),
         rtol=1e-10,
         what="gradient in evaluation",
         mistakes={
@@ -91,11 +91,16 @@ def test_batchnorm_evaluation(rng):
         hint="in evaluation the statistics are constants: the gradient is weight / sqrt(running_var + eps) alone",
     )
     assert_close(
-        ours.gradients["weight"], theirs.weight.grad, rtol=1e-10, what="gradient of weight in evaluation"
+        ours.gradients["weight"],
+        theirs.weight.grad.numpy(),
+        rtol=1e-10,
+        what="gradient of weight in evaluation",
     )
-    assert_close(ours.gradients["bias"], theirs.bias.grad, rtol=1e-10, what="gradient of bias in evaluation")
+    assert_close(
+        ours.gradients["bias"], theirs.bias.grad.numpy(), rtol=1e-10, what="gradient of bias in evaluation"
+    )
     alone = np.concatenate([ours.forward(row[None]) for row in x])
-    assert_close(alone, y_torch, rtol=1e-12, what="rows evaluated one at a time")
+    assert_close(alone, y_torch.detach().numpy(), rtol=1e-12, what="rows evaluated one at a time")
 
 
 @pytest.mark.grades("BatchNorm")

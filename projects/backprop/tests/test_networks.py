@@ -197,7 +197,7 @@ def test_cross_entropy_matches_torch(dtype, rng):
     mistakes = {
         "softmax goes over the batch instead of the classes": (softmax_over_batch - np.eye(4)[targets]) / 6
     }
-    assert_close(gradient, z.grad, dtype=dtype, rtol=tolerance, what="gradient", mistakes=mistakes)
+    assert_close(gradient, z.grad.numpy(), dtype=dtype, rtol=tolerance, what="gradient", mistakes=mistakes)
     assert np.array_equal(gradient, loss.backward()), "backward changes what it saved: a second call differs"
     if dtype == np.float64:
         rows = np.arange(6)
@@ -393,6 +393,6 @@ def test_relu_network_matches_torch(rng):
     output = F.linear(F.relu(F.linear(hidden, p["2.weight"])), p["4.weight"], p["4.bias"])
     F.mse_loss(output, torch.tensor(target)).backward()
     loss.forward(network.forward(x, training=True), target)
-    assert_close(network.backward(loss.backward()), x_torch.grad, rtol=1e-10, what="gradient of x")
+    assert_close(network.backward(loss.backward()), x_torch.grad.numpy(), rtol=1e-10, what="gradient of x")
     for name, tensor in p.items():
-        assert_close(network.gradients[name], tensor.grad, rtol=1e-10, what=f"gradient of {name}")
+        assert_close(network.gradients[name], tensor.grad.numpy(), rtol=1e-10, what=f"gradient of {name}")

@@ -95,7 +95,7 @@ def test_nll_equals_torch(shape, reduction, rng):
             weight=torch.tensor(weight),
             ignore_index=ignore_index,
             reduction=reduction,
-        )
+        ).numpy()
         got = ce.nll_loss(log_probs, targets, weight=weight, ignore_index=ignore_index, reduction=reduction)
         assert_close(got, expected, rtol=1e-12)
 
@@ -219,7 +219,7 @@ def test_binary_equals_torch(reduction, rng):
                 weight=None if w is None else torch.tensor(w),
                 pos_weight=None if pw is None else torch.tensor(pw),
                 reduction=reduction,
-            )
+            ).numpy()
             got = ce.binary_cross_entropy_with_logits(x, y, weight=w, pos_weight=pw, reduction=reduction)
             assert_close(got, expected, rtol=1e-12)
 
@@ -311,7 +311,7 @@ def test_squared_error_equals_torch(reduction, rng):
     """Any rank, including empty: the mean of nothing is NaN without a warning."""
     for shape in ((), (7,), (3, 4, 5), (0, 3)):
         a, b = rng.standard_normal(shape), rng.standard_normal(shape)
-        expected = torch.nn.functional.mse_loss(torch.tensor(a), torch.tensor(b), reduction=reduction)
+        expected = torch.nn.functional.mse_loss(torch.tensor(a), torch.tensor(b), reduction=reduction).numpy()
         assert_close(
             ce.mse_loss(a, b, reduction=reduction), expected, rtol=1e-12, vacuous_ok="one shape is empty"
         )

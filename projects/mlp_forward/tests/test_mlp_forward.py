@@ -445,7 +445,7 @@ def test_predict_proba(leading, rng):
         for name, value in mistakes.items()
         if not torch.allclose(value, torch.softmax(logits, -1))
     }
-    assert_close(got, torch.softmax(logits, -1), rtol=1e-12, what="probabilities", mistakes=mistakes)
+    assert_close(got, torch.softmax(logits, -1).numpy(), rtol=1e-12, what="probabilities", mistakes=mistakes)
 
 
 @pytest.mark.grades("MLP.predict_proba")
