@@ -269,7 +269,7 @@ def compare_depth(demo: Demo, text: Tensor) -> None:
         )
         demo.number(f"{key}_cosine", cosine, ".2f", f"cosine of two tokens after 64 blocks, {name}")
     axis.set(xlabel="block", ylabel="gradient norm / that of block 64", ylim=(1e-6, 1e5))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, ncols=3, loc="lower left")
     columns = ["", *(f"block {k}" for k in shown), "cosine of two tokens"]
     caption = (
         "Gradient norm of a block's parameters over that of the last block; 64 blocks as they are initialised, no mask. "
