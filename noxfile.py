@@ -16,7 +16,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from shared.device import cuda_device_count  # noqa: E402
+from shared.measuring.device import cuda_device_count  # noqa: E402
 from shared.projects import Project, load_projects, read_toml  # noqa: E402
 
 PROJECTS = {project.name: project for project in load_projects(ROOT)}
@@ -57,7 +57,7 @@ def install_pycuda(session: nox.Session) -> None:
     if sys.platform != "linux":
         session.log("NOT RUN: CUDA C++ kernels (PyCUDA and the emulator need Linux)")
         return
-    wheel = str(session.run("python", "-m", "shared.pycuda_wheel", silent=True)).strip().splitlines()[-1]
+    wheel = str(session.run("python", "-m", "shared.cuda_emulator.pycuda_wheel", silent=True)).strip().splitlines()[-1]
     session.install(wheel, "--constraint", str(CONSTRAINTS))
 
 
@@ -130,7 +130,7 @@ def practice(session: nox.Session) -> None:
 def drill(session: nox.Session) -> None:
     """Explain it in thirty seconds: nox -s drill [-- --list --stats --project NAME --topic TEXT --new N --anki FILE]."""
     install(session, "rich", "fsrs", "genanki")
-    session.run("python", "-m", "shared.interview", *session.posargs)
+    session.run("python", "-m", "shared.practice.drill", *session.posargs)
 
 
 @nox.session(default=False)
@@ -143,7 +143,7 @@ def bench(session: nox.Session) -> None:
         with session.chdir(PROJECTS[name].folder):
             session.run("python", "benchmark.py", *options)
             session.run("python", "demo.py", *([] if "--quick" in options else ["--save"]))
-    session.run("python", "-m", "shared.readme")
+    session.run("python", "-m", "shared.measuring.readme")
 
 
 @nox.session(default=False)

@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shared.drills import load_drills  # noqa: E402
-from shared.grading import read_wrong  # noqa: E402
-from shared.practice import LEVELS  # noqa: E402
+from shared.practice.questions import load_drills  # noqa: E402
+from shared.testing.grading import read_wrong  # noqa: E402
+from shared.practice.__main__ import LEVELS  # noqa: E402
 from shared.projects import PRACTICE_BEGIN, Project, StudyList, load_projects, load_study_list  # noqa: E402
-from shared.readme import fill_readme  # noqa: E402
+from shared.measuring.readme import fill_readme  # noqa: E402
 
 FILES = (
     "README.md",
@@ -41,7 +41,7 @@ def problems(root: Path) -> Iterator[str]:
     if len(set(orders)) != len(orders):
         yield f"two projects share an order: {orders}"
     if not fill_readme(root / "README.md", write=False):
-        yield "README.md: a generated block is out of date; run python -m shared.readme"
+        yield "README.md: a generated block is out of date; run python -m shared.measuring.readme"
     for folder in sorted(path for path in (root / "projects").glob("[!.]*") if path.is_dir()):
         if any(folder.glob("*.*")) and not (folder / "pyproject.toml").exists():
             yield f"{folder.name}: no pyproject.toml"
@@ -92,7 +92,7 @@ def project_problems(project: Project, study: StudyList) -> Iterator[str]:
         yield f"dependency-groups.dev lacks {sorted(lacking)}, so `pip install --group dev` is not enough"
     try:
         if not fill_readme(folder / "README.md", write=False):
-            yield "README.md: a generated block is out of date; run python -m shared.readme"
+            yield "README.md: a generated block is out of date; run python -m shared.measuring.readme"
     except ValueError as error:
         yield str(error)
     yield from _topic_problems(project, study)

@@ -36,7 +36,7 @@ cat "$log"
 
 echo "+ $tour_command"
 bash -c "$tour_command" || failed=1
-.nox/tour/bin/python -m shared.tour_browser build/tour/index.html || failed=1
+.nox/tour/bin/python -m shared.tour.browser build/tour/index.html || failed=1
 
 if ! command -v nvidia-smi >/dev/null || ! nvidia-smi >/dev/null 2>&1; then
     echo "NOT RUN: ci/gpu.sh (no CUDA device on this machine)"

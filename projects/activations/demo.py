@@ -27,7 +27,7 @@ from sklearn.model_selection import train_test_split
 import activations as act
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito
 Array = Any

@@ -26,7 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from attention import attention, chunked_attention
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark
+from shared.measuring.benchmark import Benchmark
 
 N_HEADS, D = 8, 64
 ROUNDS = {512: 20, 1024: 12, 2048: 8, 4096: 6, 8192: 5}

@@ -1,3 +1,3 @@
 """The judge: staged tests, wrong solutions, and `--practice`."""
 
-pytest_plugins = ["shared.plugin"]
+pytest_plugins = ["shared.testing.plugin"]

@@ -33,7 +33,7 @@ from attention import SingleHeadAttention, attention, attention_weights, chunked
 from benchmark import peak_megabytes
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito
 SHOWN = 8  # keys shown per digit

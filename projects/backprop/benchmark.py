@@ -21,7 +21,7 @@ import backprop as bp
 from optimizers import Adam
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark
+from shared.measuring.benchmark import Benchmark
 
 BATCH, WIDTH = 64, 128
 

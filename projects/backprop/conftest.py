@@ -1,3 +1,3 @@
 """The judge's pytest plugin: --practice, tests/wrong/, the NOT RUN report."""
 
-pytest_plugins = ["shared.plugin"]
+pytest_plugins = ["shared.testing.plugin"]

@@ -26,7 +26,7 @@ import backprop as bp
 from optimizers import SGD, Adam, AdamW, RMSprop
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 Array = NDArray[Any]
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"

@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 from cross_entropy import cross_entropy, cross_entropy_grad
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark, peak_extra_bytes
+from shared.measuring.benchmark import Benchmark, peak_extra_bytes
 
 SHAPES = [(64, 1000), (4096, 4096), (1_000_000, 10)]
 LARGE = {(4096, 4096), (1_000_000, 10)}

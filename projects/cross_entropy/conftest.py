@@ -1,3 +1,3 @@
 """The judge: options, fixtures and the tests of the wrong solutions."""
 
-pytest_plugins = ["shared.plugin"]
+pytest_plugins = ["shared.testing.plugin"]

@@ -24,7 +24,7 @@ from sklearn.model_selection import train_test_split
 from cross_entropy import cross_entropy, cross_entropy_grad, kl_divergence, mse_loss
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 WRONG = "from a confidently wrong model"
 CLIP = 0.2  # PPO's epsilon

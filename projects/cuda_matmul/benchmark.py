@@ -17,7 +17,8 @@ from typing import Any
 from cuda_matmul import RUNGS, matmul
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.cuda import GpuBenchmark, gpu_present, without_gpu
+from shared.measuring.gpu_benchmark import GpuBenchmark, without_gpu
+from shared.testing.devices import gpu_present
 
 SIZE = 4096
 SLOW_RUNGS = ("naive", "coalesced", "tiled")  # tenths of a second per product: fewer rounds

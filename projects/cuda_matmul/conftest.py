@@ -1,3 +1,3 @@
 """The judge: staged tests, wrong solutions, and `--practice`; devices and the compile gate of the CUDA projects."""
 
-pytest_plugins = ["shared.plugin", "shared.cuda"]
+pytest_plugins = ["shared.testing.plugin", "shared.testing.devices"]

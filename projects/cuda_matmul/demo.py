@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared import cuda_emulator
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 FOLDER = Path(__file__).parent
 cuda_emulator.activate_anyway(FOLDER / "kernels")

@@ -17,7 +17,8 @@ from typing import Any
 from cuda_softmax import KERNELS, flash_attention, softmax
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.cuda import GpuBenchmark, gpu_present, without_gpu
+from shared.measuring.gpu_benchmark import GpuBenchmark, without_gpu
+from shared.testing.devices import gpu_present
 
 WIDTHS = (128, 1024, 4096, 8192, 32768, 131072)
 N_ELEMENTS = 8192 * 8192

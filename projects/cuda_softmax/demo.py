@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared import cuda_emulator
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 cuda_emulator.activate_anyway(Path(__file__).parent / "kernels")
 from cuda_softmax import KERNELS, flash_attention, softmax  # noqa: E402

@@ -15,7 +15,8 @@ from pathlib import Path
 from cuda_vector_add import KERNELS, vector_add
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.cuda import GpuBenchmark, gpu_present, without_gpu
+from shared.measuring.gpu_benchmark import GpuBenchmark, without_gpu
+from shared.testing.devices import gpu_present
 
 SIZES = (1 << 20, 1 << 24, 1 << 28)
 

@@ -27,7 +27,7 @@ from schedules import alpha_bar_to_sigma, karras_sigmas, linear_alpha_bars, prec
 from train import NO_CLASS, TrainConfig, load_split, load_weights, train
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark, interleave
+from shared.measuring.benchmark import Benchmark, interleave
 
 BATCH, STEPS = 64, 3
 Denoiser = Callable[[Tensor, Tensor], Tensor]

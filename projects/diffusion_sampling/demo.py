@@ -39,7 +39,7 @@ from schedules import (
 from train import NO_CLASS, load_split, load_weights
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 HERE = Path(__file__).resolve().parent
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito

@@ -23,7 +23,7 @@ import torch
 from mlp_forward import MLP
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark, peak_extra_bytes
+from shared.measuring.benchmark import Benchmark, peak_extra_bytes
 
 SIZES = [784, 512, 512, 10]
 TARGETS = {1: 1.0, 64: 1 / 1.1, 4096: 1.0}  # torch's time over ours, at least

@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 from mlp_forward import MLP
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 WEIGHTS = Path(__file__).parent / "weights" / "digits.safetensors"
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito

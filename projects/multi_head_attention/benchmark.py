@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from multi_head_attention import KeyValueCache, MultiHeadAttention
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark
+from shared.measuring.benchmark import Benchmark
 
 WRITTEN_OUT, FUSED = 1 / 1.3, 1.0  # torch's time over ours, at least
 

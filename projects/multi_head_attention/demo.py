@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from multi_head_attention import KeyValueCache, MultiHeadAttention
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito
 TRAIN_TEXT, TEST_TEXT = inspect.getsource(argparse), inspect.getsource(textwrap)

@@ -26,7 +26,7 @@ from quantization import _kernel, int8_matmul, quantize_model
 from torch_quantization import known_warnings, torch_dynamic, torch_static, torchao_dynamic
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark
+from shared.measuring.benchmark import Benchmark
 
 FP32, TORCH = "float32", "torch.ao dynamic"
 BATCHES = (1, 8, 64, 512, 4096)

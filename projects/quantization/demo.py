@@ -38,8 +38,8 @@ from profiling import Bottlenecked, linear_cost, measure_peaks, profile_operator
 from torch_quantization import known_warnings, torch_dynamic, torch_static, torchao_dynamic
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import interleave
-from shared.demo import Demo
+from shared.measuring.benchmark import interleave
+from shared.measuring.demo import Demo
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito
 Data = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -24,7 +24,7 @@ from text_data import Windows, epoch_order, micro_batches, standard_library
 from training_loop import PRESETS, Config, Trainer
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark
+from shared.measuring.benchmark import Benchmark
 
 GPU = "--gpu" in sys.argv
 if GPU:

@@ -34,7 +34,7 @@ from text_data import Windows, bigram_bits_per_byte, epoch_order, standard_libra
 from training_loop import PRESETS, Config, Trainer, train
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 
 BLUE, SKY, ORANGE, GREEN, RED, GREY = "#0072b2", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"
 SAVING = "--save" in sys.argv

@@ -19,7 +19,7 @@ import transformer_block
 from transformer_block import LayerNorm, RMSNorm, TransformerBlock
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
-from shared.bench import Benchmark
+from shared.measuring.benchmark import Benchmark
 
 CASES = [  # B, T, d_model, heads, norm position, causal
     (16, 32, 128, 4, "pre", False),

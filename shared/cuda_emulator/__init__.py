@@ -11,7 +11,7 @@
 README.md beside this file says what is checked, counted and refused.
 """
 
-from shared.cuda_emulator.control import (
+from .control import (
     SCHEDULES,
     Report,
     activate,
@@ -23,7 +23,7 @@ from shared.cuda_emulator.control import (
     reports,
     settings,
 )
-from shared.cuda_emulator.counters import Counters, Row
+from .counters import Counters, Row
 
 __all__ = [
     "SCHEDULES",

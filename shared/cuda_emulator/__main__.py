@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from shared import cuda_emulator
-from shared.cuda_emulator.launch import DriverError, Module
-from shared.cuda_emulator.source import UnsupportedError
-from shared.cuda_emulator.toolchain import CompileError, ToolchainError
+from . import control
+from .launch import DriverError, Module
+from .source import UnsupportedError
+from .toolchain import CompileError, ToolchainError
 
 HELP = """\
 no launch to profile: write one into the file, or give one with --launch:
@@ -48,12 +48,12 @@ def profile_file(path: Path, launches: list[str] | None, options: list[str]) -> 
     launches = launches or re.findall(r"^\s*//\s*profile:\s*(.*)$", source, flags=re.MULTILINE)
     if not launches:
         raise ValueError(HELP)
-    cuda_emulator.activate_anyway(path.parent, announce=False)
+    control.activate_anyway(path.parent, announce=False)
     module = Module(path, options=tuple(options))
     pages = []
     for launch in launches:
         kernel, grid, block, shared, arguments = parse_launch(launch)
-        with cuda_emulator.counting() as counters:
+        with control.counting() as counters:
             module.launch(kernel, grid, block, *arguments, shared=shared)
         pages.append(f"{path}: {launch.strip()}\n{counters.annotate(path)}\n\n{counters.summary()}\n")
     return "\n".join(pages)

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.cuda_emulator import toolchain
-from shared.cuda_emulator.counters import Counters
+from . import toolchain
+from .counters import Counters
 
 SCHEDULES = ("forward", "reverse", "random", "warp_greedy")
 NO_LIMIT = 2**64 - 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.cuda_emulator import control, toolchain
+from . import control, toolchain
 
 
 class DriverError(RuntimeError):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.cuda_emulator import toolchain
+from . import toolchain
 
 # Options that take a value as the next word and mean nothing to a CPU.
 WITH_VALUE = (

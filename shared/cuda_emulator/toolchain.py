@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shared.cuda_emulator.source import UnsupportedError, host_source
+from .source import UnsupportedError, host_source
 
 HERE = Path(__file__).resolve().parent
 DRIVER = "libcuda.so.1"

@@ -42,7 +42,7 @@ import mini
 import numpy as np
 import pytest
 
-from shared.checks import assert_close, assert_imports_only
+from shared.testing.checks import assert_close, assert_imports_only
 
 
 @pytest.mark.grades()
@@ -122,7 +122,7 @@ def write_project(folder: Path, wrong: dict[str, str] = WRONG) -> Project:
     """Write the little project into `folder` and load it."""
     files = {
         "pyproject.toml": PYPROJECT,
-        "conftest.py": 'pytest_plugins = ["shared.plugin"]',
+        "conftest.py": 'pytest_plugins = ["shared.testing.plugin"]',
         "mini.py": REFERENCE,
         "drills.toml": DRILLS,
         "tests/test_mini.py": TESTS,

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from shared.blank import blank_source
+from shared.testing.blank import blank_source
 from shared.projects import load_projects
 from shared.tests.conftest import REFERENCE
 

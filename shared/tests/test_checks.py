@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.checks import (
+from shared.testing.checks import (
     assert_close,
     assert_imports_only,
     expect_error,

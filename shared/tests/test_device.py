@@ -5,18 +5,18 @@ import sys
 
 import pytest
 
-from shared.device import cpu_name, cuda_device_count
+from shared.measuring.device import cpu_name, cuda_device_count
 from shared.projects import ROOT
 
 
 def test_no_framework_is_imported_to_ask():
-    code = "import sys, shared.device as d; d.cuda_device_count(); print({'torch', 'numpy', 'pycuda'} & set(sys.modules))"
+    code = "import sys, shared.measuring.device as d; d.cuda_device_count(); print({'torch', 'numpy', 'pycuda'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
 
 def test_hidden_devices_do_not_count():
-    code = "import shared.device as d; print(d.cuda_device_count())"
+    code = "import shared.measuring.device as d; print(d.cuda_device_count())"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

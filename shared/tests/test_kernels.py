@@ -4,10 +4,10 @@ import textwrap
 
 import pytest
 
-from shared.blank import blank, blank_kernel
-from shared.grading import Grade, grade_in_process, marks, read_wrong
-from shared.plugin import check_blank, check_wrong
-from shared.practice import Practice
+from shared.testing.blank import blank, blank_kernel
+from shared.testing.grading import Grade, grade_in_process, marks, read_wrong
+from shared.testing.plugin import check_blank, check_wrong
+from shared.practice.__main__ import Practice
 from shared.projects import Project, load_project
 from shared.tests.conftest import write_project
 
@@ -42,7 +42,7 @@ import mini
 import numpy as np
 import pytest
 
-from shared.checks import assert_close
+from shared.testing.checks import assert_close
 
 
 @pytest.mark.grades("norm", "axis")

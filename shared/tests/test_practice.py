@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from shared import practice as module
-from shared.practice import Practice
+from shared.practice.__main__ import Practice
 from shared.projects import ROOT
 from shared.tests.conftest import REFERENCE
 
@@ -155,7 +155,7 @@ def test_a_crash_while_writing_leaves_the_old_progress(desk, mini, monkeypatch):
 
 
 def test_the_board_is_plain_text_when_nobody_looks(tmp_path):
-    command = [sys.executable, "-c", "import sys, pathlib; from shared.practice import main; "
+    command = [sys.executable, "-c", "import sys, pathlib; from shared.practice.__main__ import main; "
                f"sys.exit(main([], folder=pathlib.Path({str(tmp_path)!r})))"]  # fmt: skip
     for encoding, mark in (("utf-8", "·"), ("ascii", ".")):
         done = subprocess.run(
@@ -180,7 +180,7 @@ def test_the_progress_file_is_json_a_person_can_read(desk, mini):
 
 
 def test_marks_tell_a_wrong_function_from_one_that_is_not_written():
-    from shared.grading import Grade, marks
+    from shared.testing.grading import Grade, marks
 
     def graded(*outcomes):
         return marks(("f",), [Grade(f"t{i}", ("f",), outcome) for i, outcome in enumerate(outcomes)])["f"]

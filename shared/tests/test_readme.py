@@ -8,10 +8,10 @@ import sys
 import matplotlib
 import pytest
 
-from shared.demo import Demo
-from shared.drills import load_drills
+from shared.measuring.demo import Demo
+from shared.practice.questions import load_drills
 from shared.projects import ROOT, StudyList, load_study_list
-from shared.readme import fill_readme
+from shared.measuring.readme import fill_readme
 
 STUDY = StudyList(
     topics={"neurons": "Basics"},

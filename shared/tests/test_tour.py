@@ -14,10 +14,10 @@ from fsrs import Rating
 from rich.console import Console
 
 from shared import tour, tour_tables
-from shared.drills import Drill
-from shared.progress import Practice
+from shared.practice.questions import Drill
+from shared.practice.learner import Practice
 from shared.projects import ROOT, StudyList, load_projects, read_toml
-from shared.reviews import WRITE, Reviews
+from shared.practice.schedule import WRITE, Reviews
 
 DEMO = """
 import sys
@@ -25,7 +25,7 @@ sys.path.append({root!r})
 import matplotlib
 matplotlib.use("agg")
 from matplotlib.figure import Figure
-from shared.demo import Demo
+from shared.measuring.demo import Demo
 demo = Demo(__file__)
 demo.number("length", 5.0, ".1f", "length")
 demo.table("t", ["a"], [["<b>&"]])

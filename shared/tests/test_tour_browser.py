@@ -14,10 +14,10 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from shared import tour, tour_browser
-from shared.checks import assert_close
-from shared.progress import Practice
+from shared.testing.checks import assert_close
+from shared.practice.learner import Practice
 from shared.projects import ROOT, load_project
-from shared.reviews import Reviews
+from shared.practice.schedule import Reviews
 
 BROWSER = tour_browser.find_browser()
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on PATH")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import activations
-from shared.checks import assert_close
+from shared.testing.checks import assert_close
 
 ELEMENTWISE = ["sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu"]
 ALONG_AXIS = ["softmax", "log_softmax", "logsumexp"]

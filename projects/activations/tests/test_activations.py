@@ -22,7 +22,7 @@ from oracles import (
 )
 
 import activations
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
 
 # --- 1. the contract: what goes in, what comes out ----------------------------------------------------------
 

@@ -11,8 +11,8 @@ import scipy.special
 from oracles import ALONG_AXIS, ELEMENTWISE, GRADIENTS, ORACLES, UNARY, check, mistakes, no_warning
 
 import activations
-from shared.checks import assert_close
-from shared.gradcheck import assert_gradient, random_cotangent
+from shared.testing.checks import assert_close
+from shared.testing.gradients import assert_gradient, random_cotangent
 
 # --- 1. extreme numbers -------------------------------------------------------------------------------------
 

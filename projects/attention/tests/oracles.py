@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from shared.checks import unchanged
+from shared.testing.checks import unchanged
 
 
 def double(x):

@@ -24,7 +24,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 import attention
-from shared.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
 
 LIBRARY = ("scaled_dot_product", "multi_head_attention", "flex_attention", "flash_attention")
 INF = math.inf

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import attention
-from shared.checks import assert_close, expect_error, refuse_calls
+from shared.testing.checks import assert_close, expect_error, refuse_calls
 
 INF = math.inf
 

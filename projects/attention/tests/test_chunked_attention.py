@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attention
-from shared.checks import assert_close, expect_error, refuse_calls, unchanged
+from shared.testing.checks import assert_close, expect_error, refuse_calls, unchanged
 
 INF = math.inf
 CHUNKS = [(1, 1), (2, 3), (4, 4), (5, 2), (3, 100), (100, 3), (100, 100)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from shared.gradcheck import random_cotangent
+from shared.testing.gradients import random_cotangent
 
 
 def normalise(x, parameters, axis, eps, *, ddof=0):

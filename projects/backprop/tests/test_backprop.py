@@ -13,8 +13,8 @@ from oracles import norm_mistakes, normalise, sigmoid
 from torch.nn import functional as F
 
 import backprop
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
-from shared.gradcheck import assert_gradient, random_cotangent
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.gradients import assert_gradient, random_cotangent
 
 
 class Case(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import backprop
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 
 class Spy:

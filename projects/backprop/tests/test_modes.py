@@ -6,8 +6,8 @@ import torch
 from oracles import normalise, wrong_normalisation_gradient
 
 import backprop
-from shared.checks import assert_close, expect_error, unchanged
-from shared.gradcheck import random_cotangent
+from shared.testing.checks import assert_close, expect_error, unchanged
+from shared.testing.gradients import random_cotangent
 
 # --- BatchNorm's two modes ------------------------------------------------------------------------------------
 

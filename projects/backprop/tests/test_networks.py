@@ -7,8 +7,8 @@ from oracles import Mix, normalise, sigmoid
 from torch.nn import functional as F
 
 import backprop
-from shared.checks import assert_close, expect_error, unchanged
-from shared.gradcheck import assert_gradient, random_cotangent
+from shared.testing.checks import assert_close, expect_error, unchanged
+from shared.testing.gradients import assert_gradient, random_cotangent
 
 # --- containers -----------------------------------------------------------------------------------------------
 

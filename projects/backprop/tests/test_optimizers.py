@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import optimizers
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
-from shared.gradcheck import random_cotangent
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.gradients import random_cotangent
 
 SHAPES = {"weight": (3, 4), "bias": (3,), "other": (3, 4), "scale": (1,)}
 STEPS = 100

@@ -17,7 +17,7 @@ from oracles import (
 )
 
 import cross_entropy as ce
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
 
 # --- contract -----------------------------------------------------------------------------------------------
 

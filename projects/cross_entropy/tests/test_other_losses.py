@@ -8,7 +8,7 @@ from oracles import COUNTS, LOGITS, LOSSES, SOFTMAX, TARGET_WEIGHT, TARGETS, WEI
 from scipy.special import rel_entr, softmax
 
 import cross_entropy as ce
-from shared.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 LOG_PROBS = np.log(SOFTMAX)
 ZERO = {"a mean over nothing is NaN, as in torch": 0.0}

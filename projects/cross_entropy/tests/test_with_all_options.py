@@ -18,8 +18,8 @@ from oracles import (
 from sklearn.metrics import log_loss
 
 import cross_entropy as ce
-from shared.checks import assert_close, unchanged
-from shared.gradcheck import assert_gradient
+from shared.testing.checks import assert_close, unchanged
+from shared.testing.gradients import assert_gradient
 
 # --- everything together ------------------------------------------------------------------------------------
 

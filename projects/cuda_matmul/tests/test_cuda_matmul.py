@@ -11,8 +11,8 @@ import pytest
 
 import cuda_matmul
 from shared import cuda_emulator
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
-from shared.cuda import device_array, launch
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.devices import device_array, launch
 
 KERNELS = Path(cuda_matmul.__file__).parent / "kernels"
 RUNGS = {rung.name: rung for rung in cuda_matmul.RUNGS}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import triton_kernels
-from shared.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
 
 SHAPES = [(1, 1, 1), (31, 33, 32), (5, 40, 67), (65, 7, 130)]
 HALF = [

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 import cuda_softmax
-from shared.checks import assert_close
+from shared.testing.checks import assert_close
 
 
 def inputs(rng, batch, heads, n_queries, n_keys, d):

@@ -5,7 +5,7 @@ import pytest
 from attention_cases import assert_attention, inputs
 
 import cuda_softmax
-from shared.checks import assert_close
+from shared.testing.checks import assert_close
 
 pytestmark = pytest.mark.grades("flash_attention")
 

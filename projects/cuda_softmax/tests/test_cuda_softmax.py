@@ -12,8 +12,8 @@ from scipy.special import softmax as scipy_softmax
 
 import cuda_softmax
 from shared import cuda_emulator
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
-from shared.cuda import device_array, launch
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.devices import device_array, launch
 
 KERNELS = Path(cuda_softmax.__file__).parent / "kernels"
 LADDER = ("naive", "block_reduce", "warp_shuffle", "online", "single_read")

@@ -8,8 +8,8 @@ from attention_cases import assert_attention, inputs, oracle
 
 import cuda_softmax
 from shared import cuda_emulator
-from shared.checks import assert_close, expect_error, unchanged
-from shared.cuda import device_array, launch
+from shared.testing.checks import assert_close, expect_error, unchanged
+from shared.testing.devices import device_array, launch
 
 pytestmark = pytest.mark.grades("flash_attention")
 

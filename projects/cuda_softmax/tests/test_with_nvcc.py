@@ -6,7 +6,7 @@ import pytest
 
 import cuda_softmax
 import triton_kernels
-from shared.cuda import check_registers, compile_kernel, compile_triton
+from shared.testing.compile_gate import check_registers, compile_kernel, compile_triton
 
 KERNELS = Path(cuda_softmax.__file__).parent / "kernels"
 

@@ -11,8 +11,8 @@ import pytest
 
 import cuda_vector_add
 from shared import cuda_emulator
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
-from shared.cuda import device_array, launch
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.devices import device_array, launch
 
 KERNELS = Path(cuda_vector_add.__file__).parent / "kernels"
 LADDER = ("one_per_thread", "grid_stride", "vectorized")

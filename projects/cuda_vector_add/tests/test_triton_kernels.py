@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import triton_kernels
-from shared.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
 
 DTYPES = (torch.float32, torch.float16, torch.float64, torch.int32)
 

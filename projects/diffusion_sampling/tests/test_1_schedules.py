@@ -10,7 +10,7 @@ import torch
 from oracles import DOUBLE
 
 import schedules
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
 
 
 @pytest.mark.grades

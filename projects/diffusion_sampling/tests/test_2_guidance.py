@@ -7,7 +7,7 @@ import torch
 from oracles import DOUBLE, Recorder, constant_denoiser, gaussian_denoiser
 
 import guidance
-from shared.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 CONDITIONAL, UNCONDITIONAL = gaussian_denoiser(3.0, 0.5), gaussian_denoiser(0.0, 2.0)
 

@@ -7,7 +7,7 @@ import torch
 from oracles import DOUBLE, gaussian_flow, mixture_denoiser, noisy_mixture
 
 import exact
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 WEIGHTS = torch.tensor([0.5, 0.2, 0.3], dtype=DOUBLE)
 MEANS = torch.tensor([[-2.0, 0.0], [1.0, 2.0], [2.5, -1.5]], dtype=DOUBLE)

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 import unet
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 
 def wake(module, seed=0):

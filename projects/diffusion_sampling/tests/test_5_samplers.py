@@ -10,7 +10,7 @@ import torch
 from oracles import DOUBLE, Recorder, constant_denoiser, fails_at, gaussian_denoiser, posterior
 
 import diffusion_sampling
-from shared.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 EDM = ["euler", "heun", "dpm_solver_2m"]
 VP = ["ddim", "ddpm"]

@@ -10,7 +10,7 @@ import torch
 from oracles import DOUBLE
 
 import evaluate
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 JUDGE = Path(__file__).resolve().parents[1] / "weights" / "judge.safetensors"
 

@@ -7,7 +7,7 @@ import torch
 from oracles import DOUBLE
 
 import train
-from shared.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 
 def seeded(seed=0):

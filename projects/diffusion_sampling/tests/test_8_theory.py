@@ -20,7 +20,7 @@ from oracles import (
 
 import diffusion_sampling
 import guidance
-from shared.checks import assert_close
+from shared.testing.checks import assert_close
 
 
 def seeded(seed=0):

@@ -13,7 +13,7 @@ import torch
 import diffusion_sampling
 import guidance
 import schedules
-from shared.checks import assert_close
+from shared.testing.checks import assert_close
 
 
 @pytest.fixture(scope="module")

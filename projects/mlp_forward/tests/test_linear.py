@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mlp_forward
-from shared.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
 
 
 @pytest.mark.grades

@@ -11,7 +11,7 @@ import torch
 from networks import TORCH_ACTIVATIONS, network, random_network, torch_outputs
 
 import mlp_forward
-from shared.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 # --- a network: its parameters ----------------------------------------------------------------------------------------
 

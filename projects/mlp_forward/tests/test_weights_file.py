@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import mlp_forward
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "digits.safetensors"
 

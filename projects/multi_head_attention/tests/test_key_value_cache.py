@@ -8,7 +8,7 @@ import torch
 from oracles import randn
 
 from multi_head_attention import KeyValueCache
-from shared.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 B, H, D_HEAD = 2, 3, 5
 CHUNKINGS = [(7,), (1, 1, 1, 1, 1, 1, 1), (3, 1, 2, 1), (1, 5, 1), (0, 4, 0, 3)]

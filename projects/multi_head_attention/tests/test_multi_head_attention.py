@@ -25,7 +25,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 import multi_head_attention
 from multi_head_attention import MultiHeadAttention
-from shared.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
 
 B, Tq, Tk = SIZES.values()
 D_HEAD = D_MODEL // N_HEADS

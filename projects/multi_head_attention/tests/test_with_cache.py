@@ -9,7 +9,7 @@ from oracles import D_MODEL, N_HEADS, mistakes, randn, random_module, sdpa
 from torch.nn.attention.bias import causal_lower_right
 
 from multi_head_attention import KeyValueCache
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 B, T = 3, 7
 CHUNKINGS = [(1,) * T, (T,), (4, 1, 1, 1), (1, 3, 2, 1), (2, 5)]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import quantization as Q
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning"

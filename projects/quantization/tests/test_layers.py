@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import quantization as Q
-from shared.checks import assert_close, expect_error, refuse_calls, unchanged
+from shared.testing.checks import assert_close, expect_error, refuse_calls, unchanged
 
 torch_fake = torch.fake_quantize_per_tensor_affine
 

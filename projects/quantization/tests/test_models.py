@@ -12,7 +12,7 @@ from networks import accuracy, block, cnn, digits, digits_mlp, mlp, train
 from torch import nn
 
 import quantization as Q
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 
 def signal(name, generator):

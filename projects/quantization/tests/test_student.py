@@ -12,7 +12,7 @@ from networks import accuracy, digits, digits_mlp
 from torch import nn
 
 import distillation
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 
 @pytest.mark.grades("distillation_loss")

@@ -11,7 +11,7 @@ import torch
 from networks import block, cnn, mlp
 
 import torch_quantization as T
-from shared.checks import expect_error
+from shared.testing.checks import expect_error
 
 
 def decibels(reference, actual):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import checkpoint
-from shared.checks import expect_error
+from shared.testing.checks import expect_error
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "step": 7, "name": "a", "nested": [{"x": None, "y": (1, 2.5)}]}
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import optimization
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 
 class Tied(nn.Module):

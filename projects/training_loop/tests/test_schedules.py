@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import schedules
-from shared.checks import assert_close, assert_imports_only, expect_error
+from shared.testing.checks import assert_close, assert_imports_only, expect_error
 
 # each with the same 3 warmup steps, 11 updates in all, peak 0.8, floor 0.1
 SCHEDULES = {

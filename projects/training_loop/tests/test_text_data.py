@@ -8,7 +8,7 @@ import torch
 
 import char_gpt
 import text_data
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 
 @pytest.mark.grades("standard_library")

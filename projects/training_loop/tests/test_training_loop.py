@@ -16,7 +16,7 @@ from torch import nn
 
 import text_data
 import training_loop
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 PLAIN = {"out": "", "clip": 1e9, "warmup_steps": 0, "steps": 10}
 

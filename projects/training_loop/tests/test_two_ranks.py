@@ -12,7 +12,7 @@ from fork_server import nothing_stays, run_ranks  # noqa: F401
 from test_training_loop import big_batch, dealt
 
 import distributed
-from shared.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error
 
 
 @pytest.mark.grades("World", "process_group", "sum_over_ranks", "gather_rng_states")

@@ -15,7 +15,7 @@ import trials
 from fork_server import Process, nothing_stays, run, run_ranks, start_ranks  # noqa: F401
 
 import checkpoint
-from shared.checks import assert_close
+from shared.testing.checks import assert_close
 
 
 def wait_until(condition, what, process, limit_s=60):

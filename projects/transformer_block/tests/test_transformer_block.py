@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import transformer_block as tb
-from shared.checks import assert_close, expect_error, refuse_calls, unchanged
+from shared.testing.checks import assert_close, expect_error, refuse_calls, unchanged
 
 LIBRARY = (
     *("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm"),

@@ -11,7 +11,7 @@ import torch
 from peers import block_mistakes, gradients, normal, randomised
 
 import transformer_block as tb
-from shared.checks import assert_close
+from shared.testing.checks import assert_close
 
 T = 9
 CAUSAL = torch.full((T, T), -torch.inf).triu(1)[None, None]

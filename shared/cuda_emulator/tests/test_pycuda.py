@@ -13,7 +13,7 @@ from shared.cuda_emulator.control import real_driver
 if real_driver():
     pytest.skip("this process has NVIDIA's own driver", allow_module_level=True)
 pytest.importorskip(
-    "pycuda", reason="PyCUDA is not installed: python -m shared.pycuda_wheel builds its wheel"
+    "pycuda", reason="PyCUDA is not installed: python -m shared.cuda_emulator.pycuda_wheel builds its wheel"
 )
 cuda_emulator.activate_anyway(Path(__file__).parent / "kernels", announce=False)
 

@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from shared.device import cpu_name
-from shared.readme import benchmark_tables, fill_readme
+from shared.measuring.device import cpu_name
+from shared.measuring.readme import benchmark_tables, fill_readme
 
 ROUNDS = 30
 SAMPLE_SECONDS = 0.002  # a sample repeats fast calls until it lasts this long
@@ -201,7 +201,7 @@ def provenance(threads: int, device: str | None = None) -> dict[str, Any]:
 
 def _commit() -> str:
     """Return the commit that was measured, marked when tracked files other than results and READMEs differ from it."""
-    git = ["git", "-C", str(Path(__file__).resolve().parents[1])]
+    git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         head = _output([*git, "rev-parse", "--short=12", "HEAD"])
         generated = [":(exclude,glob)**/results/**", ":(exclude,glob)**/README.md"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared import bench
-from shared.readme import benchmark_tables
+from shared.measuring.readme import benchmark_tables
 
 
 def spin(seconds):

@@ -1,4 +1,4 @@
-"""Look at a page in a real Chromium, the way a reader would: ``python -m shared.tour_browser build/tour/index.html``.
+"""Look at a page in a real Chromium, the way a reader would: ``python -m shared.tour.browser build/tour/index.html``.
 
 The browser is driven through its DevTools protocol over a pipe (JSON messages that end in a zero byte on its file
 descriptors 3 and 4), so no driver and no package is needed. POSIX only.

@@ -25,9 +25,9 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from shared.drills import Drill, load_drills
+from shared.practice.questions import Drill, load_drills
 from shared.projects import ROOT, load_projects
-from shared.reviews import WRITE, Reviews, now
+from shared.practice.schedule import WRITE, Reviews, now
 
 SECONDS = 30
 NEW = 5  # how many questions that were never asked come up in one session

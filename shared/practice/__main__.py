@@ -23,10 +23,10 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.text import Text
 
-from shared.grading import Grade, first_problem, marks
-from shared.progress import Practice
+from shared.testing.grading import Grade, first_problem, marks
+from shared.practice.learner import Practice
 from shared.projects import ROOT, Project, load_projects, load_study_list
-from shared.state import timestamp
+from shared.practice.json_file import timestamp
 
 LEVELS = ("nudge", "idea", "formula")
 GRADING_LIMIT_S = 300

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from shared import interview
 from shared import practice as practice_module
-from shared.drills import Drill
-from shared.progress import PAUSE_S, Practice
+from shared.practice.questions import Drill
+from shared.practice.learner import PAUSE_S, Practice
 from shared.projects import ROOT
-from shared.reviews import Reviews, now
+from shared.practice.schedule import Reviews, now
 from shared.tests.conftest import REFERENCE
 
 DRILLS = {
@@ -178,7 +178,7 @@ def test_the_anki_deck_has_stable_ids(tmp_path):
 
 def test_every_question_of_the_repository_is_asked_by_the_command(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "shared.interview", "--list"],
+        [sys.executable, "-m", "shared.practice.drill", "--list"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -192,7 +192,7 @@ def test_every_question_of_the_repository_is_asked_by_the_command(tmp_path):
 
 def test_a_real_terminal(tmp_path):
     """One key shows the answer, one rates it, q ends; the terminal is as it was."""
-    script = f"import pathlib, shared.interview as i; i.main([], folder=pathlib.Path({str(tmp_path)!r}))"
+    script = f"import pathlib, shared.practice.drill as i; i.main([], folder=pathlib.Path({str(tmp_path)!r}))"
     child, descriptor = pty.fork()
     if child == 0:
         os.chdir(ROOT)

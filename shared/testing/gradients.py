@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.checks import Mistakes, assert_close
+from shared.testing.checks import Mistakes, assert_close
 
 Function = Callable[[NDArray[Any]], Any]
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from shared import pycuda_wheel
+from shared.cuda_emulator import pycuda_wheel
 
 
 def test_not_on_linux_is_said(monkeypatch):

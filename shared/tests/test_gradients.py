@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.gradcheck import assert_gradient, central_differences, complex_step, random_cotangent
+from shared.testing.gradients import assert_gradient, central_differences, complex_step, random_cotangent
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 4))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.projects import Project
-from shared.readme import read_demo
+from shared.measuring.readme import read_demo
 
 Row = Mapping[str, Any]
 

@@ -11,10 +11,10 @@ from typing import Any
 from fsrs import Rating
 from rich.console import Console
 
-from shared.blank import blank
+from shared.testing.blank import blank
 from shared.projects import Project
-from shared.reviews import WRITE, Reviews
-from shared.state import read_state, timestamp, write_state
+from shared.practice.schedule import WRITE, Reviews
+from shared.practice.json_file import read_state, timestamp, write_state
 
 PAUSE_S = 15 * 60  # between two gradings, no more than this counts as work
 

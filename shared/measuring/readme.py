@@ -2,7 +2,7 @@
 
 A block is ``<!-- generated:KIND -->`` … ``<!-- /generated -->``. Kinds in a project's README: ``benchmark`` or
 ``benchmark:GROUP``, ``numbers``, ``demo:TABLE``, ``figure:KEY``, ``drills``; in the root README: ``projects``,
-``topics``. ``python -m shared.readme`` fills all of them; ``--check`` only says which are out of date.
+``topics``. ``python -m shared.measuring.readme`` fills all of them; ``--check`` only says which are out of date.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.drills import load_drills
+from shared.practice.questions import load_drills
 from shared.projects import ROOT, Project, load_project, load_projects, load_study_list
 
 BLOCK = re.compile(r"(<!-- generated:(?P<kind>[^>]+?) -->\n).*?(<!-- /generated -->)", re.DOTALL)

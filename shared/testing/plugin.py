@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.blank import KERNEL_NOT_WRITTEN, blank
-from shared.device import cuda_device_count, cuda_required
-from shared.grading import CannotGradeError, Grade, WrongSolution, grade_in_process, marks, read_wrong
+from shared.testing.blank import KERNEL_NOT_WRITTEN, blank
+from shared.measuring.device import cuda_device_count, cuda_required
+from shared.testing.grading import CannotGradeError, Grade, WrongSolution, grade_in_process, marks, read_wrong
 from shared.projects import ROOT, Project, load_project, read_toml
 
 PROJECT = pytest.StashKey[Project]()
@@ -247,7 +247,7 @@ def pytest_runtest_makereport(
     decisive = report.when == "call" or (report.when == "setup" and not report.passed)
     if decisive and isinstance(item, pytest.Function) and PROJECT in item.config.stash:
         grade = _grade(item, raised, report)
-        report.grade = grade  # type: ignore[attr-defined]  # read by shared.grading in a nested run
+        report.grade = grade  # type: ignore[attr-defined]  # read by shared.testing.grading in a nested run
         item.config.stash[GRADES].append(grade)
         function = item.nodeid.split("[")[0]
         item.config.stash[OUTCOMES].setdefault(function, set()).add(report.outcome)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fsrs import Card, Rating, Scheduler
 
-from shared.state import read_state, write_state
+from shared.practice.json_file import read_state, write_state
 
 WRITE = "write:"  # a card "write:<project>" asks to write a whole deliverable again
 

@@ -1,7 +1,7 @@
 """Run the demos on real input and write one self-contained page: build/tour/index.html.
 
 A demo that fails does not stop the others; its place on the page shows the error, and the session fails.
-This module runs and collects; tour.html is the page, tour.js its interactive figures, tour_equations.toml its equations.
+This module runs and collects; page.html is the page, play.js its interactive figures, equations.toml its equations.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared import tour_tables
-from shared.device import cpu_name
-from shared.drills import Drill, load_drills
-from shared.practice import minutes
-from shared.progress import Practice
+from shared.tour import tables
+from shared.measuring.device import cpu_name
+from shared.practice.questions import Drill, load_drills
+from shared.practice.__main__ import minutes
+from shared.practice.learner import Practice
 from shared.projects import ROOT, Project, StudyList, load_projects, load_study_list, read_toml
-from shared.readme import read_demo
-from shared.reviews import WRITE, Reviews
-from shared.tour_browser import browse, find_browser
+from shared.measuring.readme import read_demo
+from shared.practice.schedule import WRITE, Reviews
+from shared.tour.browser import browse, find_browser
 
 DEMO_LIMIT_S = 600
-EQUATIONS = Path(__file__).with_name("tour_equations.toml")
-SCRIPT = Path(__file__).with_name("tour.js")
+EQUATIONS = Path(__file__).with_name("equations.toml")
+SCRIPT = Path(__file__).with_name("play.js")
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Stop:
     @property
     def roofline(self) -> dict[str, Any]:
         """Return what the interactive roofline draws."""
-        return tour_tables.roofline(self.project, self.demo or read_demo(self.project.folder))
+        return tables.roofline(self.project, self.demo or read_demo(self.project.folder))
 
 
 # --- the demos --------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def collect(project: Project, error: str = "") -> Stop:
             {**figure, "key": key, "source": data_uri(project.folder / "build" / f"{key}.svg")}
             for key, figure in stop.demo["figures"].items()
         ]
-    stop.results = tour_tables.read_results(project)
+    stop.results = tables.read_results(project)
     try:
         stop.drills = load_drills(project.folder)
     except (
@@ -131,7 +131,7 @@ class BoardRow:
     last: str
     again: bool  # it is due to be written again
     due: int  # drills to answer now
-    headline: tour_tables.Headline | None
+    headline: tables.Headline | None
 
     @property
     def written(self) -> int:
@@ -152,7 +152,7 @@ def board(stops: Sequence[Stop], practice: Practice, reviews: Reviews) -> list[B
             last=minutes(times["last"]) if "last" in times else "",
             again=bool(reviews.due([f"{WRITE}{name}"])),
             due=len(reviews.due(f"{name}/{drill.id}" for drill in stop.drills)),
-            headline=tour_tables.headline(stop.results, stop.said["headline"]),
+            headline=tables.headline(stop.results, stop.said["headline"]),
         )
         rows.append(row)
     return rows
@@ -182,10 +182,10 @@ def render(rows: Sequence[BoardRow], groups: Mapping[str, Any], *, page: Path) -
         lstrip_blocks=True,
     )
     environment.filters["link"] = lambda path: Path(os.path.relpath(path, page.parent)).as_posix()
-    return environment.get_template("tour.html").render(
+    return environment.get_template("page.html").render(
         rows=rows,
         groups=groups,
-        tables=tour_tables.tables,
+        tables=tables.tables,
         script=SCRIPT.read_text(encoding="utf-8"),
         device=cpu_name(),
     )
