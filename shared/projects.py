@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ class Project:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Names of the deliverable's modules, the main one first."""
+        """Names of its modules: the core, which has the project's name, then the further ones."""
         others = sorted({path.stem for path in self.folder.glob("*.py")} - TOOLS - {self.name})
         return (self.name, *others)
 
@@ -43,26 +45,59 @@ class Project:
         return tuple(sorted((self.folder / "kernels").glob("*.cu")))
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """Name the files of the deliverable, which a learner gets as blanks: modules and kernels."""
-        kernels = (f"kernels/{kernel.name}" for kernel in self.kernels)
-        return (*(f"{module}.py" for module in self.modules), *kernels)
+    def core_sources(self) -> tuple[str, ...]:
+        """Name the files of the core: the module of the project's name, and the kernels."""
+        return (f"{self.name}.py", *(f"kernels/{kernel.name}" for kernel in self.kernels))
 
     @property
+    def further_sources(self) -> tuple[str, ...]:
+        """Name the modules that go beyond the core."""
+        return tuple(f"{module}.py" for module in self.modules[1:])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Name all files that a learner can write: the core, then the further modules."""
+        return (*self.core_sources, *self.further_sources)
+
+    @cached_property
     def hints(self) -> dict[str, dict[str, str]]:
-        """Hints by unit (public function), in reading order; the keys are the units the board shows."""
+        """Hints by unit, in reading order; the keys are the units the board shows.
+
+        A unit is a public function, a class, a method or a kernel. It is named as it is called, with its module where the
+        core has the same name: ``softmax``, ``fast.softmax``.
+        """
         return read_toml(self.folder / "tests" / "hints.toml")
 
     @property
     def units(self) -> tuple[str, ...]:
-        """Names of the public functions a learner writes, in reading order."""
+        """Names of everything that a learner writes, in reading order."""
         return tuple(self.hints)
 
+    @cached_property
+    def source_of(self) -> dict[str, str]:
+        """The file that each unit is in, relative to the folder; "" for a unit that no file defines."""
+        names = {
+            source: {Path(source).stem} if source.endswith(".cu") else defined_names(self.folder / source)
+            for source in self.sources
+        }
+        found = {}
+        for unit in self.units:
+            first, *rest = unit.split(".")
+            if rest and f"{first}.py" in self.further_sources:
+                found[unit] = f"{first}.py"
+            else:
+                found[unit] = next((source for source in self.sources if first in names[source]), "")
+        return found
+
     @property
-    def wrong(self) -> tuple[Path, ...]:
-        """Return the known wrong solutions."""
-        folder = self.folder / "tests" / "wrong"
-        return tuple(sorted([*folder.glob("*.py"), *folder.glob("*.cu")]))
+    def core_units(self) -> tuple[str, ...]:
+        """The units of the core, in reading order: who has written them is interview-ready."""
+        return tuple(unit for unit in self.units if self.source_of[unit] in self.core_sources)
+
+    @property
+    def right(self) -> tuple[Path, ...]:
+        """Return the right answers: modules, or folders of a module and its kernels."""
+        return tuple(sorted(path for path in (self.folder / "tests" / "right").glob("[!_.]*")))
 
     @property
     def results(self) -> tuple[Path, ...]:
@@ -101,6 +136,17 @@ def load_study_list(path: Path = ROOT / "shared" / "study_list.toml") -> StudyLi
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; a missing file reads as empty."""
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def defined_names(path: Path) -> set[str]:
+    """Return the functions and classes that a module defines."""
+    tree = ast.parse(path.read_bytes())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def name_in_file(unit: str, source: str) -> str:
+    """Return what a unit is called inside its own file: ``fast.softmax`` is ``softmax`` there."""
+    return unit.removeprefix(f"{Path(source).stem}.")
 
 
 def load_project(folder: Path) -> Project:

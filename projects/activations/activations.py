@@ -1,10 +1,10 @@
 """Activation functions and three of their gradients, in plain NumPy.
 
-The contract, for every function: the input is a real array of any shape; float32 and float64 keep their dtype, integers
-and lists become float64. The result has the input's shape. The input is not modified. Values of ±1e4 neither overflow
-nor warn, -inf and +inf give the limit where a docstring names it, and NaN gives NaN.
+The contract: the input is a float32 or float64 array of any shape, and the result has its shape and dtype. Integers and
+lists become float64; another dtype raises TypeError. The input is not modified. Inputs of ±1e4 neither overflow nor
+warn. NaN gives NaN, but 0 in `relu_grad`.
 
-fast.py beside this file has more functions, more dtypes and `out`, and is faster; this one is for reading.
+fast.py has more functions, more dtypes and `out`, and is faster; this module is for reading.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def sigmoid_grad(x: ArrayLike) -> Array:
 def relu_grad(x: ArrayLike) -> Array:
     """Differentiate `relu` at its input `x`: 1 where ``x > 0``, else 0, by convention also at the kink."""
     x = _as_float(x)
-    return np.where(np.isnan(x), x, x > 0).astype(x.dtype)
+    return (x > 0).astype(x.dtype)
 
 
 def softmax_backward(y: ArrayLike, grad_y: ArrayLike, *, axis: int = -1) -> Array:
     """Gradient of a loss by the logits, from the gradient by the probabilities: ``y·(grad_y - sum(y·grad_y))``.
 
-    `y` is the output of `softmax`, `grad_y` the loss differentiated by it; both of one shape and dtype. This multiplies
-    by the Jacobian ``diag(y) - y·yᵀ`` without building it.
+    `y` is the output of `softmax`, `grad_y` the loss differentiated by it; other shapes than each other's raise
+    ValueError. This multiplies by the Jacobian ``diag(y) - y·yᵀ`` without building it.
     """
     y, grad_y = _as_float(y), _as_float(grad_y)
     if y.shape != grad_y.shape:

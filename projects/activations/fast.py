@@ -1,17 +1,21 @@
-"""Activation functions and their gradients, from NumPy's ``exp`` up.
+"""The sixteen activation functions and gradients: any size, every real dtype, into `out`; the fast twin of activations.py.
 
-Every function here obeys the same rules:
+The contract, for every function:
 
+- Any shape works: 0-d, empty, non-contiguous. The result has the shape of `x` unless a docstring says otherwise; empty
+  in, empty out. The input is never modified, unless it is also `out`.
 - float16, float32 and float64 keep their dtype; float16 is computed and summed in float32, then rounded once. Bool and
-  integers become float64. Complex, object and other dtypes raise ``TypeError``.
-- Any shape works: 0-d, empty, non-contiguous. The input is never modified, unless it is also `out`.
-- `out` must be an array with the result's shape (else ``ValueError``) and dtype (else ``TypeError``). It is returned. It
-  may be the input itself, or overlap it.
+  integers become float64. The result has native byte order. Complex, object and other dtypes raise TypeError.
+- `out` must be an array with the result's shape (else ValueError) and dtype (else TypeError). It is returned. It may be
+  the input itself, or overlap it.
+- `axis` may be negative. One that is not an integer raises TypeError, one that does not exist ValueError
+  (``numpy.exceptions.AxisError``). A 0-d input counts as one class.
+- An error about a dtype, a shape or `approximate` names what came.
 - NaN in gives NaN out. ±inf gives the limit. Nothing overflows and nothing warns, whatever the finite input.
 - A tiny result has all its digits where its docstring says so: ``sigmoid(-80)`` is 1.8e-35, not 0.
 
 How it is fast: an array goes through the formula in blocks that stay in cache, so that main memory is read once
-and written once, and the sums of softmax run through BLAS. Sixteen functions stand here, hence more than 150 lines.
+and written once, and the sums of softmax run through BLAS.
 """
 
 from __future__ import annotations
@@ -54,27 +58,9 @@ _BLOCK = 2**18
 
 
 def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Array:
-    """Squash to (0, 1): ``1 / (1 + exp(-x))``.
+    """Squash to (0, 1): ``1 / (1 + exp(-x))``; -inf gives 0, +inf gives 1.
 
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-    out : ndarray, optional
-        Where to write the result; may be `x`.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. Accurate relative to itself also where it is tiny: ``sigmoid(-20)`` is 2.06e-9 in float32 too.
-        -inf gives 0, +inf gives 1, NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real, or `out` has another dtype than the result.
-    ValueError
-        `out` has another shape than `x`.
+    Accurate relative to itself also where it is tiny: ``sigmoid(-20)`` is 2.06e-9 in float32 too.
     """
     return _elementwise(_sigmoid, x, out)
 
@@ -82,48 +68,15 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Array:
 def tanh(x: ArrayLike, *, out: Array | None = None) -> Array:
     """Squash to (-1, 1): ``(exp(x) - exp(-x)) / (exp(x) + exp(-x))``, which is ``2·sigmoid(2x) - 1``.
 
-    Neither formula survives as written: the first overflows, the second loses all digits near 0, where ``tanh(x)`` is
-    `x`. NumPy's own ``tanh`` has neither fault and is allowed here.
-
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-    out : ndarray, optional
-        Where to write the result; may be `x`.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. Accurate relative to itself also near 0. -inf gives -1, +inf gives 1, NaN gives NaN.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `sigmoid`.
+    Accurate relative to itself also near 0, where ``tanh(x)`` is `x`; -inf gives -1, +inf gives 1. Neither formula
+    survives as written: the first overflows, the second loses all digits near 0. NumPy's own ``tanh`` has neither fault
+    and is allowed here.
     """
     return _elementwise(np.tanh, x, out)
 
 
 def relu(x: ArrayLike, *, out: Array | None = None) -> Array:
-    """Keep what is positive: ``max(x, 0)``.
-
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-    out : ndarray, optional
-        Where to write the result; may be `x`.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. -inf gives 0, +inf gives +inf, NaN gives NaN.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As in `sigmoid`.
+    """Keep what is positive: ``max(x, 0)``; -inf gives 0, +inf gives +inf.
 
     Source: Nair and Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines", ICML 2010.
     """
@@ -133,22 +86,7 @@ def relu(x: ArrayLike, *, out: Array | None = None) -> Array:
 def leaky_relu(x: ArrayLike, *, negative_slope: float = 0.01) -> Array:
     """Keep what is positive, scale the rest: ``x`` where ``x > 0``, else ``negative_slope·x``.
 
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-    negative_slope : float
-        Any finite number, above 1 and below 0 included.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
+    The slope is any finite number, above 1 and below 0 included.
 
     Source: Maas, Hannun and Ng, "Rectifier Nonlinearities Improve Neural Network Acoustic Models", ICML 2013.
     """
@@ -163,27 +101,9 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
     """Weight the input by the probability that a standard normal is below it: ``x·Φ(x)``.
 
     ``Φ(x) = (1 + erf(x/√2)) / 2``. With ``approximate="tanh"``, the published shortcut
-    ``x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))``.
-
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-    approximate : {"none", "tanh"}
-        Which of the two formulas.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. With ``"none"``, accurate relative to itself also in the negative tail: ``gelu(-10)`` is -7.6e-23,
-        not 0, with a relative error within ``8·eps·(1 + x²)``. -inf gives 0, +inf gives +inf, NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
-    ValueError
-        `approximate` is anything else; the message names it.
+    ``x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))``; any other value than these two raises ValueError. With ``"none"``,
+    accurate relative to itself also in the negative tail: ``gelu(-10)`` is -7.6e-23, not 0, with a relative error within
+    ``8·eps·(1 + x²)``. -inf gives 0, +inf gives +inf.
 
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv 1606.08415, 2016, section 2.
     """
@@ -191,22 +111,9 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
 
 
 def silu(x: ArrayLike) -> Array:
-    """Weight the input by its own sigmoid: ``x·sigmoid(x)``, also called swish.
+    """Weight the input by its own sigmoid: ``x·sigmoid(x)``, also called swish; -inf gives 0, +inf gives +inf.
 
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. -inf gives 0, +inf gives +inf, NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
+    Accurate relative to itself also in the negative tail.
 
     Source: Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units", arXiv 1702.03118, 2017, equation 1.
     """
@@ -217,32 +124,11 @@ def silu(x: ArrayLike) -> Array:
 
 
 def softmax(x: ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
-    """Turn logits into probabilities: ``exp(x) / sum(exp(x))`` along `axis`.
+    """Turn logits into probabilities: ``exp(x) / sum(exp(x))`` along `axis`, where they sum to 1.
 
     Adding one number to all logits of a row changes nothing, so a row whose ``exp`` could overflow is shifted by its
-    maximum first.
-
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring. A 0-d input counts as one class.
-    axis : int
-        The axis of the classes; may be negative.
-    out : ndarray, optional
-        Where to write the result; may be `x`.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`; sums to 1 along `axis`. An entry of -inf gets probability 0. A row (one line along `axis`) that
-        is all -inf, or holds +inf or NaN, is all NaN, and the rows beside it are not disturbed. Empty in, empty out.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real, `axis` is not an integer, or `out` has another dtype than the result.
-    ValueError
-        `axis` does not exist (``numpy.exceptions.AxisError``), or `out` has another shape than `x`.
+    maximum first. An entry of -inf gets probability 0. A row (one line along `axis`) that is all -inf, or holds +inf or
+    NaN, is all NaN, and the rows beside it are not disturbed.
 
     Source: Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs", 1990.
     """
@@ -256,25 +142,7 @@ def softmax(x: ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
 def log_softmax(x: ArrayLike, *, axis: int = -1) -> Array:
     """Logarithm of `softmax` without the underflow: ``x - logsumexp(x)`` along `axis`.
 
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring. A 0-d input counts as one class.
-    axis : int
-        The axis of the classes; may be negative.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. An entry of -inf gives -inf. A row that is all -inf, or holds +inf or NaN, is all NaN. Empty in,
-        empty out.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real, or `axis` is not an integer.
-    ValueError
-        `axis` does not exist.
+    An entry of -inf gives -inf. A row that is all -inf, or holds +inf or NaN, is all NaN, and no other row.
     """
     x = _as_float(x)
     result = _result(x)
@@ -286,25 +154,8 @@ def log_softmax(x: ArrayLike, *, axis: int = -1) -> Array:
 def logsumexp(x: ArrayLike, *, axis: int = -1) -> Array:
     """Smooth maximum: ``log(sum(exp(x)))`` along `axis`, computed as ``m + log(sum(exp(x - m)))`` with ``m = max(x)``.
 
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring. A 0-d input counts as one class.
-    axis : int
-        The axis to sum over; may be negative.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x` without `axis`. A row that is all -inf, or empty, gives -inf (the logarithm of a sum that is 0);
-        one that holds +inf gives +inf; NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real, or `axis` is not an integer.
-    ValueError
-        `axis` does not exist.
+    The result has the shape of `x` without `axis`. A row that is all -inf, or empty, gives -inf (the logarithm of a sum
+    that is 0); one that holds +inf gives +inf; NaN gives NaN.
 
     Source: Blanchard, Higham and Higham, "Accurately Computing the Log-Sum-Exp and Softmax Functions", IMA Journal of
     Numerical Analysis 41, 2021, equation 1.3.
@@ -320,87 +171,30 @@ def logsumexp(x: ArrayLike, *, axis: int = -1) -> Array:
 
 
 def sigmoid_grad(x: ArrayLike) -> Array:
-    """Differentiate `sigmoid` at `x`: ``sigmoid(x)·sigmoid(-x)``, at most 1/4, so deep stacks of it starve.
+    """Differentiate `sigmoid` at its input `x`: ``sigmoid(x)·sigmoid(-x)``, at most 1/4, so deep stacks of it starve.
 
-    Parameters
-    ----------
-    x : array_like
-        The input of `sigmoid` (not its output), any shape; dtypes as in the module docstring.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. Accurate relative to itself in both tails, where ``s·(1 - s)`` cancels. ±inf gives 0.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
+    Accurate relative to itself in both tails, where ``s·(1 - s)`` cancels. ±inf gives 0.
     """
     return _elementwise(lambda x, y: np.multiply(_sigmoid(x), _sigmoid(-x), out=y), x)
 
 
 def tanh_grad(x: ArrayLike) -> Array:
-    """Differentiate `tanh` at `x`: ``1 - tanh(x)²``, which is ``4·sigmoid(2x)·sigmoid(-2x)``.
+    """Differentiate `tanh` at its input `x`: ``1 - tanh(x)²``, which is ``4·sigmoid(2x)·sigmoid(-2x)``.
 
-    Parameters
-    ----------
-    x : array_like
-        The input of `tanh` (not its output), any shape; dtypes as in the module docstring.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. Accurate relative to itself in both tails, where ``1 - tanh²`` cancels. ±inf gives 0.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
+    Accurate relative to itself in both tails, where ``1 - tanh²`` cancels. ±inf gives 0.
     """
     return _elementwise(lambda x, y: np.multiply(4 * _sigmoid(2 * x), _sigmoid(-2 * x), out=y), x)
 
 
 def relu_grad(x: ArrayLike) -> Array:
-    """Differentiate `relu` at `x`: 1 where ``x > 0``, else 0, by convention also at the kink.
-
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
-    """
+    """Differentiate `relu` at `x`: 1 where ``x > 0``, else 0, by convention also at the kink; NaN gives NaN."""
     return leaky_relu_grad(x, negative_slope=0.0)
 
 
 def leaky_relu_grad(x: ArrayLike, *, negative_slope: float = 0.01) -> Array:
-    """Differentiate `leaky_relu` at `x`: 1 where ``x > 0``, else `negative_slope`, also at the kink.
+    """Differentiate `leaky_relu` at `x`: 1 where ``x > 0``, else `negative_slope`, also at the kink; NaN gives NaN.
 
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-    negative_slope : float
-        Any finite number.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
+    The slope is any finite number.
     """
 
     def kernel(x: Array, y: Array) -> None:
@@ -414,74 +208,23 @@ def leaky_relu_grad(x: ArrayLike, *, negative_slope: float = 0.01) -> Array:
 def gelu_grad(x: ArrayLike, *, approximate: str = "none") -> Array:
     """Differentiate `gelu` at `x`: ``Φ(x) + x·φ(x)``, with the density ``φ(x) = exp(-x²/2) / √(2π)``.
 
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-    approximate : {"none", "tanh"}
-        Which of the two formulas of `gelu` to differentiate.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. -inf gives 0, +inf gives 1, NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
-    ValueError
-        `approximate` is anything else; the message names it.
+    `approximate` says which of the two formulas of `gelu` to differentiate, with the same error. -inf gives 0, +inf
+    gives 1.
     """
     return _elementwise(_choose(approximate, _gelu_grad, _gelu_tanh_grad), x)
 
 
 def silu_grad(x: ArrayLike) -> Array:
-    """Differentiate `silu` at `x`: ``s·(1 + x·(1 - s))`` with ``s = sigmoid(x)``.
-
-    Parameters
-    ----------
-    x : array_like
-        Any shape; dtypes as in the module docstring.
-
-    Returns
-    -------
-    ndarray
-        Shape of `x`. -inf gives 0, +inf gives 1, NaN gives NaN.
-
-    Raises
-    ------
-    TypeError
-        `x` is not real.
-    """
+    """Differentiate `silu` at `x`: ``s·(1 + x·(1 - s))`` with ``s = sigmoid(x)``; -inf gives 0, +inf gives 1."""
     return _elementwise(_silu_grad, x)
 
 
 def softmax_backward(y: ArrayLike, grad_y: ArrayLike, *, axis: int = -1) -> Array:
     """Gradient of a loss by the logits, from the gradient by the probabilities: ``y·(grad_y - sum(y·grad_y))``.
 
-    The Jacobian of softmax is ``diag(y) - y·yᵀ``; this multiplies by it without building it.
-
-    Parameters
-    ----------
-    y : array_like
-        The output of `softmax`, any shape; dtypes as in the module docstring.
-    grad_y : array_like
-        The loss differentiated by `y`; same shape. Where the dtypes differ, the wider one counts.
-    axis : int
-        The axis of the classes; may be negative.
-
-    Returns
-    -------
-    ndarray
-        The loss differentiated by the input of `softmax`; same shape. Empty in, empty out.
-
-    Raises
-    ------
-    TypeError
-        An input is not real, or `axis` is not an integer.
-    ValueError
-        The shapes differ, or `axis` does not exist.
+    `y` is the output of `softmax`, `grad_y` the loss differentiated by it. Their shapes must agree (else ValueError);
+    where the dtypes differ, the wider one counts. The Jacobian of softmax is ``diag(y) - y·yᵀ``; this multiplies by it
+    without building it.
     """
     y, grad_y = _as_float(y), _as_float(grad_y)
     if y.shape != grad_y.shape:
@@ -506,9 +249,8 @@ def _sigmoid(x: Array, y: Array | None = None) -> Array:
 
 
 def _silu(x: Array, y: Array) -> None:
-    np.multiply(
-        np.clip(x, -1000, np.inf), _sigmoid(x), out=y
-    )  # sigmoid(-1000) is 0: the bound only stops -inf·0
+    z = np.clip(x, -1000, np.inf)  # sigmoid(-1000) is 0: the bound only stops -inf·0
+    np.multiply(z, _sigmoid(x), out=y)
 
 
 def _silu_grad(x: Array, y: Array) -> None:
@@ -634,7 +376,7 @@ def _as_float(x: ArrayLike) -> Array:
         return x.astype(np.float64)
     if x.dtype.kind != "f" or x.dtype.itemsize > 8:
         raise TypeError(f"expected bool, integers, float16, float32 or float64, got dtype {x.dtype}")
-    return x.astype(x.dtype.newbyteorder("="), copy=False)
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
 def _choose(
@@ -682,6 +424,7 @@ def _elementwise(kernel: Callable[..., object], x: ArrayLike, out: Array | None 
     return _deliver(result, out)
 
 
+@np.errstate(all="ignore")
 def _run_in_blocks(kernel: Callable[..., object], result: Array, *operands: Array) -> None:
     """Call ``kernel(*operands, result)`` on one cache-sized block of the first axis after the other.
 
@@ -691,11 +434,14 @@ def _run_in_blocks(kernel: Callable[..., object], result: Array, *operands: Arra
         return
     dtype = np.promote_types(result.dtype, np.float32)
     step = max(1, _BLOCK // math.prod(operands[0].shape[1:]))
-    with np.errstate(all="ignore"):
-        for start in range(0, len(result), step):
-            block = slice(start, start + step)
-            target = result[block]
-            y = target if target.dtype == dtype else np.empty(target.shape, dtype)
-            kernel(*(operand[block].astype(dtype, copy=False) for operand in operands), y)
-            if y is not target:
-                target[...] = y
+    if len(result) <= step and result.dtype == dtype:
+        # One block and nothing to lend: 3 % of the time of `softmax` of (64, 1000), 14 % of (8, 10)
+        kernel(*operands, result)
+        return
+    for start in range(0, len(result), step):
+        block = slice(start, start + step)
+        target = result[block]
+        y = target if target.dtype == dtype else np.empty(target.shape, dtype)
+        kernel(*(operand[block].astype(dtype, copy=False) for operand in operands), y)
+        if y is not target:
+            target[...] = y

@@ -1,0 +1,1 @@
+"""Benchmarks, demos, and the pages that are generated from what they measured."""

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import gc
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import statistics
 import subprocess
+import sys
 import time
+import traceback
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from shared.measuring.device import cpu_name
-from shared.measuring.readme import benchmark_tables, fill_readme
+from shared.measuring.readme import benchmark_tables, fill_measured, fill_readme
+from shared.projects import ROOT, load_project
 
 ROUNDS = 30
 SAMPLE_SECONDS = 0.002  # a sample repeats fast calls until it lasts this long
@@ -84,22 +90,31 @@ def peak_extra_bytes(function: Callable[[], Any]) -> int:
 class Benchmark:
     """One benchmark.py: its rows, the machine they were measured on, and the file they go to.
 
-    `device` names what was measured where it is not the CPU.
+    `device` names what was measured where it is not the CPU. With ``--practice`` the script starts again, with the
+    learner's files in the place of the reference.
     """
 
     def __init__(self, file: str, *, threads: int = 1, device: str | None = None) -> None:
-        parser = argparse.ArgumentParser(description=f"Benchmark of {Path(file).resolve().parent.name}.")
+        self._folder = Path(file).resolve().parent
+        parser = argparse.ArgumentParser(description=f"Benchmark of {self._folder.name}.")
         parser.add_argument(
             "--quick", action="store_true", help="few rounds; shows the tables, writes nothing"
         )
-        self._quick = parser.parse_args().quick
-        self._folder = Path(file).resolve().parent
+        parser.add_argument(
+            "--practice", action="store_true", help="measure the files in practice/, as quickly"
+        )
+        options = parser.parse_args()
+        self._quick = options.quick or options.practice
+        self.console = Console()
+        if options.practice:
+            self.console.print(
+                f"measuring {put_practice_in_front(Path(file).resolve())}", markup=False, highlight=False
+            )
         self._threads = threads
         self._device = device
         self._limits = threadpool_limits(threads)  # BLAS and OpenMP of this process, until it ends
         _limit_torch(threads)
         self._rows: list[dict[str, Any]] = []
-        self.console = Console()
 
     def time(self, callables: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
         """Time all callables in turn, `rounds` times, and return seconds per call by name."""
@@ -114,28 +129,31 @@ class Benchmark:
         peers: Mapping[str, Callable[[], Any]],
         targets: Mapping[str, float] | None = None,
         note: str | None = None,
+        name: str = "ours",
         rounds: int = ROUNDS,
     ) -> None:
         """Time `ours` beside `peers` and keep one row.
 
         A ratio is the median over rounds of (peer's time / our time), with its quartiles: above 1, ours is faster.
         `ours` runs twice in each round; the ratio of the two shows the noise. `targets` are least ratios wanted.
-        Fewer `rounds` are for calls that take seconds.
+        `name` is what the tables call ours, the same for all rows of a group. Fewer `rounds` are for calls that take
+        seconds.
         """
         times = self.time({"ours": ours, "again": ours, **peers}, min(6, rounds) if self._quick else rounds)
         ratios = {}
-        for name in ("again", *peers):
+        for peer in ("again", *peers):
             low, middle, high = statistics.quantiles(
-                [peer / own for peer, own in zip(times[name], times["ours"], strict=True)],
+                [theirs / own for theirs, own in zip(times[peer], times["ours"], strict=True)],
                 n=4,
                 method="inclusive",
             )
-            ratios[name] = {"median": middle, "low": low, "high": high}
+            ratios[peer] = {"median": middle, "low": low, "high": high}
         noise = ratios.pop("again")
-        milliseconds = {name: statistics.median(t) * 1e3 for name, t in times.items() if name != "again"}
+        milliseconds = {key: statistics.median(t) * 1e3 for key, t in times.items() if key != "again"}
         row = {
             "group": group,
             "case": case,
+            "name": name,
             "milliseconds": milliseconds,
             "ratios": ratios,
             "noise": max(abs(noise["low"] - 1), abs(noise["high"] - 1)),
@@ -143,7 +161,7 @@ class Benchmark:
             "note": note,
         }
         self._rows.append(row)
-        shown = "  ".join(f"{name} x{ratio['median']:.2f}" for name, ratio in ratios.items())
+        shown = "  ".join(f"{peer} x{ratio['median']:.2f}" for peer, ratio in ratios.items())
         self.console.print(f"{group}: {case}  {milliseconds['ours']:.4g} ms  {shown}", highlight=False)
 
     def record(self, group: str, case: str, columns: Mapping[str, str]) -> None:
@@ -154,11 +172,11 @@ class Benchmark:
         )
 
     def save(self) -> None:
-        """Write results/<device>.json and the tables in the README; with ``--quick`` only show them."""
+        """Write results/<device>.json, MEASURED.md and the README's blocks; with ``--quick`` only show the tables."""
         where = provenance(self._threads, self._device)
         result = {"provenance": where, "rows": self._rows}
         if self._quick:
-            self.console.print(benchmark_tables([result]), markup=False, highlight=False)
+            self.console.print(benchmark_tables([result]), markup=False, highlight=False, soft_wrap=True)
             return
         results = self._folder / "results"
         results.mkdir(exist_ok=True)
@@ -169,6 +187,54 @@ class Benchmark:
             fill_readme(self._folder / "README.md")
         except ValueError as error:  # a block of the demo that nothing has measured yet
             self.console.print(f"README.md is not filled: {error}", highlight=False, markup=False)
+        fill_measured(self._folder / "MEASURED.md")
+
+
+# --- practice ---------------------------------------------------------------------------------------------------
+
+
+def put_practice_in_front(file: Path) -> str:
+    """Make a benchmark import the learner's files, and say which; what she does not have comes from the reference.
+
+    By now the reference is imported, so the script starts again, with her folder first on the path of this process and
+    of those that it starts.
+
+    Raises
+    ------
+    SystemExit
+        If she has no file of this project.
+    """
+    project, practice = load_project(file.parent), ROOT / "practice" / file.parent.name
+    hers = [source for source in project.sources if (practice / source).exists()]
+    if not hers:
+        raise SystemExit(f"no {project.name}.py in {practice}: nox -s practice -- {project.name} writes it")
+    if str(practice) not in sys.path:
+        path = os.pathsep.join([str(practice), str(file.parent), os.environ.get("PYTHONPATH", "")])
+        sys.stdout.flush()
+        os.execve(
+            sys.executable,
+            [sys.executable, str(file), *sys.argv[1:]],
+            {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONSAFEPATH": "1"},
+        )
+    sys.excepthook = functools.partial(_say_what_is_not_written, practice)
+    others = [source for source in project.sources if source not in hers]
+    rest = f"; {', '.join(others)} of the reference" if others else ""
+    return f"{', '.join(hers)} in {practice.relative_to(ROOT)}{rest}"
+
+
+def _say_what_is_not_written(
+    practice: Path, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print one line for a function of the learner that is still blank; any other error as Python does."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(trace)]
+    if kind is NotImplementedError and codes and Path(codes[-1].co_filename).is_relative_to(practice):
+        where = Path(codes[-1].co_filename).relative_to(practice)
+        print(f"{where}: {codes[-1].co_qualname} is not written yet", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+# --- provenance -------------------------------------------------------------------------------------------------
 
 
 def _limit_torch(threads: int) -> None:
@@ -200,11 +266,11 @@ def provenance(threads: int, device: str | None = None) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Return the commit that was measured, marked when tracked files other than results and READMEs differ from it."""
+    """Return the commit that was measured, marked when tracked files that are not generated differ from it."""
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         head = _output([*git, "rev-parse", "--short=12", "HEAD"])
-        generated = [":(exclude,glob)**/results/**", ":(exclude,glob)**/README.md"]
+        generated = [f":(exclude,glob)**/{name}" for name in ("results/**", "README.md", "MEASURED.md")]
         changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *generated])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from shared.measuring.readme import fill_measured
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -23,7 +25,7 @@ class Demo:
     """Collects what one demo.py shows.
 
     ``build/demo.json`` and ``build/<figure>.svg`` are written each time; ``python demo.py --save`` also copies them to
-    results/, from where the README and the drills take every number they quote.
+    results/, from where the README, MEASURED.md and the drills take every number they quote.
     """
 
     def __init__(self, file: str) -> None:
@@ -84,7 +86,7 @@ class Demo:
             yield lambda: bar.advance(task)
 
     def finish(self) -> None:
-        """Write build/demo.json, and with ``--save`` the committed copies."""
+        """Write build/demo.json, and with ``--save`` the committed copies and MEASURED.md."""
         text = json.dumps(self._content, indent=1, ensure_ascii=False) + "\n"
         (self._build / "demo.json").write_text(text, encoding="utf-8")
         if not self._save:
@@ -96,3 +98,4 @@ class Demo:
             old.unlink()
         for key in self._content["figures"]:
             shutil.copy(self._build / f"{key}.svg", results / f"{key}.svg")
+        fill_measured(self._folder / "MEASURED.md")

@@ -1,8 +1,9 @@
-"""Fill the generated blocks of the READMEs, so that no measured number is typed by hand.
+"""Fill the generated blocks of the READMEs and every MEASURED.md, so that no measured number is typed by hand.
 
-A block is ``<!-- generated:KIND -->`` … ``<!-- /generated -->``. Kinds in a project's README: ``benchmark`` or
-``benchmark:GROUP``, ``numbers``, ``demo:TABLE``, ``figure:KEY``, ``drills``; in the root README: ``projects``,
-``topics``. ``python -m shared.measuring.readme`` fills all of them; ``--check`` only says which are out of date.
+A block is ``<!-- generated:KIND -->`` … ``<!-- /generated -->``. Kinds in a project's README: ``headline``, ``benchmark``
+or ``benchmark:GROUP``, ``numbers``, ``demo:TABLE``, ``figure:KEY``, ``drills``; in the root README: ``projects``,
+``topics``. MEASURED.md holds all tables and numbers of a project; a project asks for it by an empty file.
+``python -m shared.measuring.readme`` fills all of them; ``--check`` only says which are out of date.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.practice.questions import load_drills
-from shared.projects import ROOT, Project, load_project, load_projects, load_study_list
+from shared.projects import ROOT, Project, load_project, load_projects, load_study_list, read_toml
 
+HEADLINES = ROOT / "shared" / "tour" / "equations.toml"  # by project: group, case and peer of one row
 BLOCK = re.compile(r"(<!-- generated:(?P<kind>[^>]+?) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
 
@@ -25,6 +27,28 @@ def fill_readme(path: Path, *, write: bool = True) -> bool:
     """Regenerate every block of one README; return whether it was up to date."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     after = BLOCK.sub(lambda match: f"{match[1]}{_block(path.parent, match['kind'])}\n{match[3]}", before)
+    return _replace(path, before, after, write)
+
+
+def fill_measured(path: Path, *, write: bool = True) -> bool:
+    """Regenerate the MEASURED.md of a project that has one; return whether it was up to date."""
+    if not path.exists():
+        return True
+    folder = path.parent
+    demo = read_demo(folder)
+    parts = [
+        f"# {folder.name}: measured",
+        "Generated from `results/` by `python -m shared.measuring.readme`; do not edit it. Measure on your machine: "
+        f"`nox -s bench -- {folder.name}`.",
+        benchmark_tables(_read_results(folder)),
+        *(_demo_table(table) for table in demo["tables"].values()),
+        _numbers(demo) if demo["numbers"] else "",
+    ]
+    after = "\n\n".join(part for part in parts if part) + "\n"
+    return _replace(path, path.read_text(encoding="utf-8"), after, write)
+
+
+def _replace(path: Path, before: str, after: str, write: bool) -> bool:
     if write and after != before:
         path.write_text(after, encoding="utf-8")
     return after == before
@@ -35,7 +59,9 @@ def _block(folder: Path, kind: str) -> str:
     if folder == ROOT:
         return {"projects": _projects, "topics": _topics}[name](load_projects())
     if name == "benchmark":
-        return benchmark_tables((json.loads(p.read_text("utf-8")) for p in load_project(folder).results), key)
+        return benchmark_tables(_read_results(folder), key)
+    if name == "headline":
+        return _headline(folder)
     if name == "drills":
         return "\n".join(
             f"- **{drill.question}** {drill.answer} (`{drill.evidence}`)" for drill in load_drills(folder)
@@ -46,16 +72,12 @@ def _block(folder: Path, kind: str) -> str:
             f"{folder.name}/README.md: generated:{kind} is not in results/demo.json (or no such kind)"
         )
     if name == "numbers":
-        return _table(
-            ["measured by `python demo.py`", ""], [[n["label"], n["text"]] for n in demo["numbers"].values()]
-        )
+        return _numbers(demo)
     if name == "figure":
         figure = demo["figures"][key]
         return f"![{figure['alt']}](results/{key}.svg)\n\n*{figure['caption']}*"
     if name == "demo":
-        table = demo["tables"][key]
-        caption = f"\n\n*{table['caption']}*" if table["caption"] else ""
-        return _table(table["columns"], table["rows"]) + caption
+        return _demo_table(demo["tables"][key])
     raise ValueError(f"{folder.name}/README.md: unknown block generated:{kind}")
 
 
@@ -64,6 +86,33 @@ def read_demo(folder: Path, where: str = "results") -> dict[str, Any]:
     path = folder / where / "demo.json"
     empty: dict[str, Any] = {"numbers": {}, "tables": {}, "figures": {}}
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+def _read_results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in load_project(folder).results]
+
+
+def _numbers(demo: dict[str, Any]) -> str:
+    rows = [[number["label"], number["text"]] for number in demo["numbers"].values()]
+    return _table(["measured by `python demo.py`", ""], rows)
+
+
+def _demo_table(table: dict[str, Any]) -> str:
+    caption = f"\n\n*{table['caption']}*" if table["caption"] else ""
+    return _table(table["columns"], table["rows"]) + caption
+
+
+def _headline(folder: Path) -> str:
+    """Return one sentence for each device on which the project's headline was measured."""
+    group, case, peer = read_toml(HEADLINES)[folder.name]["headline"]
+    sentences = [
+        f"**{group}, {case}: {peer} takes {row['ratios'][peer]['median']:.2f} times as long as "
+        f"{row.get('name', 'ours')}** ({result['provenance']['device']})."
+        for result in _read_results(folder)
+        for row in result["rows"]
+        if (row["group"], row["case"]) == (group, case) and peer in row.get("ratios", {})
+    ]
+    return "\n".join(sentences) or f"*Not measured yet: `nox -s bench -- {folder.name}`.*"
 
 
 def benchmark_tables(results: Iterable[dict[str, Any]], only_group: str = "") -> str:
@@ -87,8 +136,9 @@ def benchmark_tables(results: Iterable[dict[str, Any]], only_group: str = "") ->
 
 def _timings(rows: list[dict[str, Any]]) -> str:
     """Return the table of one group: our time, and how many times as long each peer takes."""
+    (ours,) = {row.get("name", "ours") for row in rows}
     peers = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
-    header = ["case", "ours, ms", *(f"{peer} / ours" for peer in peers), "noise"]
+    header = ["case", f"{ours}, ms", *(f"{peer} / {ours}" for peer in peers), "noise"]
     lines = []
     for row in rows:
         cells = []
@@ -111,17 +161,24 @@ def _plain(rows: list[dict[str, Any]]) -> str:
 
 
 def _projects(projects: list[Project]) -> str:
+    columns = ["", "project", "deliverable", "units of the core", "further units", "known wrong answers"]
     rows = [
         [
             str(p.order),
             f"[{p.name}](projects/{p.name}/README.md)",
             p.description,
-            f"{len(p.units)}",
-            f"{len(p.wrong)}",
+            f"{len(p.core_units)}",
+            f"{len(p.units) - len(p.core_units)}",
+            f"{_count_mistakes(p)}",
         ]
         for p in projects
     ]
-    return _table(["", "project", "deliverable", "units to write", "known wrong answers"], rows)
+    return _table(columns, rows)
+
+
+def _count_mistakes(project: Project) -> int:
+    one_file_each = len(list(project.folder.glob("tests/wrong/*.*")))  # as long as a project has no mistakes.toml
+    return len(read_toml(project.folder / "tests" / "mistakes.toml")) or one_file_each
 
 
 def _topics(projects: list[Project]) -> str:
@@ -145,17 +202,19 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Fill or check the READMEs; return the number that are out of date when checking."""
+    """Fill or check what is generated; return the number of files that are out of date when checking."""
+    write = "--check" not in arguments
     stale = []
-    for path in [ROOT / "README.md", *(project.folder / "README.md" for project in load_projects())]:
-        try:
-            if fill_readme(path, write="--check" not in arguments):
-                continue
-            print(f"{path.relative_to(ROOT)}: {'out of date' if '--check' in arguments else 'filled'}")
-        except ValueError as error:  # not measured yet: that is no reason to leave the others out of date
-            print(error)
-        stale.append(path)
-    return len(stale) if "--check" in arguments else 0
+    for folder in [ROOT, *(project.folder for project in load_projects())]:
+        for fill, path in ((fill_readme, folder / "README.md"), (fill_measured, folder / "MEASURED.md")):
+            try:
+                if fill(path, write=write):
+                    continue
+                print(f"{path.relative_to(ROOT)}: {'filled' if write else 'out of date'}")
+            except ValueError as error:  # not measured yet: that is no reason to leave the others out of date
+                print(error)
+            stale.append(path)
+    return 0 if write else len(stale)
 
 
 if __name__ == "__main__":

@@ -1,203 +1,221 @@
 """Write a deliverable yourself and be told precisely what is wrong: ``nox -s practice -- activations``.
 
-Learner files live in practice/<project>/ at the root, ignored by git. The first call writes the blank file; every call
-grades it with the project's own tests and shows the first failure. Without a project: the board.
+Learner files live in practice/<project>/ at the root, ignored by git. The first call writes the blank of the core; every
+call grades what is there with the project's own tests and shows the first failure. Without a project: the board.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import io
-import json
-import os
-import subprocess
+import random
 import sys
-import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.syntax import Syntax
+from rich.table import Table
 from rich.text import Text
 
-from shared.testing.grading import Grade, first_problem, marks
-from shared.practice.learner import Practice
-from shared.projects import ROOT, Project, load_projects, load_study_list
-from shared.practice.json_file import timestamp
+from shared.practice.grade import STYLES, did_you_mean, grade, show_failure, show_verdicts, symbols
+from shared.practice.json_file import run_command
+from shared.practice.learner import Learner, digest, minutes
+from shared.practice.questions import load_drills
+from shared.practice.schedule import WRITE
+from shared.projects import ROOT, Project, load_projects, load_study_list, name_in_file
+from shared.testing.grading import SYMBOLS, Report
 
 LEVELS = ("nudge", "idea", "formula")
-GRADING_LIMIT_S = 300
-STYLES = {"passing": "green", "failing": "red", "blank": "dim"}
-UNICODE = {"passing": "✓", "failing": "✗", "blank": "·"}
-ASCII = {"passing": "+", "failing": "x", "blank": "."}
+MOST_MARKS = 20  # on the board; more units than that are shown as a number
 
 
 # --- grading ----------------------------------------------------------------------------------------------
 
 
-def grade(practice: Practice, project: Project) -> list[Grade] | str:
-    """Grade the learner's files in a fresh process; return the grades, or why there are none."""
-    digest = practice.digest(project)  # before the run: an edit during it is not graded yet
-    for path in practice.files(project):
-        if not path.exists():
-            return f"{path.name} is gone; run this again for a blank"
-        if path.suffix != ".py":
-            continue
-        try:
-            compile(path.read_text(encoding="utf-8"), path.name, "exec")
-        except (SyntaxError, UnicodeDecodeError) as error:
-            return f"{path.name} does not parse: {error}"
-    with tempfile.TemporaryDirectory() as folder:
-        answers, result = Path(folder, "grades.json"), practice.folder / project.name
-        command = [sys.executable, "-m", "pytest", f"--practice={result}", f"--grades={answers}", "-q"]
-        try:
-            run = subprocess.run(
-                [*command, "-p", "no:cacheprovider", "--color=no"],
-                cwd=project.folder,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-                timeout=GRADING_LIMIT_S,
-            )
-        except subprocess.TimeoutExpired:
-            return f"grading took longer than {GRADING_LIMIT_S} s: does a loop never end?"
-        if run.returncode not in (0, 1) or not answers.exists():
-            return "\n".join((run.stdout + run.stderr).strip().splitlines()[-25:])
-        rows = json.loads(answers.read_text(encoding="utf-8"))
-    grades = [Grade(**{**row, "units": tuple(row["units"])}) for row in rows]
-    verdicts = marks(project.units, grades)
-    practice.remember(project, marks=verdicts, digest=digest)
-    practice.tick(project)
-    if set(verdicts.values()) == {"passing"}:
-        practice.finish_attempt(project)
-    return grades
-
-
-def grade_and_show(practice: Practice, project: Project) -> None:
-    """Grade once and show the verdict on every function and the first failure with its diagnosis."""
-    console = practice.console
+def grade_and_show(learner: Learner, project: Project) -> None:
+    """Grade once and show the verdict on every unit and the first failure with its diagnosis."""
+    console, files = learner.console, learner.files(project)
+    if gone := [path for path in files if not path.exists()]:
+        console.print(Panel(f"{gone[0].name} is gone; run this again for a blank", title="cannot be graded"))
+        return
+    before = digest(files)  # an edit during the run is not graded yet
     with console.status(f"grading {project.name}…"):
-        grades = grade(practice, project)
-    if isinstance(grades, str):
-        console.print(Panel(escape(grades), title="cannot be graded", border_style="red"))
+        report = grade(project, learner.folder / project.name)
+    if isinstance(report, str):
+        console.print(Panel(escape(report), title="cannot be graded", border_style="red"))
         return
-    verdicts = practice.recall(project, "marks")
-    symbols = _symbols(console)
-    cells = [Text(f"{symbols[mark]} {unit}", style=STYLES[mark]) for unit, mark in verdicts.items()]
-    console.print(Columns(cells, padding=(0, 2)))
-    problem = first_problem(grades)
-    if problem is None:
-        console.print(
-            f"[green]All {len(verdicts)} functions pass.[/] See the reference beside yours: --solution. "
-            f"How fast is it? cd projects/{project.name} && python benchmark.py --quick"
-        )
-        return
+    marks = {unit: verdict.mark for unit, verdict in report.verdicts.items()}
+    learner.remember(project.name, marks=marks, digest=before, ready=report.is_ready)
+    learner.tick(project.name)
+    seconds = learner.finish(project.name, f"{WRITE}{project.name}") if report.is_ready else None
+    show_verdicts(console, report, time=f" in {minutes(seconds)}" if seconds is not None else "")
     again = f"nox -s practice -- {project.name}"
-    if problem.outcome == "blank":
-        unit = next(unit for unit, mark in verdicts.items() if mark != "passing")
-        where = next((g.where for g in grades if unit in g.units and g.where), project.name)
-        console.print(f"Next: write [bold]{unit}[/] ({escape(where)}). Stuck? {again} --hint")
-        return
-    body = Text(problem.message)
-    body.append(f"\n\n{problem.nodeid}", style="dim")
-    if problem.purpose:
-        body.append(f"\n{problem.purpose}", style="dim")
-    if problem.where:
-        body.append(f"\nraised in {problem.where}", style="dim")
-    title = ", ".join(problem.units) or "the whole file"
-    console.print(Panel(body, title=title, title_align="left", border_style="red"))
-    console.print(f"Stuck? {again} --hint{f' {problem.units[0]}' if problem.units else ''}", highlight=False)
+    if failure := report.failure:
+        show_failure(console, failure)
+        hint = f" {failure.units[0]}" if failure.units else ""
+        console.print(f"Stuck? {again} --hint{hint}", highlight=False)
+    elif unit := next((unit for unit, mark in marks.items() if mark == "blank"), None):
+        where = f"{Path(project.source_of[unit]).name}:{_line_of(unit, project, learner)}"
+        console.print(f"Next: write [bold]{unit}[/] ({where}). Stuck? {again} --hint", highlight=False)
+    if report.is_ready:
+        show_what_next(console, project, report)
 
 
-def watch(practice: Practice, project: Project) -> None:
-    """Grade again whenever a file of the learner changes, until interrupted."""
+def show_what_next(console: Console, project: Project, report: Report) -> None:
+    """Say what a pass opens: the reference, a measurement, and what an interviewer asks next."""
+    again = f"nox -s practice -- {project.name}"
+    console.print(f"The reference beside yours: {again} --solution {project.core_units[0]}", highlight=False)
+    console.print(
+        f"How fast is it? cd projects/{project.name} && python benchmark.py --practice", highlight=False
+    )
+    if project.further_sources and not set(report.verdicts) - set(project.core_units):
+        console.print(f"There is more: {again} --further", highlight=False)
+    drills = load_drills(project.folder)
+    asked = [question for drill in drills for question in drill.follow_ups]
+    asked = asked if len(asked) > 1 else [drill.question for drill in drills]
+    for question in random.sample(asked, min(2, len(asked))):
+        console.print(f"An interviewer asks next: [italic]{escape(question)}[/]", highlight=False)
+
+
+def _line_of(unit: str, project: Project, learner: Learner) -> int:
+    path = learner.folder / project.name / project.source_of[unit]
+    node = find_unit(path, name_in_file(unit, project.source_of[unit])) if path.suffix == ".py" else None
+    return node.lineno if node else 1
+
+
+def watch(learner: Learner, project: Project) -> None:
+    """Grade again whenever a file of the learner differs from what was graded last, until interrupted."""
     import watchfiles
 
-    grade_and_show(practice, project)
-    folder = practice.folder / project.name
+    folder = learner.folder / project.name
     only_sources = watchfiles.PythonFilter(extra_extensions=(".cu",))
-    practice.console.print(f"Watching {folder}; Ctrl-C ends.", style="dim")
-    for _ in watchfiles.watch(folder, watch_filter=only_sources, raise_interrupt=False):
-        practice.console.rule(timestamp()[9:15])
-        grade_and_show(practice, project)
+    graded = ""
+    # it wakes up every second too: an edit that came while a grading ran, or before the watch began, is seen as well
+    wake = watchfiles.watch(
+        folder, watch_filter=only_sources, raise_interrupt=False, yield_on_timeout=True, rust_timeout=1000
+    )
+    while True:
+        while (now := digest(learner.files(project))) != graded:
+            if graded:
+                learner.console.rule(time.strftime("%H:%M:%S"))
+            graded = now
+            grade_and_show(learner, project)
+            learner.console.print(f"Watching {folder}; Ctrl-C ends.", style="dim")
+        if next(wake, None) is None:
+            return
 
 
 # --- board, hints, solution -------------------------------------------------------------------------------
 
 
-def _symbols(console: Console) -> dict[str, str]:
-    return UNICODE if console.encoding.lower().startswith("utf") else ASCII
-
-
-def minutes(seconds: float) -> str:
-    """Return a time as ``m:ss``."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def show_board(practice: Practice, projects: Sequence[Project]) -> None:
-    """Print one row per project in reading order, with one mark per public function."""
-    symbols = _symbols(practice.console)
-    legend = "  ".join(f"{symbol} {mark}" for mark, symbol in symbols.items())
-    practice.console.print(f"Practice board    {legend}\n", highlight=False)
-    width = max((len(project.name) for project in projects), default=0)
+def show_board(learner: Learner, projects: Sequence[Project]) -> None:
+    """Print one row per project in reading order, with one mark per unit of the core."""
+    console = learner.console
+    shown = symbols(console)
+    legend = "  ".join(f"{shown[mark]} {SYMBOLS[mark][2]}" for mark in SYMBOLS)
+    console.print(f"Practice board    {legend}\n", highlight=False)
+    table = Table.grid(padding=(0, 2, 0, 0))
     for project in projects:
-        known = practice.recall(project, "marks")
-        verdicts = {unit: known.get(unit, "blank") for unit in project.units}
-        row = Text(f"{project.order:>3}  {project.name:<{width}}  ")
-        for mark in verdicts.values():
-            row.append(symbols.get(mark, "?"), style=STYLES.get(mark, ""))
-        passing = list(verdicts.values()).count("passing")
-        row.append(f"  {passing}/{len(verdicts)}")
-        if times := practice.recall(project, "times"):
-            row.append(f"  best {minutes(times['best'])}, last {minutes(times['last'])}", style="dim")
-        if known and practice.progress[project.name].get("digest") != practice.digest(project):
-            row.append("  edited since it was graded", style="yellow")
-        practice.console.print(row)
+        entry = learner.entry(project.name)
+        known = {unit: mark for unit, mark in entry.get("marks", {}).items() if mark in SYMBOLS}
+        marks = [known.get(unit, "blank") for unit in project.core_units]
+        passing = sum(mark in ("core", "all") for mark in marks)
+        star = bool(known) and all(known.get(unit) == "all" for unit in project.units)
+        row = Text()
+        for mark in marks if len(marks) <= MOST_MARKS else []:
+            row.append(shown[mark], style=STYLES[mark])
+        state = Text(shown["all"] if star else "ready" if entry.get("ready") else "", style="green")
+        times = entry.get("times")
+        best = f"best {minutes(times['best'])}" if times else ""
+        edited = known and entry.get("digest") != digest(learner.files(project))
+        last = Text("edited" if edited else "", style="yellow")
+        table.add_row(f"{project.order:>2}", project.name, row, f"{passing}/{len(marks)}", state, best, last)
+    console.print(table)
     if planned := load_study_list().planned:
-        practice.console.print(f"\nplanned: {', '.join(planned)}", style="dim", highlight=False)
-    practice.console.print(
-        "\nnox -s practice -- NAME writes the blank file, then grades it.", highlight=False
-    )
+        console.print(f"\nplanned: {', '.join(planned)}", style="dim", highlight=False)
+    console.print("\nnox -s practice -- NAME writes the blank file, then grades it.", highlight=False)
 
 
-def show_hint(practice: Practice, project: Project, wanted: str) -> None:
-    """Show the hints of one function up to the next level: nudge, idea, formula."""
-    console, hints = practice.console, project.hints
-    verdicts = practice.recall(project, "marks")
-    unit = wanted or next((u for u in project.units if verdicts.get(u) != "passing"), project.units[0])
+def show_hint(learner: Learner, project: Project, wanted: str) -> None:
+    """Show the hints of one unit up to the next level: nudge, idea, formula."""
+    console, hints, marks = learner.console, project.hints, learner.recall(project.name, "marks")
+    unit = wanted or next((u for u in project.units if marks.get(u) not in ("core", "all")), project.units[0])
     if unit not in hints:
-        raise SystemExit(f"no function {unit!r} in {project.name}; there are {', '.join(project.units)}")
-    given = practice.recall(project, "hints")
+        raise SystemExit(f"no {unit!r} in {project.name}{did_you_mean(unit, project.units)}")
+    given = learner.recall(project.name, "hints")
     level = min(int(given.get(unit, 0)) + 1, len(LEVELS))
-    practice.remember(project, hints={**given, unit: level})
+    learner.remember(project.name, hints={**given, unit: level})
     for name in LEVELS[:level]:
         console.print(Panel(escape(hints[unit][name].strip()), title=f"{unit}: {name}", title_align="left"))
     if level < len(LEVELS):
         console.print("Ask again for the next level.", style="dim")
 
 
-def show_solution(practice: Practice, project: Project, give_up: bool) -> None:
-    """Print the reference, once every function passes or when the learner gives up."""
-    verdicts = practice.recall(project, "marks")
-    missing = [unit for unit in project.units if verdicts.get(unit) != "passing"]
+def show_solution(learner: Learner, project: Project, wanted: str, give_up: bool) -> None:
+    """Print the reference beside the learner's: of one unit, or of the core; once it passes, or when she gives up."""
+    if wanted and wanted not in project.units:
+        raise SystemExit(f"no {wanted!r} in {project.name}{did_you_mean(wanted, project.units)}")
+    marks = learner.recall(project.name, "marks")
+    asked = [wanted] if wanted else list(project.core_units)
+    missing = [unit for unit in asked if marks.get(unit) not in ("core", "all")]
     if missing and not give_up:
         raise SystemExit(f"not yet: {', '.join(missing)}. Add --give-up to see the reference all the same.")
-    if missing and (attempt := practice.recall(project, "attempt")):
-        practice.remember(project, attempt={**attempt, "gave_up": 1.0})
-    for name in project.sources:
-        path = project.folder / name
-        source = path.read_text(encoding="utf-8")
-        language = "cuda" if path.suffix == ".cu" else "python"
-        practice.console.rule(str(path.relative_to(ROOT)))
-        practice.console.print(Syntax(source, language) if practice.console.is_terminal else Text(source))
+    if missing:
+        learner.give_up(project.name)
+    for source in [project.source_of[wanted]] if wanted else project.core_sources:
+        name = name_in_file(wanted, source) if wanted else ""
+        texts = [
+            source_text(folder / source, name) for folder in (project.folder, learner.folder / project.name)
+        ]
+        heads = [f"reference: projects/{project.name}/{source}", f"yours: practice/{project.name}/{source}"]
+        if not wanted:
+            texts, heads = texts[:1], heads[:1]
+        _side_by_side(learner.console, heads, texts, "cuda" if source.endswith(".cu") else "python")
 
 
-def _short(path: Path) -> Path:
+def _side_by_side(console: Console, heads: list[str], texts: list[str], language: str) -> None:
+    if not console.is_terminal or console.width < 100 * (len(texts) - 1):  # one below the other
+        for head, text in zip(heads, texts, strict=True):
+            console.rule(head)
+            console.print(Syntax(text, language) if console.is_terminal else Text(text))
+        return
+    table = Table(*heads, expand=True)
+    table.add_row(*(Syntax(text, language, word_wrap=True) for text in texts))
+    console.print(table)
+
+
+def source_text(path: Path, unit: str) -> str:
+    """Return the source of one unit of a file ("" for the whole file), or a remark that it is not there."""
+    if not path.exists():
+        return "(not written)"
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    if not unit or path.suffix == ".cu":
+        return text
+    node = find_unit(path, unit)
+    return "\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno]) if node else "(not written)"
+
+
+def find_unit(path: Path, unit: str) -> ast.FunctionDef | ast.ClassDef | None:
+    """Return where a module defines a function, a class or a method."""
+    body: list[ast.stmt] = ast.parse(path.read_bytes()).body
+    found: ast.FunctionDef | ast.ClassDef | None = None
+    for part in unit.split("."):
+        named = [
+            node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part
+        ]
+        if not named:
+            return None
+        found, body = named[-1], named[-1].body
+    return found
+
+
+def short(path: Path) -> Path:
+    """Return a path as seen from the repository's root."""
     return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
@@ -205,49 +223,47 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
     """Run the command line."""
     projects = {project.name: project for project in load_projects()}
     parser = argparse.ArgumentParser(prog="nox -s practice --", description="Write a deliverable yourself.")
-    parser.add_argument("project", nargs="?", choices=projects, metavar="PROJECT", help=", ".join(projects))
+    parser.add_argument("project", nargs="?", metavar="PROJECT", help=", ".join(projects))
+    parser.add_argument("--further", action="store_true", help="the modules beyond the core, too")
     parser.add_argument("--watch", action="store_true", help="grade again whenever you save")
-    parser.add_argument(
-        "--hint", nargs="?", const="", metavar="FUNCTION", help="nudge, then idea, then formula"
-    )
+    parser.add_argument("--hint", nargs="?", const="", metavar="UNIT", help="nudge, then idea, then formula")
     parser.add_argument("--reset", action="store_true", help="start from the blank again; your file is kept")
-    parser.add_argument("--solution", action="store_true", help="show the reference, once you pass")
+    parser.add_argument(
+        "--solution", nargs="?", const="", metavar="UNIT", help="the reference beside yours, once you pass"
+    )
     parser.add_argument("--give-up", action="store_true", help="with --solution: show it now")
     options = parser.parse_args(arguments)
-    asked = options.watch or options.hint is not None or options.reset or options.solution
+    asked = options.watch or options.hint is not None or options.reset or options.solution is not None
     if options.project is None and asked:
         parser.error(f"which project? One of {', '.join(projects)}")
-    if options.give_up and not options.solution:
+    if options.project is not None and options.project not in projects:
+        parser.error(f"no project {options.project!r}{did_you_mean(options.project, projects)}")
+    if options.give_up and options.solution is None:
         parser.error("--give-up goes with --solution")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode still shows the diagnosis
     console = Console()
-    practice = Practice(folder, console)
+    learner = Learner(folder, console)
     if options.project is None:
-        show_board(practice, list(projects.values()))
+        show_board(learner, list(projects.values()))
         return 0
     project = projects[options.project]
     if options.reset:
-        for backup in practice.reset(project):
-            console.print(f"your answer is kept in {_short(backup)}")
-    for path in practice.write_blanks(project):
+        for backup in learner.reset(project, further=options.further):
+            console.print(f"your answer is kept in {short(backup)}")
+    for path in learner.write_blanks(project, further=options.further):
         missing = "#error" if path.suffix == ".cu" else "NotImplementedError"
-        console.print(f"wrote {_short(path)}: replace each {missing}, then run this again")
+        console.print(f"wrote {short(path)}: replace each {missing}, then run this again")
     if options.hint is not None:
-        show_hint(practice, project, options.hint)
-    elif options.solution:
-        show_solution(practice, project, options.give_up)
+        show_hint(learner, project, options.hint)
+    elif options.solution is not None:
+        show_solution(learner, project, options.solution, options.give_up)
     elif options.watch:
-        watch(practice, project)
+        watch(learner, project)
     else:
-        grade_and_show(practice, project)
+        grade_and_show(learner, project)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except OSError as problem:  # a folder that cannot be written, a file that is a folder
-        raise SystemExit(f"practice: {problem}") from None
+    run_command(main)

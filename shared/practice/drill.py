@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import random
 import select
 import sys
 import time
@@ -25,9 +26,11 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from shared.practice.grade import did_you_mean
+from shared.practice.json_file import run_command
 from shared.practice.questions import Drill, load_drills
+from shared.practice.schedule import DEBUG, WRITE, Schedule, now
 from shared.projects import ROOT, load_projects
-from shared.practice.schedule import WRITE, Reviews, now
 
 SECONDS = 30
 NEW = 5  # how many questions that were never asked come up in one session
@@ -53,14 +56,14 @@ def load_all() -> dict[str, Drill]:
 
 
 def ask_all(
-    drills: Mapping[str, Drill], reviews: Reviews, new: int, console: Console, read_key: ReadKey
+    drills: Mapping[str, Drill], schedule: Schedule, new: int, console: Console, read_key: ReadKey
 ) -> None:
     """Ask what is due, then at most `new` questions that were never asked."""
-    due = reviews.due(drills)
-    unseen = [key for key in drills if key not in reviews.cards]
+    due = schedule.due(drills)
+    unseen = [key for key in drills if key not in schedule.cards]
     queue = [*due, *unseen[:new]]
     if not queue:
-        console.print(_nothing_due(drills, reviews))
+        console.print(_nothing_due(drills, schedule))
         return
     console.print(
         f"{len(due)} due, {len(queue) - len(due)} new of {len(unseen)}. Speak for {SECONDS} seconds; any key shows the "
@@ -72,7 +75,7 @@ def ask_all(
         rating = ask(key, drills[key], console, read_key)
         if rating is None:
             return
-        card = reviews.review(key, rating)
+        card = schedule.review(key, rating)
         console.print(f"[dim]{rating.name.lower()}; again {_until(card.due)}[/]")
 
 
@@ -82,6 +85,10 @@ def ask(key: str, drill: Drill, console: Console, read_key: ReadKey) -> Rating |
     if count_down(console, read_key) == "q":
         return None
     console.print(Panel(escape(drill.answer), title="answer", title_align="left"))
+    if drill.red_flag:
+        console.print(f"[red]Never say:[/] {escape(drill.red_flag)}")
+    if drill.follow_ups:
+        console.print(f"And then: [italic]{escape(random.choice(drill.follow_ups))}[/]")
     project = key.split("/")[0]
     if drill.figure:
         console.print(f"Figure: projects/{project}/results/{drill.figure}.svg")
@@ -110,8 +117,8 @@ def count_down(console: Console, read_key: ReadKey) -> str:
     return ""
 
 
-def _nothing_due(drills: Mapping[str, Drill], reviews: Reviews) -> str:
-    seen = [reviews.cards[key].due for key in drills if key in reviews.cards]
+def _nothing_due(drills: Mapping[str, Drill], schedule: Schedule) -> str:
+    seen = [schedule.cards[key].due for key in drills if key in schedule.cards]
     if not seen:
         return "No question fits."
     return f"Nothing is due; the next question comes {_until(min(seen))}. More new ones: --new {NEW}"
@@ -127,20 +134,20 @@ def _until(due: datetime.datetime) -> str:
 # --- list, statistics, Anki -------------------------------------------------------------------------------
 
 
-def show_list(drills: Mapping[str, Drill], reviews: Reviews, console: Console) -> None:
+def show_list(drills: Mapping[str, Drill], schedule: Schedule, console: Console) -> None:
     """Print every question with its topic and when it is due."""
     table = Table("project", "question", "topic", "due", box=None)
     for key, drill in drills.items():
-        card = reviews.cards.get(key)
+        card = schedule.cards.get(key)
         due = "new" if card is None else "now" if card.due <= now() else _until(card.due)
         table.add_row(key.split("/")[0], escape(drill.question), escape(drill.topic), due)
     console.print(table)
 
 
-def show_stats(drills: Mapping[str, Drill], reviews: Reviews, console: Console) -> None:
+def show_stats(drills: Mapping[str, Drill], schedule: Schedule, console: Console) -> None:
     """Print how many questions come on which of the next days, as a histogram."""
     today = now()
-    seen = [reviews.cards[key] for key in drills if key in reviews.cards]
+    seen = [schedule.cards[key] for key in drills if key in schedule.cards]
     days = Counter(min(max((card.due - today).days, -1), HISTOGRAM_DAYS) for card in seen)
     most = max(days.values(), default=1)
     for day in range(-1, HISTOGRAM_DAYS + 1):
@@ -213,7 +220,7 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
     drills = load_all()
     parser = argparse.ArgumentParser(prog="nox -s drill --", description="Explain it in thirty seconds.")
     projects = sorted({key.split("/")[0] for key in drills})
-    parser.add_argument("--project", choices=projects, metavar="NAME", help=", ".join(projects))
+    parser.add_argument("--project", metavar="NAME", help=", ".join(projects))
     parser.add_argument("--topic", metavar="TEXT", help="only topics that contain TEXT")
     parser.add_argument(
         "--new", type=int, default=NEW, metavar="N", help=f"at most N new questions (default {NEW})"
@@ -222,6 +229,8 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
     parser.add_argument("--stats", action="store_true", help="what is due on which day")
     parser.add_argument("--anki", type=Path, metavar="FILE", help="write an Anki deck (.apkg)")
     options = parser.parse_args(arguments)
+    if options.project not in (None, *projects):
+        parser.error(f"no project {options.project!r}{did_you_mean(options.project, projects)}")
     chosen = {
         key: drill
         for key, drill in drills.items()
@@ -229,25 +238,23 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
         and (options.topic or "").casefold() in drill.topic.casefold()
     }
     console = Console(highlight=False)
-    reviews = Reviews(folder / "drills.json", console.print)
+    schedule = Schedule(folder, console.print)
     if options.anki:
         write_anki(chosen, options.anki)
         console.print(f"wrote {options.anki}: {len(chosen)} notes")
     elif options.list:
-        show_list(chosen, reviews, console)
+        show_list(chosen, schedule, console)
     elif options.stats:
-        show_stats(chosen, reviews, console)
+        show_stats(chosen, schedule, console)
     else:
-        for key in reviews.due(key for key in reviews.cards if key.startswith(WRITE)):
-            name = key.removeprefix(WRITE)
-            console.print(f"Due to be written again: [bold]{name}[/]  nox -s practice -- {name} --reset")
+        for card, said, command in ((WRITE, "written", "practice"), (DEBUG, "debugged", "debug")):
+            for key in schedule.due(key for key in schedule.cards if key.startswith(card)):
+                name = key.removeprefix(card)
+                console.print(f"Due to be {said} again: [bold]{name}[/]  nox -s {command} -- {name} --reset")
         with keyboard() as read_key:
-            ask_all(chosen, reviews, options.new, console, read_key)
+            ask_all(chosen, schedule, options.new, console, read_key)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run_command(main)

@@ -22,6 +22,8 @@ class Drill:
     answer: str
     evidence: str  # the command or the test, in the project's folder, that proves it
     figure: str = ""  # a figure of results/ that shows it
+    follow_ups: tuple[str, ...] = ()  # what an interviewer asks next
+    red_flag: str = ""  # the sentence that ends an interview
 
     @property
     def command(self) -> str:
@@ -48,7 +50,11 @@ def load_drills(folder: Path) -> list[Drill]:
             raise ValueError(
                 f"{folder.name}: drill {data['id']} quotes {sorted(missing)}, not in results/demo.json"
             )
-        drill = Drill(**{**data, "answer": " ".join(data["answer"].format(**texts).split())})
+        answer, follow_ups = (
+            " ".join(data["answer"].format(**texts).split()),
+            tuple(data.get("follow_ups", ())),
+        )
+        drill = Drill(**{**data, "answer": answer, "follow_ups": follow_ups})
         if not quoted and not (folder / "results" / f"{drill.figure}.svg").exists():
             raise ValueError(
                 f"{folder.name}: the answer of {drill.id} has neither a measured number nor a figure"

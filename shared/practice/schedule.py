@@ -1,4 +1,4 @@
-"""When each drill is due: practice/drills.json, scheduled by FSRS (spaced repetition by a model of forgetting)."""
+"""When each card is due: practice/drills.json, scheduled by FSRS (spaced repetition by a model of forgetting)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 from fsrs import Card, Rating, Scheduler
 
-from shared.practice.json_file import read_state, write_state
+from shared.practice.json_file import read_rows, write_rows
 
-WRITE = "write:"  # a card "write:<project>" asks to write a whole deliverable again
+FILE = "drills.json"
+WRITE, DEBUG = "write:", "debug:"  # a card "write:<project>" asks to write a whole deliverable again
 
 
 def now() -> datetime.datetime:
@@ -19,21 +20,20 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-class Reviews:
-    """The learner's cards by key: ``<project>/<drill id>``, or ``write:<project>``.
+class Schedule:
+    """The learner's cards by key: ``<project>/<question>``, ``write:<project>`` or ``debug:<project>``.
 
-    A key whose drill is gone stays in the file, so a question that comes back finds its history again.
+    A key whose question is gone stays in the file, so a question that comes back finds its history again.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], object] = print) -> None:
-        self._path = path
+    def __init__(self, folder: Path, say: Callable[[str], object] = print) -> None:
+        self._path = folder / FILE
         self._say = say
         self._scheduler = Scheduler()
         self.cards = self._load()
 
     def _load(self) -> dict[str, Card]:
-        state = read_state(self._path, _is_valid, self._say)
-        return {} if state is None else {key: Card.from_dict(card) for key, card in state["cards"].items()}
+        return read_rows(self._path, _read_card, self._say, inside="cards")
 
     def review(self, key: str, rating: Rating, *, at: datetime.datetime | None = None) -> Card:
         """Record how well a card went, and return it with the time when it is due again.
@@ -43,7 +43,7 @@ class Reviews:
         self.cards = self._load()
         card, _ = self._scheduler.review_card(self.cards.get(key, Card()), rating, at or now())
         self.cards[key] = card
-        write_state(self._path, {"cards": {name: kept.to_dict() for name, kept in self.cards.items()}})
+        write_rows(self._path, {name: kept.to_dict() for name, kept in self.cards.items()}, inside="cards")
         return card
 
     def due(self, keys: Iterable[str], *, at: datetime.datetime | None = None) -> list[str]:
@@ -53,12 +53,8 @@ class Reviews:
         return sorted(known, key=lambda key: self.cards[key].due)
 
 
-def _is_valid(state: Any) -> bool:
-    """Tell whether `state` can be read: every card has what FSRS needs."""
-    try:
-        for card in state["cards"].values():
-            if Card.from_dict(card).due.tzinfo is None:
-                return False
-    except Exception:  # whatever a damaged file makes FSRS raise
-        return False
-    return isinstance(state["cards"], dict)
+def _read_card(data: Any) -> Card:
+    card = Card.from_dict(data)
+    if card.due.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return card

@@ -1,0 +1,1 @@
+"""What a project's tests import, and the judge behind them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 from shared.projects import PRACTICE_BEGIN, PRACTICE_END
@@ -19,6 +20,41 @@ def blank(path: Path) -> str:
     """Return the blank of a reference file, a Python module or a CUDA kernel."""
     source = path.read_text(encoding="utf-8")
     return blank_kernel(source, path.name) if path.suffix == ".cu" else blank_source(source)
+
+
+def blank_units(path: Path) -> set[str]:
+    """Return what is not written yet in a learner's file: functions, classes, methods, or the kernel.
+
+    A class is blank while each of its methods is.
+    """
+    if path.suffix == ".cu":
+        blank_region = f'#error "{KERNEL_NOT_WRITTEN}' in path.read_text(encoding="utf-8")
+        return {path.stem} if blank_region else set()
+    found = set()
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.FunctionDef) and _is_blank(node):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            methods = [member for member in node.body if isinstance(member, ast.FunctionDef)]
+            blanks = [method.name for method in methods if _is_blank(method)]
+            found |= {f"{node.name}.{name}" for name in blanks}
+            if blanks and len(blanks) == len(methods):
+                found.add(node.name)
+    return found
+
+
+def _is_blank(function: ast.FunctionDef) -> bool:
+    return ast.unparse(function.body[-1]) in (NOT_WRITTEN, f"{NOT_WRITTEN}()") and len(function.body) <= 2
+
+
+def leaked_names(reference: str) -> set[str]:
+    """Return private names of a reference that its blank still mentions, though they are gone from it."""
+    kept = blank_source(reference)
+    private = {
+        name for node in ast.parse(reference).body if _is_private(node) for name in _defined_names(node)
+    }
+    gone = private - {name for node in ast.parse(kept).body for name in _defined_names(node)}
+    return {name for name in gone if re.search(rf"\b{name}\b", kept)}
 
 
 def blank_kernel(reference: str, name: str) -> str:
@@ -37,17 +73,21 @@ def blank_kernel(reference: str, name: str) -> str:
 
 
 def blank_source(reference: str) -> str:
-    """Replace every public body by ``raise NotImplementedError``; keep imports, signatures, docstrings, constants.
+    """Replace every public body by ``raise NotImplementedError``; keep signatures, docstrings and constants.
 
-    Private functions, methods and constants disappear (they give the solution away), unless something that stays
-    refers to them outside a body: a default value, an annotation, a base class, a decorator.
+    What gives the solution away disappears: private functions, methods and constants, imports of the standard library,
+    and the paragraph "How it …" of the module docstring; unless something that stays refers to it outside a body (a
+    default value, an annotation, a base class, a decorator). Packages such as NumPy stay imported.
     """
     tree = ast.parse(reference)
     lines = reference.splitlines()
     kept_names = _names_outside_bodies(tree)
     edits: list[tuple[int, int, str | None]] = []  # first line, last line (both 1-based), replacement
     for node in tree.body:
-        if _is_private(node):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            if (kept := _kept_import(node, kept_names)) != ast.unparse(node):
+                edits.append((node.lineno, node.end_lineno or node.lineno, kept or None))
+        elif _is_private(node):
             if not (_defined_names(node) & kept_names):
                 edits.append((_first_line(node), node.end_lineno or node.lineno, None))
         elif isinstance(node, ast.FunctionDef):
@@ -64,7 +104,49 @@ def blank_source(reference: str) -> str:
         if replacement is None:
             first = _with_comment_above(lines, first)
         lines[first - 1 : last] = [] if replacement is None else [replacement]
-    return _squeeze(lines)
+    return _squeeze(_without_empty_headings(_without_how(lines)))
+
+
+def _kept_import(node: ast.Import | ast.ImportFrom, used: set[str]) -> str:
+    """Return what stays of an import statement: the names in use, and whole packages from outside."""
+    if isinstance(node, ast.ImportFrom):
+        if node.module == "__future__":
+            return ast.unparse(node)
+        names = [alias for alias in node.names if (alias.asname or alias.name) in used]
+        return ast.unparse(ast.ImportFrom(node.module, names, node.level)) if names else ""
+    names = [
+        alias
+        for alias in node.names
+        if (alias.asname or alias.name).split(".")[0] in used
+        or alias.name.split(".")[0] not in sys.stdlib_module_names
+    ]
+    return ast.unparse(ast.Import(names)) if names else ""
+
+
+def _without_how(lines: list[str]) -> list[str]:
+    """Drop the paragraphs of the module docstring that begin with "How it": they are about the reference."""
+    kept: list[str] = []
+    inside = dropping = False
+    for number, line in enumerate(lines):
+        if line.startswith('"""') and number < 3:
+            inside = True
+        dropping = inside and (line.startswith("How it ") or (dropping and bool(line.strip())))
+        if inside and number and line.rstrip().endswith('"""'):
+            kept.append('"""' if dropping else line)
+            return [*kept, *lines[number + 1 :]]
+        if not dropping:
+            kept.append(line)
+    return kept
+
+
+def _without_empty_headings(lines: list[str]) -> list[str]:
+    """Drop each ``# --- heading ---`` with nothing left below it."""
+    kept: list[str] = []
+    for line in reversed(lines):
+        below = next((other for other in reversed(kept) if other.strip()), "# ---")
+        if not (line.startswith("# ---") and below.startswith("# ---")):
+            kept.append(line)
+    return kept[::-1]
 
 
 def _blank_body(function: ast.FunctionDef) -> tuple[int, int, str]:

@@ -29,7 +29,6 @@ from shared.measuring.device import cuda_required
 from shared.projects import ROOT
 from shared.testing.compile_gate import NoCompilerError, find_nvcc
 
-
 # --- devices --------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +133,6 @@ def nvcc() -> Path:
         return find_nvcc()
     except NoCompilerError as error:
         _not_run(str(error))
-
 
 
 # --- launching a kernel of a file, as the tests do ----------------------------------------------------------------

@@ -1,36 +1,55 @@
 """The judge, as a pytest plugin.
 
-- ``--practice[=DIR]`` grades a learner's files instead of the reference: the same tests, another import path.
-- Every file in tests/wrong/ becomes a test that the known wrong solution fails, with its own diagnosis.
-- tests/hints.toml becomes a test that the untouched blank passes nothing.
-- drills.toml becomes a test per answer whose evidence is a test: that it ran here, and passed.
+- The folder is the level: ``tests/`` grades the core, ``tests/further/`` what goes beyond it.
+- ``--practice[=DIR]`` grades the files in DIR instead of the reference: with the core alone the core tests, with further
+  modules theirs too. Exit status 0 says that all of these pass and nothing is left to write.
+- tests/right/ becomes a test per right answer: it is accepted.
+- tests/mistakes.toml becomes a test per known wrong answer: it is rejected with its own diagnosis, by the test that is
+  known to catch it, or with ``--judge=full`` by the first that fails. ``--judge=record`` writes down which that was.
+- tests/hints.toml becomes a test that the untouched blank passes nothing, drills.toml one per answer whose evidence is a test.
 - ``@pytest.mark.requires_cuda`` tests are skipped aloud without a device, and fail where REQUIRE_CUDA=1 promises one.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import linecache
 import sys
-import tempfile
+import traceback
 import zlib
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shared.testing.blank import KERNEL_NOT_WRITTEN, blank
 from shared.measuring.device import cuda_device_count, cuda_required
-from shared.testing.grading import CannotGradeError, Grade, WrongSolution, grade_in_process, marks, read_wrong
-from shared.projects import ROOT, Project, load_project, read_toml
+from shared.projects import ROOT, Project, load_project, name_in_file, read_toml
+from shared.testing.blank import KERNEL_NOT_WRITTEN, blank_units
+from shared.testing.grading import SYMBOLS, TIME_LIMIT_S, Grade, Report, judge
+from shared.testing.mistakes import write_record
+from shared.testing.proofs import (
+    OUTCOMES,
+    PROJECT,
+    RECORD,
+    BlankFails,
+    DrillsFile,
+    EvidencePasses,
+    HintsFile,
+    MistakeRejected,
+    MistakesFile,
+    NoTests,
+    RightAnswer,
+    RightFile,
+)
 
-PROJECT = pytest.StashKey[Project]()
 ANSWER = pytest.StashKey[Path]()
+PRESENT = pytest.StashKey[tuple[str, ...]]()  # the project's files that the answer holds
+BLANKS = pytest.StashKey[frozenset[str]]()  # the units of the answer that are not written
 GRADES = pytest.StashKey[list[Grade]]()
-OUTCOMES = pytest.StashKey[dict[str, set[str]]]()  # by test function, over its parameters
-MARKS = {"passing": "passes", "failing": "FAILS", "blank": "blank"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,200 +61,210 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="grade the files in DIR (default: practice/<project> at the root) instead of the reference",
     )
-    group.addoption("--grades", metavar="FILE", help="write what every test said to FILE as JSON")
+    group.addoption(
+        "--grades",
+        metavar="FILE",
+        help="write what is graded and what every test said to FILE, a JSON object per line",
+    )
+    group.addoption(
+        "--judge",
+        choices=("recorded", "full", "record"),
+        default="recorded",
+        help="each mistake meets the test that is known to catch it; all tests in order; all, and record which one caught it",
+    )
+    group.addoption(
+        "--run-blanks", action="store_true", help="run the tests of units that are not written, too"
+    )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads its options
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "grades(*units): the public functions that a test grades; none: the whole file"
-    )
-    config.addinivalue_line(
-        "markers", "requires_cuda: needs a CUDA device; without one it is reported as NOT RUN"
-    )
+    for line in (
+        "grades(*units): the units that a test grades; none: the whole file",
+        "module(name): the further module whose units the tests of a file grade",
+        "requires_cuda: needs a CUDA device; without one it is reported as NOT RUN",
+    ):
+        config.addinivalue_line("markers", line)
     if "groundwork" not in read_toml(config.rootpath / "pyproject.toml").get("tool", {}):
         return  # the tests of shared/ itself: no project to judge
     project = config.stash[PROJECT] = load_project(config.rootpath)
-    config.stash[GRADES], config.stash[OUTCOMES] = [], {}
+    config.stash[GRADES], config.stash[OUTCOMES], config.stash[RECORD] = [], {}, {}
+    sys.path.insert(0, str(project.folder / "tests"))  # tests/further uses the oracles there
     given = config.getoption("--practice")
     if given is None:
         return
     answer = Path(given).resolve() if given else ROOT / "practice" / project.name
-    if not any((answer / f"{module}.py").exists() for module in project.modules):
+    present = tuple(source for source in project.sources if (answer / source).exists())
+    if not any(source.endswith(".py") for source in present):
         raise pytest.UsageError(
             f"no {project.name}.py in {answer}; `nox -s practice -- {project.name}` writes the blank file"
         )
-    config.stash[ANSWER] = answer
+    config.stash[ANSWER], config.stash[PRESENT], config.stash[BLANKS] = answer, present, frozenset()
     sys.path.insert(0, str(answer))
+    if config.pluginmanager.hasplugin("timeout") and config.option.timeout is None:
+        config.option.timeout, config.option.timeout_method = TIME_LIMIT_S, "signal"
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     if ANSWER not in config.stash:
         return []
-    project, answer = config.stash[PROJECT], config.stash[ANSWER]
-    return [f"grading: {answer / source}" for source in project.sources if (answer / source).exists()]
+    return [f"grading: {config.stash[ANSWER] / source}" for source in config.stash[PRESENT]]
 
 
-# --- what is collected --------------------------------------------------------------------------------------
+# --- the answer: imported once, before any test ---------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the answer and see what of it is written; an answer that cannot be imported is one clear line."""
+    config = session.config
+    if ANSWER not in config.stash:
+        return
+    answer, project = config.stash[ANSWER], config.stash[PROJECT]
+    for source in config.stash[PRESENT]:
+        if source.endswith(".py"):
+            import_answer(answer / source)
+    written = {source: blank_units(answer / source) for source in config.stash[PRESENT]}
+    blanks = config.stash[BLANKS] = frozenset(
+        unit
+        for unit, source in project.source_of.items()
+        if source in written and name_in_file(unit, source) in written[source]
+    )
+    _tell(config, {"units": present_units(config), "blanks": sorted(blanks)}, mode="w")
+
+
+def import_answer(path: Path) -> None:
+    """Import one module of an answer.
+
+    Raises
+    ------
+    pytest.UsageError
+        With the line of the learner's file that failed, and why.
+    """
+    try:
+        module = importlib.import_module(path.stem)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too
+        said = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == path.parent
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
+        where = frames[-1].filename if frames else str(path)
+        shown = linecache.getline(where, line).strip() if line else ""
+        at = f" line {line}" if line else ""
+        raise pytest.UsageError(
+            f"{Path(where).name}{at} cannot be imported: {said}" + (f"\n    {shown}" if shown else "")
+        ) from None
+    if Path(module.__file__ or "").parent != path.parent:
+        raise pytest.UsageError(f"{path.stem} was imported from {module.__file__}, not from {path.parent}")
+
+
+def present_units(config: pytest.Config) -> list[str]:
+    """Return the units of the files that the answer holds, in reading order."""
+    project, present = config.stash[PROJECT], config.stash[PRESENT]
+    return [unit for unit in project.units if project.source_of[unit] in present]
+
+
+def _tell(config: pytest.Config, line: dict[str, Any], mode: str = "a") -> None:
+    """Write one line to the file of ``--grades`` at once, so that a run that is cut off says how far it came."""
+    if target := config.getoption("--grades"):
+        with open(target, mode, encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+# --- what is collected ------------------------------------------------------------------------------------------
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     project = parent.config.stash.get(PROJECT, None)
-    if project is None:
+    if project is None or ANSWER in parent.config.stash:
         return None
+    tests = project.folder / "tests"
     if file_path == project.folder / "drills.toml":
-        practice = ANSWER in parent.config.stash
-        return (_NoTests if practice else _DrillsFile).from_parent(parent, path=file_path)
-    if ANSWER in parent.config.stash:
-        return None
-    if file_path in project.wrong:
-        return _JudgeFile.from_parent(parent, path=file_path)
-    if file_path == project.folder / "tests" / "hints.toml":
-        return _JudgeFile.from_parent(parent, path=file_path)
+        return DrillsFile.from_parent(parent, path=file_path)
+    if file_path in (tests / "hints.toml", tests / "mistakes.toml"):
+        kind = HintsFile if file_path.stem == "hints" else MistakesFile
+        return kind.from_parent(parent, path=file_path)
+    if file_path in _right_files(project):
+        return RightFile.from_parent(parent, path=file_path)
     return None
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Keep pytest from importing a wrong solution as a test module when its path is named."""
+    """Keep pytest from importing a right answer as a test module when its path is named."""
     project = parent.config.stash.get(PROJECT, None)
-    if project is not None and module_path in project.wrong:
-        return _NoTests.from_parent(parent, path=module_path)
+    if project is not None and module_path in _right_files(project):
+        return NoTests.from_parent(parent, path=module_path)
     return None
 
 
-class _NoTests(pytest.File):
-    def collect(self) -> Iterable[pytest.Item]:
-        return []
-
-
-class _JudgeFile(pytest.File):
-    """A file whose only test is about the judge itself."""
-
-    def collect(self) -> Iterable[pytest.Item]:
-        kind = _BlankFails if self.path.suffix == ".toml" else _WrongSolutionFails
-        yield kind.from_parent(self, name="fails")
-
-
-class _JudgeItem(pytest.Item):
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if excinfo.errisinstance((AssertionError, CannotGradeError, ValueError)):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        return self.path, None, self.name
-
-
-class _WrongSolutionFails(_JudgeItem):
-    """The known wrong solution fails, and the first failure names its mistake."""
-
-    def runtest(self) -> None:
-        project = self.config.stash[PROJECT]
-        wrong = read_wrong(self.path, project)
-        with tempfile.TemporaryDirectory() as folder:
-            wrong.write(project, Path(folder))
-            check_wrong(wrong, grade_in_process(project, Path(folder), stop_at_first=True))
-
-
-def check_wrong(wrong: WrongSolution, grades: list[Grade]) -> None:
-    """Assert that the first failure among `grades` names the mistake of `wrong`."""
-    failure = next((grade for grade in grades if grade.outcome in ("failed", "blank")), None)
-    if failure is None:
-        raise AssertionError(
-            f"a wrong answer passes: no test fails for {wrong.path.name} ({wrong.diagnosis})"
-        )
-    if " ".join(wrong.diagnosis.split()) not in " ".join(failure.message.split()):
-        raise AssertionError(
-            f"{wrong.path.name} fails for another reason\nexpected diagnosis: {wrong.diagnosis}\n"
-            f"first failure: {failure.nodeid}\n{failure.message}"
-        )
-
-
-class _BlankFails(_JudgeItem):
-    """The blank file passes no test that grades a function, and every function is graded by at least one test."""
-
-    def runtest(self) -> None:
-        project = self.config.stash[PROJECT]
-        with tempfile.TemporaryDirectory() as folder:
-            for source in project.sources:
-                target = Path(folder, source)
-                target.parent.mkdir(exist_ok=True)
-                target.write_text(blank(project.folder / source), encoding="utf-8")
-            check_blank(project.units, grade_in_process(project, Path(folder)))
-
-
-class _DrillsFile(pytest.File):
-    """The answers of the drills that name a test as their evidence; the tour runs the commands."""
-
-    def collect(self) -> Iterable[pytest.Item]:
-        for drill in read_toml(self.path)["drill"]:
-            if "::" in drill["evidence"]:
-                yield _EvidencePasses.from_parent(self, name=drill["id"], evidence=drill["evidence"])
-
-
-class _EvidencePasses(_JudgeItem):
-    """The test that proves an answer was run, not only skipped, and passed."""
-
-    def __init__(self, *, evidence: str, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.evidence = evidence
-
-    def runtest(self) -> None:
-        outcomes = self.config.stash[OUTCOMES].get(self.evidence, {"not run; call pytest without arguments"})
-        if "passed" not in outcomes or "failed" in outcomes:
-            raise AssertionError(
-                f"the answer of {self.name} has no proof: {self.evidence}: {', '.join(outcomes)}"
-            )
-
-
-def check_blank(units: tuple[str, ...], grades: list[Grade]) -> None:
-    """Assert that the blank passes no test that grades a unit, and that each unit is graded."""
-    passed = [grade.nodeid for grade in grades if grade.units and grade.outcome == "passed"]
-    if passed:
-        raise AssertionError("tests that the blank file passes, so they prove nothing:\n" + "\n".join(passed))
-    graded = {unit for grade in grades for unit in grade.units}
-    if graded != set(units):
-        raise AssertionError(
-            f"hints.toml and the tests disagree: without a test {sorted(set(units) - graded)}, "
-            f"without hints {sorted(graded - set(units))}"
-        )
+def _right_files(project: Project) -> list[Path]:
+    """Return the module of each right answer."""
+    return [path / f"{project.name}.py" if path.is_dir() else path for path in project.right]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    project = config.stash.get(PROJECT, None)
-    if project is None:
+    """Put the core first, then what goes further, then the judge's own tests; in practice keep what concerns the answer."""
+    if PROJECT not in config.stash:
         return
-    if ANSWER in config.stash:  # the README's examples belong to the reference
-        items[:] = [item for item in items if isinstance(item, pytest.Function)]
-    items.sort(key=lambda item: isinstance(item, _EvidencePasses))  # after what they look at
+    items.sort(key=_rank)
     for item in items:
         if isinstance(item, pytest.Function) and _units(item) is None:
             raise pytest.UsageError(
                 f"{item.nodeid}: which function does it grade? Say @pytest.mark.grades('name'), or "
                 "@pytest.mark.grades() with no name if it looks at the file as a whole"
             )
+    if ANSWER in config.stash:
+        kept = [item for item in items if isinstance(item, pytest.Function) and _concerns(item, config)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make sure that the learner's file, not the reference, is what the tests imported."""
-    answer = session.config.stash.get(ANSWER, None)
-    if answer is None:
-        return
-    for module in session.config.stash[PROJECT].modules:
-        imported = getattr(sys.modules.get(module), "__file__", None)
-        if (answer / f"{module}.py").exists() and imported and Path(imported).parent != answer:
-            raise pytest.UsageError(f"{module} was imported from {imported}, not from {answer}")
+def _rank(item: pytest.Item) -> int:
+    if isinstance(item, pytest.Function):
+        return int(_level(item) == "further")
+    kinds: tuple[type, ...] = (BlankFails, RightAnswer, MistakeRejected, EvidencePasses)
+    return next((rank for rank, kind in enumerate(kinds, start=3) if isinstance(item, kind)), 2)
+
+
+def _concerns(item: pytest.Function, config: pytest.Config) -> bool:
+    """Tell whether a test is about what the answer holds and has written."""
+    project, present = config.stash[PROJECT], config.stash[PRESENT]
+    further = any(source in project.further_sources for source in present)
+    units = _units(item) or ()
+    if not units:
+        return further if _level(item) == "further" else f"{project.name}.py" in present
+    if _level(item) == "further" and not further:
+        return False
+    if not any(project.source_of.get(unit) in present for unit in units):
+        return False
+    return config.getoption("--run-blanks") or not config.stash[BLANKS] & set(units)
+
+
+def _level(item: pytest.Item) -> str:
+    """Return the level of a test, which is its folder: tests/ or tests/further/."""
+    parts = item.path.relative_to(item.config.stash[PROJECT].folder).parts
+    return "further" if parts[:2] == ("tests", "further") else "core"
 
 
 def _units(item: pytest.Item) -> tuple[str, ...] | None:
     """Return what a test grades: its parameter `function`, or the names in its `grades` mark."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    mark, module = item.get_closest_marker("grades"), item.get_closest_marker("module")
     if isinstance(parameters.get("function"), str):
-        return (parameters["function"],)
-    mark = item.get_closest_marker("grades")
-    return None if mark is None else tuple(mark.args)
+        names: tuple[str, ...] = (parameters["function"],)
+    elif mark is not None:
+        names = mark.args
+    else:
+        return None
+    known = item.config.stash[PROJECT].units
+    own = {name: f"{module.args[0]}.{name}" for name in names} if module else {}
+    return tuple(own[name] if own.get(name) in known else name for name in names)
 
 
-# --- what is reported ---------------------------------------------------------------------------------------
+# --- what is reported -------------------------------------------------------------------------------------------
 
 
 @pytest.hookimpl(wrapper=True)
@@ -249,6 +278,7 @@ def pytest_runtest_makereport(
         grade = _grade(item, raised, report)
         report.grade = grade  # type: ignore[attr-defined]  # read by shared.testing.grading in a nested run
         item.config.stash[GRADES].append(grade)
+        _tell(item.config, {"grade": grade.as_dict()})
         function = item.nodeid.split("[")[0]
         item.config.stash[OUTCOMES].setdefault(function, set()).add(report.outcome)
     return report
@@ -259,30 +289,39 @@ def _grade(
 ) -> Grade:
     outcome: str = report.outcome
     message = where = ""
+    answer = item.config.stash.get(ANSWER, None)
     if raised is not None:
         error = raised.value
-        not_written = raised.errisinstance(NotImplementedError) or KERNEL_NOT_WRITTEN in str(error)
-        outcome = "blank" if not_written and report.failed else outcome
+        if report.failed and item.config.stash.get(BLANKS, None):  # else nothing is left to write
+            not_written = raised.errisinstance(NotImplementedError) or KERNEL_NOT_WRITTEN in str(error)
+            outcome = "waiting" if not_written else outcome
         message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        answer = item.config.stash.get(ANSWER, None)
+        if "from pytest-timeout" in message:
+            message = f"did not end within {TIME_LIMIT_S} s: does a loop never end?"
         for entry in raised.traceback:
-            if answer is not None and Path(entry.path).parent == answer:
+            if answer is not None and Path(entry.path).is_relative_to(answer):
                 where = f"{Path(entry.path).name}:{entry.lineno + 1}"
         if outcome == "skipped" and where:
             outcome = "failed"  # it was the answer that skipped, not the test
     purpose = (item.function.__doc__ or "").strip().split("\n")[0]
-    return Grade(item.nodeid, _units(item) or (), outcome, message, purpose, where)
+    printed = "" if answer is None or outcome != "failed" else report.capstdout + report.capstderr
+    return Grade(
+        item.nodeid, _units(item) or (), _level(item), outcome, message, purpose, where, printed.strip()
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    target = session.config.getoption("--grades")
-    if target and PROJECT in session.config.stash:
-        rows = [grade.as_dict() for grade in session.config.stash[GRADES]]
-        Path(target).write_text(json.dumps(rows), encoding="utf-8")
+    config = session.config
+    if config.stash.get(RECORD, None) and config.getoption("--judge") == "record":
+        write_record(config.stash[PROJECT], config.stash[RECORD])
+    undone = config.stash.get(BLANKS, None) or session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+    fine = (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+    if ANSWER in config.stash and undone and session.exitstatus in fine:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """List what did not run, with the reason, and in practice the verdict on each function."""
+    """List what did not run, with the reason, and in practice the verdict on each unit."""
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
         terminalreporter.section("NOT RUN")
@@ -290,12 +329,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for (test, reason), count in reasons.items():
             times = f" ({count} times)" if count > 1 else ""
             terminalreporter.line(f"NOT RUN {test}{times}: {reason}")
-    if ANSWER in config.stash:
-        project = config.stash[PROJECT]
+    if BLANKS in config.stash:
+        project, blanks, grades = config.stash[PROJECT], config.stash[BLANKS], config.stash[GRADES]
+        report = Report(project, judge(present_units(config), blanks, grades), grades)
         terminalreporter.section(f"{project.name}: {config.stash[ANSWER]}")
-        grades = config.stash[GRADES]
-        for unit, mark in marks(project.units, grades).items():
-            terminalreporter.line(f"{MARKS[mark]:>7}  {unit}")
+        if report.spoiled:
+            terminalreporter.line(f"✗ the whole file: {report.spoiled.message.splitlines()[0]}")
+        for unit, verdict in report.verdicts.items():
+            terminalreporter.line(f"{SYMBOLS[verdict.mark][0]} {unit}{verdict.count}")
+        terminalreporter.line(report.core_line)
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -308,6 +350,8 @@ def _reason(report: pytest.TestReport) -> str:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if ANSWER in item.config.stash:
+        _tell(item.config, {"running": item.nodeid, "units": _units(item) or ()})
     if item.get_closest_marker("requires_cuda") is None or cuda_device_count() > 0:
         return
     if cuda_required():

@@ -13,11 +13,12 @@ import pytest
 from fsrs import Rating
 from rich.console import Console
 
-from shared import tour, tour_tables
-from shared.practice.questions import Drill
 from shared.practice.learner import Practice
-from shared.projects import ROOT, StudyList, load_projects, read_toml
+from shared.practice.questions import Drill
 from shared.practice.schedule import WRITE, Reviews
+from shared.projects import ROOT, StudyList, load_projects, read_toml
+from shared.tour import __main__ as tour
+from shared.tour import tables
 
 DEMO = """
 import sys
@@ -136,11 +137,11 @@ def test_one_failure_does_not_stop_the_others_but_fails_the_session(toured, monk
 
 
 def test_a_picture_without_a_browser_is_refused_before_the_demos_run(monkeypatch, capsys):
-    monkeypatch.setattr(tour, "find_browser", lambda: None)
+    monkeypatch.setattr(tour, "lacking", lambda: "no chromium")
     monkeypatch.setattr(tour, "visit", lambda project: pytest.fail("a demo ran"))
     with pytest.raises(SystemExit):
         tour.main(["--picture", "board.png"])
-    assert "needs chromium" in capsys.readouterr().err
+    assert "cannot be taken: no chromium" in capsys.readouterr().err
 
 
 # --- the board --------------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ RESULT = {"provenance": {"device": "a CPU"}, "rows": [RECORDED, TIMED, BELOW]}
 
 
 def test_tables_hold_ratios_against_their_targets():
-    (timed,), (recorded,) = tour_tables.tables(RESULT)
+    (timed,), (recorded,) = tables.tables(RESULT)
     assert timed.columns == ["case", "ours, ms", "scipy / ours", "copy / ours"]
     assert [cell.text for cell in timed.rows[0]] == ["float32", "2", "2.50, target 2", "0.50"]
     assert [row[2].verdict for row in timed.rows] == ["met", "below"]
@@ -223,22 +224,22 @@ def test_tables_hold_ratios_against_their_targets():
 
 
 def test_without_a_target_the_first_table_is_shown():
-    shown, more = tour_tables.tables({"rows": [RECORDED, {**TIMED, "targets": {}}]})
+    shown, more = tables.tables({"rows": [RECORDED, {**TIMED, "targets": {}}]})
     assert [table.caption for table in (*shown, *more)] == ["memory", "softmax"]
     assert len(shown) == 1
 
 
 def test_the_headline_says_whether_it_meets_its_target():
-    best = tour_tables.headline([RESULT], ["softmax", "float32", "scipy"])
+    best = tables.headline([RESULT], ["softmax", "float32", "scipy"])
     assert (best.times, best.target, best.verdict) == ("2.50", "2", "met")
-    assert tour_tables.headline([RESULT], ["softmax", "float64", "scipy"]).verdict == "below"
-    assert tour_tables.headline([RESULT], ["softmax", "float32", "copy"]).verdict == ""
-    assert tour_tables.headline([RESULT], ["softmax", "float16", "scipy"]) is None
+    assert tables.headline([RESULT], ["softmax", "float64", "scipy"]).verdict == "below"
+    assert tables.headline([RESULT], ["softmax", "float32", "copy"]).verdict == ""
+    assert tables.headline([RESULT], ["softmax", "float16", "scipy"]) is None
 
 
 def test_the_roofline_takes_a_measured_roof_before_the_datasheets(mini):
     numbers = {"intensity_naive": {"value": 0.06}, "ridge": {"value": 9.6}}
-    roofline = tour_tables.roofline(mini, {"numbers": numbers})
+    roofline = tables.roofline(mini, {"numbers": numbers})
     assert roofline["kernels"] == [{"name": "naive", "intensity": 0.06}]
     assert all("not measured" in gpu["source"] for gpu in roofline["gpus"])
     ceilings = [("copy", {"GB/s": "2,900"}), ("float32 arithmetic", {"TFLOP/s": "60.5"})]
@@ -248,7 +249,7 @@ def test_the_roofline_takes_a_measured_roof_before_the_datasheets(mini):
     (mini.folder / "results" / "gpu.json").write_text(
         json.dumps({"provenance": {"device": "a GPU"}, "rows": rows})
     )
-    first = tour_tables.roofline(mini, {"numbers": numbers})["gpus"][0]
+    first = tables.roofline(mini, {"numbers": numbers})["gpus"][0]
     assert (first["name"], first["flops"], first["bytes"], first["source"]) == (
         "a GPU",
         60.5e12,
@@ -278,10 +279,10 @@ def test_every_project_has_an_equation_words_and_a_headline(project):
     counts = {"msub": 2, "msup": 2, "munder": 2, "mfrac": 2, "msubsup": 3}
     assert all(len(element) == counts[element.tag] for element in equation.iter() if element.tag in counts)
     assert 3 < len(said["words"].split()) < 30
-    results = tour_tables.read_results(project)
+    results = tables.read_results(project)
     measured = any("ratios" in row for result in results for row in result["rows"])
     assert measured or project.gpu
-    assert not measured or tour_tables.headline(results, said["headline"]) is not None
+    assert not measured or tables.headline(results, said["headline"]) is not None
 
 
 def test_every_link_to_code_leads_to_a_file(page_of, practice, reviews, tmp_path):

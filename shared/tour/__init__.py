@@ -1,0 +1,1 @@
+"""Every demo on one page."""

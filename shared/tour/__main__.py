@@ -21,15 +21,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shared.tour import tables
 from shared.measuring.device import cpu_name
-from shared.practice.questions import Drill, load_drills
-from shared.practice.__main__ import minutes
-from shared.practice.learner import Practice
-from shared.projects import ROOT, Project, StudyList, load_projects, load_study_list, read_toml
 from shared.measuring.readme import read_demo
-from shared.practice.schedule import WRITE, Reviews
-from shared.tour.browser import browse, find_browser
+from shared.practice.learner import Learner, minutes
+from shared.practice.questions import Drill, load_drills
+from shared.practice.schedule import WRITE, Schedule
+from shared.projects import ROOT, Project, StudyList, load_projects, load_study_list, read_toml
+from shared.tour import tables
+from shared.tour.browser import browse, lacking, open_page
 
 DEMO_LIMIT_S = 600
 EQUATIONS = Path(__file__).with_name("equations.toml")
@@ -126,7 +125,7 @@ class BoardRow:
     """One project on the board: its demo, what the learner has of it, and how fast it is."""
 
     stop: Stop
-    marks: Mapping[str, str]  # public function -> passing, failing or blank, as graded last
+    marks: Mapping[str, str]  # unit of the core -> blank, failing, core or all, as graded last
     best: str  # time of the best complete solution, "" where there is none
     last: str
     again: bool  # it is due to be written again
@@ -136,22 +135,22 @@ class BoardRow:
     @property
     def written(self) -> int:
         """How many functions passed when they were graded last."""
-        return list(self.marks.values()).count("passing")
+        return sum(mark in ("core", "all") for mark in self.marks.values())
 
 
-def board(stops: Sequence[Stop], practice: Practice, reviews: Reviews) -> list[BoardRow]:
-    """Return one row per stop: the demos just run, beside the learner's progress and reviews."""
+def board(stops: Sequence[Stop], learner: Learner, schedule: Schedule) -> list[BoardRow]:
+    """Return one row per stop: the demos just run, beside the learner's progress and schedule."""
     rows = []
     for stop in stops:
         name = stop.project.name
-        known, times = practice.recall(stop.project, "marks"), practice.recall(stop.project, "times")
+        known, times = learner.recall(stop.project.name, "marks"), learner.recall(stop.project.name, "times")
         row = BoardRow(
             stop,
-            marks={unit: known.get(unit, "blank") for unit in stop.project.units},
+            marks={unit: known.get(unit, "blank") for unit in stop.project.core_units},
             best=minutes(times["best"]) if "best" in times else "",
             last=minutes(times["last"]) if "last" in times else "",
-            again=bool(reviews.due([f"{WRITE}{name}"])),
-            due=len(reviews.due(f"{name}/{drill.id}" for drill in stop.drills)),
+            again=bool(schedule.due([f"{WRITE}{name}"])),
+            due=len(schedule.due(f"{name}/{drill.id}" for drill in stop.drills)),
             headline=tables.headline(stop.results, stop.said["headline"]),
         )
         rows.append(row)
@@ -219,14 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--picture", type=Path, metavar="FILE", help="also write a PNG of the board (Chromium)"
     )
     options = parser.parse_args(arguments)
-    browser = find_browser()
-    if options.picture and not browser:
-        parser.error("--picture needs chromium or google-chrome on PATH")
+    if options.picture and (reason := lacking()):
+        parser.error(f"--picture cannot be taken: {reason}")
     console = Console()
     selected = [projects[options.project]] if options.project else list(projects.values())
     stops = tour(selected, console)
-    learner = ROOT / "practice"
-    rows = board(stops, Practice(learner, console), Reviews(learner / "drills.json", console.print))
+    folder = ROOT / "practice"
+    rows = board(stops, Learner(folder, console), Schedule(folder, console.print))
     page = ROOT / "build" / "tour" / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     groups = {} if options.project else topic_map(load_study_list(), stops)
@@ -234,10 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(
         f"wrote {page.relative_to(ROOT)} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser"
     )
-    if options.picture and browser:
-        with browse(browser) as view:
-            view.open(page)
-            options.picture.write_bytes(view.picture_of("#board"))
+    if options.picture:
+        with browse() as browser, open_page(browser, page) as view:
+            options.picture.write_bytes(view.locator("#board").screenshot())
     return sum(bool(stop.error) for stop in stops)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.projects import Project
 from shared.measuring.readme import read_demo
+from shared.projects import Project
 
 Row = Mapping[str, Any]
 

@@ -1,3 +1,0 @@
-# diagnosis: grid
-
-MOST_BLOCKS_IN_Y = 2**31

@@ -1,3 +1,0 @@
-# diagnosis: three in a row
-
-MOST_SKIPPED = 6

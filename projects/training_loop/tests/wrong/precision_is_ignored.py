@@ -1,3 +1,0 @@
-# diagnosis: precision=bf16: the head computed in
-
-PRECISIONS = dict.fromkeys(PRECISIONS, torch.float32)

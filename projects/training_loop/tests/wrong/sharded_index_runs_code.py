@@ -1,4 +1,0 @@
-# diagnosis: reading the index ran its code
-# module: distributed
-
-_DataUnpickler = pickle.Unpickler

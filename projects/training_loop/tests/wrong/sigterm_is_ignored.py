@@ -1,3 +1,0 @@
-# diagnosis: no message
-
-_Flag.__bool__ = lambda self: False
