@@ -177,8 +177,9 @@ def _projects(projects: list[Project]) -> str:
 
 
 def _count_mistakes(project: Project) -> int:
-    one_file_each = len(list(project.folder.glob("tests/wrong/*.*")))  # as long as a project has no mistakes.toml
-    return len(read_toml(project.folder / "tests" / "mistakes.toml")) or one_file_each
+    tables = read_toml(project.folder / "tests" / "mistakes.toml")
+    before = list(project.folder.glob("tests/wrong/*.*"))  # one file each, in a project without mistakes.toml
+    return len(tables) or len(before)
 
 
 def _topics(projects: list[Project]) -> str:

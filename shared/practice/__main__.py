@@ -31,7 +31,7 @@ from shared.projects import ROOT, Project, load_projects, load_study_list, name_
 from shared.testing.grading import SYMBOLS, Report
 
 LEVELS = ("nudge", "idea", "formula")
-MOST_MARKS = 20  # on the board; more units than that are shown as a number
+MOST_MARKS = 24  # on the board; more units than that are shown as a number
 
 
 # --- grading ----------------------------------------------------------------------------------------------
@@ -58,10 +58,10 @@ def grade_and_show(learner: Learner, project: Project) -> None:
     if failure := report.failure:
         show_failure(console, failure)
         hint = f" {failure.units[0]}" if failure.units else ""
-        console.print(f"Stuck? {again} --hint{hint}", highlight=False)
+        console.print(f"Stuck? {again} --hint{hint}", highlight=False, soft_wrap=True)
     elif unit := next((unit for unit, mark in marks.items() if mark == "blank"), None):
         where = f"{Path(project.source_of[unit]).name}:{_line_of(unit, project, learner)}"
-        console.print(f"Next: write [bold]{unit}[/] ({where}). Stuck? {again} --hint", highlight=False)
+        console.print(f"Next: write [bold]{unit}[/] ({where}). Stuck? {again} --hint", highlight=False, soft_wrap=True)
     if report.is_ready:
         show_what_next(console, project, report)
 
@@ -69,17 +69,17 @@ def grade_and_show(learner: Learner, project: Project) -> None:
 def show_what_next(console: Console, project: Project, report: Report) -> None:
     """Say what a pass opens: the reference, a measurement, and what an interviewer asks next."""
     again = f"nox -s practice -- {project.name}"
-    console.print(f"The reference beside yours: {again} --solution {project.core_units[0]}", highlight=False)
+    console.print(f"The reference beside yours: {again} --solution {project.core_units[0]}", highlight=False, soft_wrap=True)
     console.print(
         f"How fast is it? cd projects/{project.name} && python benchmark.py --practice", highlight=False
     )
     if project.further_sources and not set(report.verdicts) - set(project.core_units):
-        console.print(f"There is more: {again} --further", highlight=False)
+        console.print(f"There is more: {again} --further", highlight=False, soft_wrap=True)
     drills = load_drills(project.folder)
     asked = [question for drill in drills for question in drill.follow_ups]
     asked = asked if len(asked) > 1 else [drill.question for drill in drills]
     for question in random.sample(asked, min(2, len(asked))):
-        console.print(f"An interviewer asks next: [italic]{escape(question)}[/]", highlight=False)
+        console.print(f"An interviewer asks next: [italic]{escape(question)}[/]", highlight=False, soft_wrap=True)
 
 
 def _line_of(unit: str, project: Project, learner: Learner) -> int:
@@ -118,7 +118,7 @@ def show_board(learner: Learner, projects: Sequence[Project]) -> None:
     console = learner.console
     shown = symbols(console)
     legend = "  ".join(f"{shown[mark]} {SYMBOLS[mark][2]}" for mark in SYMBOLS)
-    console.print(f"Practice board    {legend}\n", highlight=False)
+    console.print(f"Practice board    {legend}\n", highlight=False, soft_wrap=True)
     table = Table.grid(padding=(0, 2, 0, 0))
     for project in projects:
         entry = learner.entry(project.name)
@@ -137,8 +137,8 @@ def show_board(learner: Learner, projects: Sequence[Project]) -> None:
         table.add_row(f"{project.order:>2}", project.name, row, f"{passing}/{len(marks)}", state, best, last)
     console.print(table)
     if planned := load_study_list().planned:
-        console.print(f"\nplanned: {', '.join(planned)}", style="dim", highlight=False)
-    console.print("\nnox -s practice -- NAME writes the blank file, then grades it.", highlight=False)
+        console.print(f"\nplanned: {', '.join(planned)}", style="dim", highlight=False, soft_wrap=True)
+    console.print("\nnox -s practice -- NAME writes the blank file, then grades it.", highlight=False, soft_wrap=True)
 
 
 def show_hint(learner: Learner, project: Project, wanted: str) -> None:

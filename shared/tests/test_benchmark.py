@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from shared import bench
+from shared.measuring import benchmark as bench
 from shared.measuring.readme import benchmark_tables
 
 
@@ -70,6 +70,17 @@ def test_a_row_is_a_ratio_to_a_peer_with_its_noise_and_target(tmp_path, monkeypa
     assert "4 ms" in capsys.readouterr().out
 
 
+def test_a_benchmark_names_what_it_measures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick"])
+    benchmark = bench.Benchmark(str(tmp_path / "benchmark.py"))
+    benchmark.compare("g", "c", ours=lambda: None, peers={"plain": lambda: None}, name="fast")
+    benchmark.compare("h", "c", ours=lambda: None, peers={"plain": lambda: None})
+    benchmark.save()
+    shown = capsys.readouterr().out
+    assert "| case | fast, ms | plain / fast | noise |" in shown
+    assert "| case | ours, ms | plain / ours | noise |" in shown
+
+
 def test_quick_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "--quick"])
     benchmark = bench.Benchmark(str(tmp_path / "benchmark.py"))
@@ -89,16 +100,103 @@ def test_the_commit_is_named_and_generated_files_do_not_count_as_changes(tmp_pat
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
-    for name in ("shared/bench.py", "projects/x/x.py", "projects/x/results/cpu.json", "projects/x/README.md"):
+    generated = ("projects/x/results/cpu.json", "projects/x/README.md", "projects/x/MEASURED.md")
+    for name in ("shared/measuring/benchmark.py", "projects/x/x.py", *generated):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("before")
-    monkeypatch.setattr(bench, "__file__", str(tmp_path / "shared" / "bench.py"))
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "shared" / "measuring" / "benchmark.py"))
     assert bench._commit() == "unknown"
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "all")
-    (tmp_path / "projects/x/results/cpu.json").write_text("after")
-    (tmp_path / "projects/x/README.md").write_text("after")
+    for name in generated:
+        (tmp_path / name).write_text("after")
     assert re.fullmatch("[0-9a-f]{12}", bench._commit())
     (tmp_path / "projects/x/x.py").write_text("after")
     assert re.fullmatch("[0-9a-f]{12} with local changes", bench._commit())
+
+
+# --- a learner's file -------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import extra
+import mini
+
+sys.modules["torch"] = None  # it takes seconds to import
+from shared.measuring import benchmark
+
+benchmark.ROOT = Path(__file__).resolve().parents[1]
+bench = benchmark.Benchmark(__file__)
+bench.compare("scale", "ones", ours=lambda: mini.scale(np.ones(3)), peers={"extra": extra.nothing}, rounds=2)
+child = subprocess.run([sys.executable, "-c", "import mini; print(mini.__file__)"], capture_output=True, text=True)
+print("loaded", mini.__file__, extra.__file__, child.stdout)
+bench.save()
+"""
+HERS = """
+import numpy as np
+
+def scale(x, factor=2.0):
+    \"""Return factor·x.\"""
+    raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def measure(mini):
+    """Return a function that measures an answer for mini.py, and says how the process ended."""
+    (mini.folder / "benchmark.py").write_text(SCRIPT)
+    (mini.folder / "extra.py").write_text("def nothing(): pass\n")
+    for name in ("README.md", "MEASURED.md"):
+        (mini.folder / name).write_text("as it was")
+
+    def run(answer, *options):
+        practice = mini.folder.parent / "practice" / "mini"
+        practice.mkdir(parents=True)
+        if answer is not None:
+            (practice / "mini.py").write_text(answer)
+        command = [sys.executable, "benchmark.py", *options]
+        ended = subprocess.run(command, cwd=mini.folder, capture_output=True, text=True, check=False)
+        assert not (mini.folder / "results").exists()
+        assert {(mini.folder / name).read_text() for name in ("README.md", "MEASURED.md")} == {"as it was"}
+        return practice, ended
+
+    return run
+
+
+def test_practice_measures_the_learners_file_and_writes_nothing(measure, mini):
+    practice, ended = measure(HERS.replace("raise NotImplementedError", "return x + x"), "--practice")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("measuring mini.py in practice/mini; extra.py of the reference\n")
+    hers, reference = str(practice / "mini.py"), str(mini.folder / "extra.py")
+    assert f"loaded {hers} {reference} {hers}\n" in ended.stdout  # in a process that a benchmark starts, too
+    assert "| case | ours, ms | extra / ours | noise |" in ended.stdout
+
+
+def test_without_practice_it_is_the_reference(measure, mini):
+    _, ended = measure(HERS, "--quick")
+    assert f"loaded {mini.folder / 'mini.py'} " in ended.stdout
+    assert "measuring" not in ended.stdout
+
+
+def test_practice_without_a_file_is_one_line(measure):
+    practice, ended = measure(None, "--practice")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"no mini.py in {practice}: nox -s practice -- mini writes it\n"
+
+
+def test_practice_with_a_blank_is_one_line(measure):
+    _, ended = measure(HERS, "--practice")
+    assert (ended.returncode, ended.stderr) == (1, "mini.py: scale is not written yet\n")
+
+
+def test_practice_shows_any_other_error_whole(measure):
+    _, ended = measure(HERS.replace("NotImplementedError", "ValueError('odd')"), "--practice")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback")
+    assert ended.stderr.endswith("ValueError: odd\n")

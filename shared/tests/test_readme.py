@@ -8,10 +8,11 @@ import sys
 import matplotlib
 import pytest
 
+from shared.measuring import readme as generated
 from shared.measuring.demo import Demo
+from shared.measuring.readme import fill_measured, fill_readme
 from shared.practice.questions import load_drills
 from shared.projects import ROOT, StudyList, load_study_list
-from shared.measuring.readme import fill_readme
 
 STUDY = StudyList(
     topics={"neurons": "Basics"},
@@ -79,6 +80,82 @@ def test_blocks_are_filled_from_what_was_measured(mini, monkeypatch):
     assert "![Squares rise](results/squares.svg)" in text
     assert "Here it is 5.0." in text
     assert fill_readme(readme, write=False)
+
+
+RESULT = {
+    "provenance": {
+        "device": "a CPU", "threads": 1, "python": "3.13.1", "versions": {"numpy": "2.4"},
+        "date": "2026-01-01", "commit": "abc",
+    },
+    "rows": [
+        {
+            "group": "norm", "case": "small", "name": "fast", "note": "cold", "noise": 0.01, "targets": {"scipy": 2.0},
+            "milliseconds": {"ours": 2.0, "scipy": 5.0},
+            "ratios": {"scipy": {"median": 2.5, "low": 2.4, "high": 2.6}},
+        },
+        {"group": "memory", "case": "norm", "columns": {"peak": "3 MB"}},
+    ],
+}  # fmt: skip
+
+
+def save_result(folder, device, result=RESULT):
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / f"{device}.json").write_text(json.dumps(result))
+
+
+def test_measured_holds_every_device_and_all_that_the_demo_measured(mini, monkeypatch):
+    measured = mini.folder / "MEASURED.md"
+    run_demo(mini.folder, monkeypatch, "--save")
+    assert fill_measured(measured)  # a project without the file does not ask for one
+    assert not measured.exists()
+    measured.touch()
+    save_result(mini.folder, "a-cpu")
+    other = {**RESULT, "provenance": {**RESULT["provenance"], "device": "another CPU"}}
+    save_result(mini.folder, "b-cpu", other)
+    assert not fill_measured(measured, write=False)
+    assert measured.read_text() == ""
+    run_demo(mini.folder, monkeypatch, "--save")  # writes it as well
+    text = measured.read_text()
+    assert "`python -m shared.measuring.readme`" in text.splitlines()[2]
+    expected = [
+        "| case | fast, ms | scipy / fast | noise |",
+        "| small (cold) | 2 | 2.50 (2.40–2.60), ≥ 2 | ±1% |",
+        "| norm | 3 MB |",
+        "*a CPU, 1 thread",
+        "*another CPU, 1 thread",
+        "| a\\|b | 5 |",
+        "*Norms*",
+        "| length of (3, 4) | 5.0 |",
+    ]
+    positions = [text.index(line) for line in expected]
+    assert positions == sorted(positions)
+    assert fill_measured(measured, write=False)
+
+
+def test_the_command_lists_and_writes_what_is_out_of_date(mini, monkeypatch, capsys):
+    monkeypatch.setattr(generated, "ROOT", mini.folder.parent)
+    monkeypatch.setattr(generated, "load_projects", lambda: [mini])
+    (mini.folder / "README.md").write_text("# Mini\n")
+    (mini.folder / "MEASURED.md").touch()
+    assert generated.main(["--check"]) == 1
+    assert capsys.readouterr().out == "mini/MEASURED.md: out of date\n"
+    assert generated.main([]) == 0
+    assert capsys.readouterr().out == "mini/MEASURED.md: filled\n"
+    assert generated.main(["--check"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_headline_is_one_measured_row(mini, monkeypatch, tmp_path):
+    headlines = tmp_path / "equations.toml"
+    headlines.write_text('[mini]\nheadline = ["norm", "small", "scipy"]\n')
+    monkeypatch.setattr(generated, "HEADLINES", headlines)
+    path = mini.folder / "README.md"
+    path.write_text("<!-- generated:headline -->\n<!-- /generated -->\n")
+    fill_readme(path)
+    assert "*Not measured yet: `nox -s bench -- mini`.*" in path.read_text()
+    save_result(mini.folder, "a-cpu")
+    fill_readme(path)
+    assert "**norm, small: scipy takes 2.50 times as long as fast** (a CPU)." in path.read_text()
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "demo:absent", "figure:absent", "nonsense:absent"])

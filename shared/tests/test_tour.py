@@ -13,9 +13,9 @@ import pytest
 from fsrs import Rating
 from rich.console import Console
 
-from shared.practice.learner import Practice
+from shared.practice.learner import Learner
 from shared.practice.questions import Drill
-from shared.practice.schedule import WRITE, Reviews
+from shared.practice.schedule import WRITE, Schedule
 from shared.projects import ROOT, StudyList, load_projects, read_toml
 from shared.tour import __main__ as tour
 from shared.tour import tables
@@ -54,21 +54,21 @@ def toured(mini):
 
 
 @pytest.fixture
-def practice(tmp_path):
-    return Practice(tmp_path / "practice", Console(file=io.StringIO()))
+def learner(tmp_path):
+    return Learner(tmp_path / "practice", Console(file=io.StringIO()))
 
 
 @pytest.fixture
-def reviews(tmp_path):
-    return Reviews(tmp_path / "practice" / "drills.json")
+def schedule(tmp_path):
+    return Schedule(tmp_path / "practice")
 
 
 @pytest.fixture
-def page_of(practice, reviews, tmp_path):
+def page_of(learner, schedule, tmp_path):
     """Return a function that renders stops as they would stand in build/tour/index.html."""
     path = tmp_path / "build" / "tour" / "index.html"
     return lambda *stops, groups=(): tour.render(
-        tour.board(stops, practice, reviews), dict(groups), page=path
+        tour.board(stops, learner, schedule), dict(groups), page=path
     )
 
 
@@ -121,6 +121,7 @@ def test_a_drill_without_its_number_fails_its_own_stop_only(toured):
 
 def test_one_failure_does_not_stop_the_others_but_fails_the_session(toured, monkeypatch, tmp_path, capsys):
     broken = shutil.copytree(toured.folder, tmp_path / "broken")
+    (broken / "mini.py").rename(broken / "broken.py")
     (broken / "demo.py").write_text("raise RuntimeError('no data')")
     projects = [dataclasses.replace(toured, folder=broken), toured]
     monkeypatch.setattr(tour, "load_projects", lambda: projects)
@@ -147,13 +148,13 @@ def test_a_picture_without_a_browser_is_refused_before_the_demos_run(monkeypatch
 # --- the board --------------------------------------------------------------------------------------------------
 
 
-def test_the_board_of_a_beginner_is_empty(mini, practice, reviews):
-    (row,) = tour.board([tour.collect(mini, "broken")], practice, reviews)
+def test_the_board_of_a_beginner_is_empty(mini, learner, schedule):
+    (row,) = tour.board([tour.collect(mini, "broken")], learner, schedule)
     assert (row.written, len(row.marks), row.best, row.last) == (0, 2, "", "")
     assert (row.due, row.again, row.headline) == (0, False, None)
 
 
-def test_the_board_shows_progress_times_and_what_is_due(toured, practice, reviews, page_of):
+def test_the_board_shows_progress_times_and_what_is_due(toured, learner, schedule, page_of):
     drill = '[[drill]]\nid = "{}"\nquestion = "?"\ntopic = "t"\nanswer = "{{length}}"\nevidence = "python demo.py"\n'
     (toured.folder / "drills.toml").write_text(drill.format("a") + drill.format("b") + drill.format("c"))
     (toured.folder / "results").mkdir()
@@ -161,25 +162,23 @@ def test_the_board_shows_progress_times_and_what_is_due(toured, practice, review
     (toured.folder / "results" / "demo.json").write_text(
         json.dumps({"numbers": numbers, "tables": {}, "figures": {}})
     )
-    practice.remember(
-        toured, marks={"scale": "passing", "norm": "failing"}, times={"best": 61.0, "last": 125.0}
-    )
+    learner.remember("mini", marks={"scale": "core", "norm": "failing"}, times={"best": 61.0, "last": 125.0})
     long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    reviews.review("mini/a", Rating.Good, at=long_ago)
-    reviews.review("mini/b", Rating.Easy)  # now: not due yet
-    reviews.review("other/c", Rating.Good, at=long_ago)
-    reviews.review(f"{WRITE}mini", Rating.Good, at=long_ago)
+    schedule.review("mini/a", Rating.Good, at=long_ago)
+    schedule.review("mini/b", Rating.Easy)  # now: not due yet
+    schedule.review("other/c", Rating.Good, at=long_ago)
+    schedule.review(f"{WRITE}mini", Rating.Good, at=long_ago)
     stop = tour.visit(toured)
-    (row,) = tour.board([stop], practice, reviews)
+    (row,) = tour.board([stop], learner, schedule)
     assert (row.written, row.best, row.last, row.due, row.again) == (1, "1:01", "2:05", 1, True)
     page = page_of(stop)
     for text in ("1 of 2", "1:01, 2:05", "1 of 3", "due to be written again"):
         assert text in page
 
 
-def test_a_function_that_is_gone_counts_no_more(mini, practice, reviews):
-    practice.remember(mini, marks={"scale": "passing", "removed": "passing"})
-    (row,) = tour.board([tour.collect(mini, "broken")], practice, reviews)
+def test_a_function_that_is_gone_counts_no_more(mini, learner, schedule):
+    learner.remember("mini", marks={"scale": "all", "removed": "core"})
+    (row,) = tour.board([tour.collect(mini, "broken")], learner, schedule)
     assert row.written == 1
 
 
@@ -285,10 +284,10 @@ def test_every_project_has_an_equation_words_and_a_headline(project):
     assert not measured or tables.headline(results, said["headline"]) is not None
 
 
-def test_every_link_to_code_leads_to_a_file(page_of, practice, reviews, tmp_path):
+def test_every_link_to_code_leads_to_a_file(page_of, learner, schedule, tmp_path):
     path = ROOT / "build" / "tour" / "index.html"
     stops = [tour.collect(project, "not run") for project in PROJECTS]
-    page = tour.render(tour.board(stops, practice, reviews), {}, page=path)
+    page = tour.render(tour.board(stops, learner, schedule), {}, page=path)
     links = re.findall(r'href="([^#"]+)"', page)
     assert "../../projects/cuda_matmul/kernels/naive.cu" in links
     for project in PROJECTS:

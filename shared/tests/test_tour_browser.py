@@ -11,8 +11,8 @@ import torch
 from matplotlib.image import imread
 from rich.console import Console
 
-from shared.practice.learner import Practice
-from shared.practice.schedule import Reviews
+from shared.practice.learner import Learner
+from shared.practice.schedule import Schedule
 from shared.projects import ROOT, load_project
 from shared.testing.checks import assert_close
 from shared.tour import __main__ as tour
@@ -32,7 +32,7 @@ SCHEMES = {"light": dict(COLOURS[::-1]), "dark": dict(COLOURS)}
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
     """Return a function that writes a page of three made-up stops, changed by its arguments, and returns its path."""
-    learner = tmp_path_factory.mktemp("practice")
+    folder = tmp_path_factory.mktemp("practice")
 
     def write(*, svg=SOUND, alt="A dot", replace=()):
         path = tmp_path_factory.mktemp("page") / "index.html"
@@ -44,8 +44,8 @@ def build(tmp_path_factory):
             stop.demo = {"numbers": NUMBERS, "tables": {"t": table}, "figures": {}}
             stop.figures = [{"key": "dot", "alt": alt, "caption": "A.", "source": tour.data_uri(svg_file)}]
             stop.results = tables.read_results(stop.project)
-        practice = Practice(learner, Console(file=io.StringIO()))
-        rows = tour.board(stops, practice, Reviews(learner / "drills.json"))
+        learner = Learner(folder, Console(file=io.StringIO()))
+        rows = tour.board(stops, learner, Schedule(folder))
         groups = {"Some": {"roofline model": (False, ["cuda_matmul"]), "PPO basics": (True, [])}}
         page = tour.render(rows, groups, page=path)
         for old, new in replace:
