@@ -20,13 +20,19 @@ from shared.measuring.device import cuda_device_count  # noqa: E402
 from shared.projects import Project, load_projects, read_toml  # noqa: E402
 
 PROJECTS = {project.name: project for project in load_projects(ROOT)}
-SHARED_DEV = read_toml(ROOT / "shared" / "pyproject.toml")["dependency-groups"]["dev"]
+SHARED_DEV, EMULATOR_DEV = (
+    read_toml(ROOT / folder / "pyproject.toml")["dependency-groups"]["dev"]
+    for folder in ("shared", "shared/cuda_emulator")
+)
 EVERYTHING = sorted({*SHARED_DEV, *(package for project in PROJECTS.values() for package in project.dev)})
+PRACTICE = ["rich", "fsrs", "watchfiles", "pytest", "pytest-timeout", "numpy"]
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 TORCH = "torch==2.13.0"  # has CPU wheels for Python 3.11 to 3.13
 PYCUDA_NEEDS = ["mako", "platformdirs", "pytools"]
 TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
-CHECKS = ["shared", "lint", "types", "layout"]
+CHECKS = ["shared", "cuda_emulator", "lint", "types", "layout"]
+# more threads would only wait for each other: sessions share the cores, and a learner has other programs open
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 nox.needs_version = ">=2025.5.1"
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -57,7 +63,11 @@ def install_pycuda(session: nox.Session) -> None:
     if sys.platform != "linux":
         session.log("NOT RUN: CUDA C++ kernels (PyCUDA and the emulator need Linux)")
         return
-    wheel = str(session.run("python", "-m", "shared.cuda_emulator.pycuda_wheel", silent=True)).strip().splitlines()[-1]
+    wheel = (
+        str(session.run("python", "-m", "shared.cuda_emulator.pycuda_wheel", silent=True))
+        .strip()
+        .splitlines()[-1]
+    )
     session.install(wheel, "--constraint", str(CONSTRAINTS))
 
 
@@ -67,7 +77,7 @@ def add_session(project: Project) -> None:
     def test(session: nox.Session) -> None:
         install(session, *project.dev)
         session.chdir(project.folder)
-        session.run("python", "-m", "pytest", *session.posargs)
+        session.run("python", "-m", "pytest", *session.posargs, env=ONE_THREAD)
 
     test.__doc__ = project.description
     tags = ["cpu", *project.tags, *(["gpu"] if project.gpu else [])]
@@ -83,7 +93,15 @@ def shared(session: nox.Session) -> None:
     """Test the shared tools."""
     install(session, *SHARED_DEV)
     session.chdir("shared")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(tags=["cpu"])
+def cuda_emulator(session: nox.Session) -> None:
+    """Test the CUDA device made of the CPU."""
+    install(session, *EMULATOR_DEV)
+    session.chdir("shared/cuda_emulator")
+    session.run("python", "-m", "pytest", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(tags=["checks"])
@@ -111,6 +129,32 @@ def layout(session: nox.Session) -> None:
     session.run("python", "ci/check_layout.py")
 
 
+def named_projects(session: nox.Session) -> list[str]:
+    """Return the projects on the command line."""
+    return [name for name in session.posargs if name in PROJECTS]
+
+
+def packages_of_named(session: nox.Session) -> list[str]:
+    """Return what the tests of the projects on the command line need."""
+    return [package for name in named_projects(session) for package in PROJECTS[name].dev]
+
+
+@nox.session(default=False)
+def catalogue(session: nox.Session) -> None:
+    """Record which test catches which mistake, after one was added: nox -s catalogue -- PROJECT."""
+    install(session, *packages_of_named(session))
+    for name in named_projects(session):
+        with session.chdir(PROJECTS[name].folder):
+            session.run("python", "-m", "pytest", "--judge=record", "tests/mistakes.toml", env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def mutate(session: nox.Session) -> None:
+    """Score the tests of a project by mutants of its modules: nox -s mutate -- PROJECT [MODULE ...]."""
+    install(session, "cosmic-ray", *PRACTICE, *packages_of_named(session))
+    session.run("python", "-m", "shared.testing.mutation", *session.posargs, env=ONE_THREAD)
+
+
 @nox.session(default=False)
 def tour(session: nox.Session) -> None:
     """Run the demos on real input and write build/tour/index.html: nox -s tour [-- --project NAME]."""
@@ -120,10 +164,16 @@ def tour(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def practice(session: nox.Session) -> None:
-    """Write a deliverable yourself: nox -s practice [-- PROJECT [--watch --hint --reset --solution]]."""
-    named = [PROJECTS[name] for name in session.posargs if name in PROJECTS]
-    install(session, "rich", "fsrs", "watchfiles", *(package for project in named for package in project.dev))
+    """Write a deliverable yourself: nox -s practice [-- PROJECT [--further --watch --hint --reset --solution]]."""
+    install(session, *PRACTICE, *packages_of_named(session))
     session.run("python", "-m", "shared.practice", *session.posargs)
+
+
+@nox.session(default=False)
+def debug(session: nox.Session) -> None:
+    """Find the mistake in code that is not yours: nox -s debug [-- PROJECT [--hard --hint --reset --give-up]]."""
+    install(session, *PRACTICE, *packages_of_named(session))
+    session.run("python", "-m", "shared.practice.debug", *session.posargs)
 
 
 @nox.session(default=False)
@@ -136,13 +186,14 @@ def drill(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure beside the peers and rewrite results/ and the README tables: nox -s bench -- PROJECT [--quick]."""
-    named = [name for name in session.posargs if name in PROJECTS] or list(PROJECTS)
+    named = named_projects(session) or list(PROJECTS)
     options = [argument for argument in session.posargs if argument not in PROJECTS]
     install(session, *SHARED_DEV, *(package for name in named for package in PROJECTS[name].dev))
     for name in named:
         with session.chdir(PROJECTS[name].folder):
             session.run("python", "benchmark.py", *options)
-            session.run("python", "demo.py", *([] if "--quick" in options else ["--save"]))
+            if not {"--quick", "--practice"} & set(options):
+                session.run("python", "demo.py", "--save")
     session.run("python", "-m", "shared.measuring.readme")
 
 
@@ -154,7 +205,7 @@ def lock(session: nox.Session) -> None:
     wanted = [
         package for package in EVERYTHING if package != "pycuda"
     ]  # its wheel is built here: pin what it needs
-    source.write_text("\n".join([*wanted, *PYCUDA_NEEDS, "mypy", "ruff", TORCH]) + "\n")
+    source.write_text("\n".join([*wanted, *PYCUDA_NEEDS, "cosmic-ray", "mypy", "ruff", TORCH]) + "\n")
     compiled = session.run(
         *("uv", "pip", "compile", str(source), "--universal", "--python-version", "3.11", "--upgrade"),
         *("--no-header", "--no-annotate", "--quiet"),

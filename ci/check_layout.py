@@ -1,7 +1,8 @@
 """Check that every project is complete, and that nothing generated is out of date; run by `nox -s layout`.
 
 Each project needs the files of a project, its row in the README, topics, drills, hints for every public name, at least
-eight wrong solutions, and committed results. Every line of shared/study_list.toml must lead somewhere.
+eight mistakes, and committed results. One with tests/right/ has a core and further modules, and is held to what CONTRIBUTING.md
+says of those. Every line of shared/study_list.toml must lead somewhere, and no room of shared/ imports what it should not.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from shared.practice.questions import load_drills  # noqa: E402
-from shared.testing.grading import read_wrong  # noqa: E402
+from shared.measuring.readme import fill_measured, fill_readme  # noqa: E402
 from shared.practice.__main__ import LEVELS  # noqa: E402
-from shared.projects import PRACTICE_BEGIN, Project, StudyList, load_projects, load_study_list  # noqa: E402
-from shared.measuring.readme import fill_readme  # noqa: E402
+from shared.practice.questions import load_drills  # noqa: E402
+from shared.projects import (  # noqa: E402
+    PRACTICE_BEGIN,
+    Project,
+    StudyList,
+    load_projects,
+    load_study_list,
+    name_in_file,
+)
+from shared.testing.mistakes import load_mistakes, private_names, read_record  # noqa: E402
 
 FILES = (
     "README.md",
@@ -30,7 +38,16 @@ FILES = (
     "drills.toml",
     "tests/hints.toml",
 )
-LEAST_WRONG = 8
+LEAST_MISTAKES, LEAST_RIGHT = 8, 2
+MOST_UNITS, MOST_LINES, MOST_FUNCTION_LINES, MOST_WORDS = 10, 200, 30, 1500
+# What each room of shared/ imports of the others. The emulator is a guest: it imports nothing of shared.
+ROOMS = {
+    "testing": ("projects", "cuda_emulator", "measuring.device", "testing"),
+    "measuring": ("projects", "practice.questions", "testing.compile_gate", "measuring"),
+    "practice": ("projects", "testing", "practice"),
+    "tour": ("projects", "measuring", "practice", "tour"),
+    "cuda_emulator": (),
+}
 
 
 def problems(root: Path) -> Iterator[str]:
@@ -45,6 +62,7 @@ def problems(root: Path) -> Iterator[str]:
     for folder in sorted(path for path in (root / "projects").glob("[!.]*") if path.is_dir()):
         if any(folder.glob("*.*")) and not (folder / "pyproject.toml").exists():
             yield f"{folder.name}: no pyproject.toml"
+    yield from room_problems(root / "shared")
     study = load_study_list()
     yield from study_problems(study, projects)
     for project in projects:
@@ -54,6 +72,37 @@ def problems(root: Path) -> Iterator[str]:
             yield from (f"{project.name}: {problem}" for problem in project_problems(project, study))
         except (ValueError, TypeError, KeyError) as error:  # a data file that cannot be read
             yield f"{project.name}: {type(error).__name__}: {error}"
+
+
+def room_problems(shared: Path) -> Iterator[str]:
+    """Yield the modules of shared/ that stand in no room, and the imports that cross a wall."""
+    for path in sorted(shared.glob("*.py")):
+        if path.stem not in ("__init__", "conftest", "projects"):
+            yield f"shared/{path.name} belongs in a room: {', '.join(ROOMS)}"
+    for path in sorted(shared.glob("*/*.py")):
+        room = path.parent.name
+        if room == "tests":
+            continue
+        if room not in ROOMS:
+            yield f"shared/{room} is no room of {', '.join(ROOMS)}"
+            continue
+        for name in _imports_of_shared(path):
+            if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ROOMS[room]):
+                yield f"shared/{room}/{path.name} imports shared.{name}"
+
+
+def _imports_of_shared(path: Path) -> Iterator[str]:
+    """Yield what a module imports of shared, such as ``testing.checks``."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and (node.module or "").split(".")[0] == "shared"
+        ):
+            inner = (node.module or "").removeprefix("shared").lstrip(".")
+            yield from ([inner] if inner else [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("shared.") for a in node.names if a.name.startswith("shared."))
 
 
 def study_problems(study: StudyList, projects: list[Project]) -> Iterator[str]:
@@ -95,9 +144,13 @@ def project_problems(project: Project, study: StudyList) -> Iterator[str]:
             yield "README.md: a generated block is out of date; run python -m shared.measuring.readme"
     except ValueError as error:
         yield str(error)
+    if not fill_measured(folder / "MEASURED.md", write=False):
+        yield "MEASURED.md is out of date; run python -m shared.measuring.readme"
     yield from _topic_problems(project, study)
     yield from _drill_problems(project, study)
     yield from _judge_problems(project)
+    if project.right:
+        yield from _core_problems(project)
 
 
 def _topic_problems(project: Project, study: StudyList) -> Iterator[str]:
@@ -129,11 +182,43 @@ def _drill_problems(project: Project, study: StudyList) -> Iterator[str]:
             yield f"drill {drill.id}: topic {drill.topic!r} is neither the project's nor planned"
 
 
+def _core_problems(project: Project) -> Iterator[str]:
+    """Yield what a project with a core and further modules lacks."""
+    if len(project.right) < LEAST_RIGHT:
+        yield f"{len(project.right)} right answers, at least {LEAST_RIGHT} are needed"
+    if not (project.folder / "MEASURED.md").exists():
+        yield "no MEASURED.md: make an empty one and run python -m shared.measuring.readme"
+    if (words := len((project.folder / "README.md").read_text(encoding="utf-8").split())) > MOST_WORDS:
+        yield f"README.md has {words} words, at most {MOST_WORDS} are read"
+    if len(project.core_units) > MOST_UNITS:
+        yield f"the core has {len(project.core_units)} units, at most {MOST_UNITS} are written in one sitting"
+    text = (project.folder / f"{project.name}.py").read_text(encoding="utf-8")
+    if (lines := len(text.splitlines())) > MOST_LINES:
+        yield f"{project.name}.py has {lines} lines, a core has {MOST_LINES}"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and (length := _length(node)) >= MOST_FUNCTION_LINES:
+            yield f"{project.name}.py, {node.name}: {length} lines without its docstring"
+    for mistake in load_mistakes(project).values():
+        if private := private_names(mistake):
+            yield f"mistake {mistake.name} adds code that uses private names of the reference: {sorted(private)}"
+
+
+def _length(function: ast.FunctionDef) -> int:
+    docstring = ast.get_docstring(function, clean=False)
+    lines = (function.end_lineno or function.lineno) - function.lineno + 1
+    return lines - (docstring.count("\n") + 1 if docstring else 0)
+
+
 def _judge_problems(project: Project) -> Iterator[str]:
-    if len(project.wrong) < LEAST_WRONG:
-        yield f"{len(project.wrong)} wrong solutions, at least {LEAST_WRONG} are needed"
-    for path in project.wrong:
-        read_wrong(path, project)  # raises for a file without a diagnosis
+    mistakes = load_mistakes(project)  # raises for one that is not complete
+    if len(mistakes) < LEAST_MISTAKES:
+        yield f"{len(mistakes)} mistakes, at least {LEAST_MISTAKES} are needed"
+    for mistake in mistakes.values():
+        mistake.apply(
+            (project.folder / mistake.file).read_text(encoding="utf-8")
+        )  # raises where its line is gone
+    if unknown := mistakes.keys() ^ read_record(project).keys():
+        yield f"tests/caught_by.json and mistakes.toml disagree on {sorted(unknown)}: nox -s catalogue -- {project.name}"
     for unit, hints in project.hints.items():
         if tuple(hints) != LEVELS or not all(text.strip() for text in hints.values()):
             yield f"hints.toml: {unit} needs {', '.join(LEVELS)}"
@@ -141,7 +226,7 @@ def _judge_problems(project: Project) -> Iterator[str]:
     public |= {
         kernel.stem for kernel in project.kernels if PRACTICE_BEGIN in kernel.read_text(encoding="utf-8")
     }
-    hinted = {unit.split(".")[0] for unit in project.units}
+    hinted = {name_in_file(unit, source).split(".")[0] for unit, source in project.source_of.items()}
     if public - hinted:
         yield f"hints.toml: nothing for {sorted(public - hinted)}"
     if hinted - public:
@@ -171,4 +256,6 @@ def _exists(folder: Path, evidence: str) -> bool:
 if __name__ == "__main__":
     found = list(problems(ROOT))
     print("\n".join(found) or f"{len(load_projects(ROOT))} projects are complete")
+    if before := [project.name for project in load_projects(ROOT) if not project.right]:
+        print(f"without tests/right, and so not held to the rules of a core yet: {', '.join(before)}")
     raise SystemExit(bool(found))

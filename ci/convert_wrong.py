@@ -18,8 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def smallest_edit(reference: str, wrong: str) -> tuple[str, str]:
     """Return the text of the reference to replace, which occurs in it once, and what stands there instead."""
     was, now = reference.splitlines(keepends=True), wrong.splitlines(keepends=True)
-    blocks = [code for code in difflib.SequenceMatcher(None, was, now, autojunk=False).get_opcodes() if code[0] != "equal"]
-    blocks = [b for b in blocks if _code(was[b[1] : b[2]]) != _code(now[b[3] : b[4]])]  # comments are no mistake
+    blocks = [
+        code
+        for code in difflib.SequenceMatcher(None, was, now, autojunk=False).get_opcodes()
+        if code[0] != "equal"
+    ]
+    blocks = [
+        b for b in blocks if _code(was[b[1] : b[2]]) != _code(now[b[3] : b[4]])
+    ]  # comments are no mistake
     if not blocks:
         raise ValueError("nothing differs but comments")
     a, b, c, d = blocks[0][1], blocks[-1][2], blocks[0][3], blocks[-1][4]

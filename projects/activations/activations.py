@@ -1,10 +1,11 @@
 """Activation functions and three of their gradients, in plain NumPy.
 
-The contract: the input is a float32 or float64 array of any shape, and the result has its shape and dtype. Integers and
-lists become float64; another dtype raises TypeError. The input is not modified. Inputs of ±1e4 neither overflow nor
-warn. NaN gives NaN, but 0 in `relu_grad`.
+The contract: the input is a float32 or float64 array of any shape, and the result has its shape and dtype. Integers, bool
+and lists of numbers become float64; complex numbers and objects raise TypeError. The input is not modified. Inputs of ±1e4
+neither overflow nor warn. Errors are counted against the largest value: a tiny result may lose its digits. NaN gives NaN
+(0 in `relu_grad`), in softmax for its whole row. Rows of nothing but -inf, +inf in a row and empty rows are not defined here.
 
-fast.py has more functions, more dtypes and `out`, and is faster; this module is for reading.
+fast.py defines those, has more functions, more dtypes and `out`, and is faster; this module is for reading.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
     """Weight the input by the probability that a standard normal is below it: ``x·Φ(x)``.
 
     ``Φ(x) = (1 + erf(x/√2)) / 2``; with ``approximate="tanh"`` instead ``(1 + tanh(√(2/π)·(x + 0.044715·x³))) / 2``.
-    Any other value of `approximate` raises ValueError.
+    Any other value of `approximate` raises ValueError. ±inf is not defined here.
 
     Source: Hendrycks and Gimpel, arXiv 1606.08415, section 2.
     """
@@ -90,9 +91,9 @@ def relu_grad(x: ArrayLike) -> Array:
 
 
 def softmax_backward(y: ArrayLike, grad_y: ArrayLike, *, axis: int = -1) -> Array:
-    """Gradient of a loss by the logits, from the gradient by the probabilities: ``y·(grad_y - sum(y·grad_y))``.
+    """Gradient of a loss by the logits, from the gradient by the probabilities: ``y·(grad_y - sum(y·grad_y))`` along `axis`.
 
-    `y` is the output of `softmax`, `grad_y` the loss differentiated by it; other shapes than each other's raise
+    `y` is the output of `softmax`, `grad_y` the loss differentiated by it. They have one shape and dtype; two shapes raise
     ValueError. This multiplies by the Jacobian ``diag(y) - y·yᵀ`` without building it.
     """
     y, grad_y = _as_float(y), _as_float(grad_y)

@@ -25,8 +25,8 @@ from matplotlib.patches import Rectangle
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared import cuda_emulator
-from shared.testing.devices import device_array, launch
 from shared.measuring.demo import Demo
+from shared.testing.devices import device_array, launch
 
 KERNELS = Path(__file__).parent / "kernels"
 LADDER = ("one_per_thread", "grid_stride", "vectorized", "strided", "divergent")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.measuring.benchmark import ROUNDS, Benchmark, provenance
-from shared.measuring.readme import fill_readme
+from shared.measuring.readme import fill_measured, fill_readme
+from shared.projects import ROOT
 from shared.testing.compile_gate import (
     ARCHITECTURES,
     Resources,
@@ -69,8 +70,9 @@ def without_gpu(file: str) -> None:
     """Do what a benchmark.py can do without a GPU: run the compile gate, and say what was not run."""
     folder = Path(file).resolve().parent
     print("NOT RUN: no CUDA device on this machine, so nothing was timed. The compile gate alone:")
-    if "--quick" in sys.argv:
-        for path in sorted((folder / "kernels").glob("*.cu")):
+    if "--quick" in sys.argv or "--practice" in sys.argv:
+        compiled = ROOT / "practice" / folder.name if "--practice" in sys.argv else folder
+        for path in sorted((compiled / "kernels").glob("*.cu")):
             for kernel in compile_kernel(path):
                 print(f"  {path.name}: {kernel}")
         return
@@ -101,6 +103,7 @@ def write_resources(folder: Path) -> None:
     (folder / "results").mkdir(exist_ok=True)
     (folder / "results" / "resources.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     fill_readme(folder / "README.md")
+    fill_measured(folder / "MEASURED.md")
 
 
 def _resource_row(case: str, kernels: list[Resources]) -> dict[str, Any]:

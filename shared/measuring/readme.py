@@ -177,9 +177,7 @@ def _projects(projects: list[Project]) -> str:
 
 
 def _count_mistakes(project: Project) -> int:
-    tables = read_toml(project.folder / "tests" / "mistakes.toml")
-    before = list(project.folder.glob("tests/wrong/*.*"))  # one file each, in a project without mistakes.toml
-    return len(tables) or len(before)
+    return len(read_toml(project.folder / "tests" / "mistakes.toml"))
 
 
 def _topics(projects: list[Project]) -> str:

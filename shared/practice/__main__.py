@@ -61,7 +61,9 @@ def grade_and_show(learner: Learner, project: Project) -> None:
         console.print(f"Stuck? {again} --hint{hint}", highlight=False, soft_wrap=True)
     elif unit := next((unit for unit, mark in marks.items() if mark == "blank"), None):
         where = f"{Path(project.source_of[unit]).name}:{_line_of(unit, project, learner)}"
-        console.print(f"Next: write [bold]{unit}[/] ({where}). Stuck? {again} --hint", highlight=False, soft_wrap=True)
+        console.print(
+            f"Next: write [bold]{unit}[/] ({where}). Stuck? {again} --hint", highlight=False, soft_wrap=True
+        )
     if report.is_ready:
         show_what_next(console, project, report)
 
@@ -69,7 +71,11 @@ def grade_and_show(learner: Learner, project: Project) -> None:
 def show_what_next(console: Console, project: Project, report: Report) -> None:
     """Say what a pass opens: the reference, a measurement, and what an interviewer asks next."""
     again = f"nox -s practice -- {project.name}"
-    console.print(f"The reference beside yours: {again} --solution {project.core_units[0]}", highlight=False, soft_wrap=True)
+    console.print(
+        f"The reference beside yours: {again} --solution {project.core_units[0]}",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(
         f"How fast is it? cd projects/{project.name} && python benchmark.py --practice", highlight=False
     )
@@ -79,7 +85,9 @@ def show_what_next(console: Console, project: Project, report: Report) -> None:
     asked = [question for drill in drills for question in drill.follow_ups]
     asked = asked if len(asked) > 1 else [drill.question for drill in drills]
     for question in random.sample(asked, min(2, len(asked))):
-        console.print(f"An interviewer asks next: [italic]{escape(question)}[/]", highlight=False, soft_wrap=True)
+        console.print(
+            f"An interviewer asks next: [italic]{escape(question)}[/]", highlight=False, soft_wrap=True
+        )
 
 
 def _line_of(unit: str, project: Project, learner: Learner) -> int:
@@ -138,7 +146,9 @@ def show_board(learner: Learner, projects: Sequence[Project]) -> None:
     console.print(table)
     if planned := load_study_list().planned:
         console.print(f"\nplanned: {', '.join(planned)}", style="dim", highlight=False, soft_wrap=True)
-    console.print("\nnox -s practice -- NAME writes the blank file, then grades it.", highlight=False, soft_wrap=True)
+    console.print(
+        "\nnox -s practice -- NAME writes the blank file, then grades it.", highlight=False, soft_wrap=True
+    )
 
 
 def show_hint(learner: Learner, project: Project, wanted: str) -> None:

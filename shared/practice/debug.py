@@ -110,7 +110,9 @@ class Bench:
             self.learner.remember(self.key, solved=sorted(solved))
             console.print(f"Found and mended in {minutes(seconds)}.", style="bold green")
         self.show_planted(planted)
-        console.print(f"Another one: nox -s debug -- {self.project.name} --reset", highlight=False, soft_wrap=True)
+        console.print(
+            f"Another one: nox -s debug -- {self.project.name} --reset", highlight=False, soft_wrap=True
+        )
 
     def give_up(self) -> None:
         """Show what was planted; the card comes back soon."""
@@ -136,7 +138,9 @@ def show_list(learner: Learner, projects: Mapping[str, Project]) -> None:
         entry, count = learner.entry(f"{DEBUG}{name}"), len(edits(project))
         best = f"  best {minutes(entry['times']['best'])}" if "times" in entry else ""
         found = len(set(entry.get("solved", [])) & set(edits(project)))
-        learner.console.print(f"{name:<22} {found:>3} of {count} found{best}", highlight=False, soft_wrap=True)
+        learner.console.print(
+            f"{name:<22} {found:>3} of {count} found{best}", highlight=False, soft_wrap=True
+        )
 
 
 def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "practice") -> int:

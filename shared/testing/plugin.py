@@ -179,11 +179,13 @@ def _tell(config: pytest.Config, line: dict[str, Any], mode: str = "a") -> None:
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     project = parent.config.stash.get(PROJECT, None)
-    if project is None or ANSWER in parent.config.stash:
+    if project is None:
         return None
-    tests = project.folder / "tests"
+    practice, tests = ANSWER in parent.config.stash, project.folder / "tests"
     if file_path == project.folder / "drills.toml":
-        return DrillsFile.from_parent(parent, path=file_path)
+        return (NoTests if practice else DrillsFile).from_parent(parent, path=file_path)
+    if practice:
+        return None
     if file_path in (tests / "hints.toml", tests / "mistakes.toml"):
         kind = HintsFile if file_path.stem == "hints" else MistakesFile
         return kind.from_parent(parent, path=file_path)
@@ -236,11 +238,13 @@ def _concerns(item: pytest.Function, config: pytest.Config) -> bool:
     units = _units(item) or ()
     if not units:
         return further if _level(item) == "further" else f"{project.name}.py" in present
+    if config.getoption("--run-blanks"):
+        return True
     if _level(item) == "further" and not further:
         return False
     if not any(project.source_of.get(unit) in present for unit in units):
         return False
-    return config.getoption("--run-blanks") or not config.stash[BLANKS] & set(units)
+    return not config.stash[BLANKS] & set(units)
 
 
 def _level(item: pytest.Item) -> str:
@@ -299,7 +303,7 @@ def _grade(
         if "from pytest-timeout" in message:
             message = f"did not end within {TIME_LIMIT_S} s: does a loop never end?"
         for entry in raised.traceback:
-            if answer is not None and Path(entry.path).is_relative_to(answer):
+            if answer is not None and _is_of(answer, Path(entry.path), item.config):
                 where = f"{Path(entry.path).name}:{entry.lineno + 1}"
         if outcome == "skipped" and where:
             outcome = "failed"  # it was the answer that skipped, not the test
@@ -308,6 +312,11 @@ def _grade(
     return Grade(
         item.nodeid, _units(item) or (), _level(item), outcome, message, purpose, where, printed.strip()
     )
+
+
+def _is_of(answer: Path, path: Path, config: pytest.Config) -> bool:
+    """Tell whether a file is one of the answer's."""
+    return path.is_relative_to(answer) and path.relative_to(answer).as_posix() in config.stash[PRESENT]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

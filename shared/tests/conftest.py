@@ -93,6 +93,10 @@ formula = "x·factor"
 nudge = "Pythagoras."
 idea = "Square, sum, root."
 formula = "sqrt(Σ xᵢ²)"
+[shift]
+nudge = "Which operator?"
+idea = "One addition."
+formula = "x + by"
 """
 
 DRILLS = """
@@ -104,32 +108,86 @@ answer = "A length. Here it is {length}."
 evidence = "python demo.py"
 """
 
-WRONG = {
-    "norm_without_root": """
-        # diagnosis: looks like the rows are not summed
-        def norm(x):
-            return x[:, 0]
-    """,
-    "scale_ignores_factor": """
-        # diagnosis: the factor is ignored
-        def scale(x, factor=2.0):
-            return x * 2.0
-    """,
-}
+MISTAKES = """
+[norm_without_root]
+diagnosis = "looks like the rows are not summed"
+replace = "np.sqrt((x**2).sum(axis=_AXIS))"
+with = "x[:, 0]"
+
+[scale_ignores_factor]
+diagnosis = "the factor is ignored"
+add = '''
+def scale(x, factor=2.0):
+    return x * 2.0
+'''
+
+[shift_is_a_scale]
+file = "more.py"
+diagnosis = "looks like a product"
+replace = "return x + by"
+with = "return x * by"
+"""
+
+RIGHT = """
+import numpy as np
+
+def scale(x, factor=2.0):
+    return np.multiply(factor, x)
+
+def norm(x):
+    return np.array([sum(v * v for v in row) ** 0.5 for row in x])
+"""
+
+MORE = '''
+"""Beyond the core."""
+
+__all__ = ["shift"]
 
 
-def write_project(folder: Path, wrong: dict[str, str] = WRONG) -> Project:
-    """Write the little project into `folder` and load it."""
-    files = {
+def shift(x, by):
+    """Return x + by."""
+    return x + by
+'''
+
+MORE_TESTS = '''
+import mini
+import more
+import numpy as np
+import pytest
+
+from shared.testing.checks import assert_close
+
+
+@pytest.mark.grades("shift")
+def test_shift(rng):
+    """Every entry is moved."""
+    x = rng.normal(size=(2, 3))
+    assert_close(more.shift(x, 3.0), x + 3, mistakes={"looks like a product": 3 * x})
+
+
+@pytest.mark.grades("norm")
+def test_norm_of_integers():
+    """Integers have a norm too."""
+    assert_close(mini.norm(np.array([[3, 4], [6, 8]])), np.array([5.0, 10.0]))
+'''
+
+
+def write_project(folder: Path, **files: str) -> Project:
+    """Write the little project into `folder` and load it; `files` go to tests/, by stem."""
+    texts = {
         "pyproject.toml": PYPROJECT,
         "conftest.py": 'pytest_plugins = ["shared.testing.plugin"]',
         "mini.py": REFERENCE,
+        "more.py": MORE,
         "drills.toml": DRILLS,
         "tests/test_mini.py": TESTS,
+        "tests/further/test_more.py": MORE_TESTS,
         "tests/hints.toml": HINTS,
-        **{f"tests/wrong/{name}.py": source for name, source in wrong.items()},
+        "tests/mistakes.toml": MISTAKES,
+        "tests/right/plain.py": RIGHT,
     }
-    for name, text in files.items():
+    texts |= {next(name for name in texts if Path(name).stem == stem): text for stem, text in files.items()}
+    for name, text in texts.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from shared.testing.blank import blank_source
 from shared.projects import load_projects
+from shared.testing.blank import blank_source
 from shared.tests.conftest import REFERENCE
 
 MODULE = '''

@@ -18,10 +18,10 @@ from rich.console import Console
 
 from shared import interview
 from shared import practice as practice_module
-from shared.practice.questions import Drill
 from shared.practice.learner import PAUSE_S, Practice
-from shared.projects import ROOT
+from shared.practice.questions import Drill
 from shared.practice.schedule import Reviews, now
+from shared.projects import ROOT
 from shared.tests.conftest import REFERENCE
 
 DRILLS = {

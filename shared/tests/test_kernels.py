@@ -4,11 +4,11 @@ import textwrap
 
 import pytest
 
+from shared.practice.__main__ import Practice
+from shared.projects import Project, load_project
 from shared.testing.blank import blank, blank_kernel
 from shared.testing.grading import Grade, grade_in_process, marks, read_wrong
 from shared.testing.plugin import check_blank, check_wrong
-from shared.practice.__main__ import Practice
-from shared.projects import Project, load_project
 from shared.tests.conftest import write_project
 
 # "Compiling" is reading here: the judge sees source files and error messages, whatever runs the kernel.

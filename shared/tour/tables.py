@@ -69,13 +69,14 @@ def _recorded(group: str, rows: Sequence[Row]) -> Measured:
 
 def _timed(group: str, rows: Sequence[Row]) -> Measured:
     peers = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
+    (ours,) = {row.get("name", "ours") for row in rows}  # what the benchmark calls its own
     lines = []
     for row in rows:
         case = f"{row['case']} ({row['note']})" if row["note"] else row["case"]
         ratios = [_ratio(row, peer) if peer in row["ratios"] else Cell("") for peer in peers]
-        ours = row["milliseconds"]["ours"]
-        lines.append([Cell(case), Cell(f"{ours:,.0f}" if ours >= 1000 else f"{ours:.3g}"), *ratios])
-    return Measured(group, ["case", "ours, ms", *(f"{peer} / ours" for peer in peers)], lines)
+        time_ms = row["milliseconds"]["ours"]
+        lines.append([Cell(case), Cell(f"{time_ms:,.0f}" if time_ms >= 1000 else f"{time_ms:.3g}"), *ratios])
+    return Measured(group, ["case", f"{ours}, ms", *(f"{peer} / {ours}" for peer in peers)], lines)
 
 
 def _ratio(row: Row, peer: str) -> Cell:

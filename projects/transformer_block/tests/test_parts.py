@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from peers import gradients, normal, randomised
 
 import transformer_block as tb
-from shared.testing.checks import assert_close, assert_imports_only, expect_error, refuse_calls, tolerance, unchanged
+from shared.testing.checks import (
+    assert_close,
+    assert_imports_only,
+    expect_error,
+    refuse_calls,
+    tolerance,
+    unchanged,
+)
 
 LIBRARY = ("layer_norm", "rms_norm", "batch_norm", "group_norm", "instance_norm")
 
