@@ -177,6 +177,17 @@ def _tell(config: pytest.Config, line: dict[str, Any], mode: str = "a") -> None:
 # --- what is collected ------------------------------------------------------------------------------------------
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out tests/further where the answer is the core alone: importing those tests takes longer than running the core."""
+    if ANSWER not in config.stash or _has_further(config):
+        return None
+    return True if collection_path == config.stash[PROJECT].folder / "tests" / "further" else None
+
+
+def _has_further(config: pytest.Config) -> bool:
+    return bool(set(config.stash[PRESENT]) & set(config.stash[PROJECT].further_sources))
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     project = parent.config.stash.get(PROJECT, None)
     if project is None:
@@ -234,8 +245,7 @@ def _rank(item: pytest.Item) -> int:
 def _concerns(item: pytest.Function, config: pytest.Config) -> bool:
     """Tell whether a test is about what the answer holds and has written."""
     project, present = config.stash[PROJECT], config.stash[PRESENT]
-    further = any(source in project.further_sources for source in present)
-    units = _units(item) or ()
+    further, units = _has_further(config), _units(item) or ()
     if not units:
         return further if _level(item) == "further" else f"{project.name}.py" in present
     if config.getoption("--run-blanks"):

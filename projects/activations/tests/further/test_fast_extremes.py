@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import mpmath
 import numpy as np
 import pytest
 import scipy.special
-from fast_oracles import ALONG_AXIS, ELEMENTWISE, GRADIENTS, ORACLES, UNARY, check
+from fast_oracles import ALONG_AXIS, ELEMENTWISE, GRADIENTS, ORACLES, SLOPE, UNARY, check
 from oracles import no_warning
 
 import fast
@@ -177,7 +175,6 @@ def test_tiny_results_keep_their_digits(function, dtype):
 
 # --- 2. gradients -------------------------------------------------------------------------------------------
 
-SLOPE = math.sqrt(8 / math.pi)  # gelu's tanh formula is x·sigmoid(SLOPE·(x + 0.044715·x³))
 ANALYTIC = {
     "tanh_grad": (np.tanh, {}),
     "silu_grad": (lambda z: z / (1 + np.exp(-z)), {}),

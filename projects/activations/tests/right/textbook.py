@@ -2,7 +2,16 @@ import math
 
 import numpy as np
 
-__all__ = ["sigmoid", "relu", "gelu", "softmax", "log_softmax", "sigmoid_grad", "relu_grad", "softmax_backward"]
+__all__ = [
+    "sigmoid",
+    "relu",
+    "gelu",
+    "softmax",
+    "log_softmax",
+    "sigmoid_grad",
+    "relu_grad",
+    "softmax_backward",
+]
 
 
 def _float(x):
