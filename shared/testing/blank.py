@@ -134,7 +134,7 @@ def _without_how(lines: list[str]) -> list[str]:
         if inside and number and line.rstrip().endswith('"""'):
             kept.append('"""' if dropping else line)
             return [*kept, *lines[number + 1 :]]
-        if not dropping:
+        if not dropping and (line.strip() or kept[-1:] != [""]):
             kept.append(line)
     return kept
 

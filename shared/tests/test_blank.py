@@ -6,12 +6,22 @@ import types
 import pytest
 
 from shared.projects import load_projects
-from shared.testing.blank import blank_source
+from shared.testing.blank import blank_source, blank_units, leaked_names
 from shared.tests.conftest import REFERENCE
 
 MODULE = '''
-"""A module."""
+"""A module.
+
+How it is fast: by a trick
+that takes two lines.
+
+What it promises.
+"""
 import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Layer", "identity", "scaled"]
 
@@ -30,8 +40,11 @@ def scaled(x, *, by=_DEFAULT):
     return by * _helper(x)
 
 
-def identity(x):
+def identity(x: ArrayLike, f: Callable = max):
     """Only a docstring."""
+
+
+# --- helpers ---
 
 
 # how the trick works, in three
@@ -39,6 +52,9 @@ def identity(x):
 def _helper(x):
     """Do the trick."""
     return x
+
+
+# --- layers ---
 
 
 class Layer:
@@ -72,6 +88,37 @@ def test_bodies_go_and_signatures_stay():
     assert blank.count("raise NotImplementedError") == 4
     assert '"""Only a docstring."""\n    raise NotImplementedError' in blank
     assert '        Never.\n    """\n    raise NotImplementedError' in blank
+
+
+def test_what_only_the_bodies_need_is_gone():
+    blank = blank_source(MODULE)
+    assert "import math" not in blank
+    assert "from collections.abc import Callable\n" in blank
+    assert "import numpy as np\nfrom numpy.typing import ArrayLike\n" in blank
+    assert "# --- helpers" not in blank
+    assert "# --- layers ---\n\n\nclass Layer" in blank
+    assert "How it is fast" not in blank
+    assert "two lines" not in blank
+    assert '"""A module.\n\nWhat it promises.\n"""' in blank
+
+
+def test_a_name_that_is_gone_may_not_be_mentioned():
+    assert leaked_names(MODULE) == set()
+    assert leaked_names(MODULE.replace("Return by·x", "Return by·x, see _helper")) == {"_helper"}
+
+
+def test_what_is_not_written_yet(tmp_path):
+    path = tmp_path / "m.py"
+    path.write_text(blank_source(MODULE))
+    methods = {"Layer.__init__", "Layer.n_parameters"}
+    assert blank_units(path) == {"scaled", "identity", "Layer", *methods}
+    path.write_text(path.read_text().replace("raise NotImplementedError", "return 1", 1))
+    assert blank_units(path) == {"identity", "Layer", *methods}
+    last = "self, width):\n        raise NotImplementedError"
+    path.write_text(path.read_text().replace(last, "self, width):\n        self.width = width"))
+    assert blank_units(path) == {"identity", "Layer.n_parameters"}
+    path.write_text(MODULE)
+    assert blank_units(path) == {"identity"} - {"identity"}
 
 
 def test_every_public_name_of_the_blank_raises():

@@ -1,5 +1,6 @@
 """The drills: what is asked when, what a key does, and a history that survives."""
 
+import dataclasses
 import datetime
 import io
 import json
@@ -16,13 +17,10 @@ import pytest
 from fsrs import Rating
 from rich.console import Console
 
-from shared import interview
-from shared import practice as practice_module
-from shared.practice.learner import PAUSE_S, Practice
+from shared.practice import drill as module
 from shared.practice.questions import Drill
-from shared.practice.schedule import Reviews, now
+from shared.practice.schedule import Schedule, now
 from shared.projects import ROOT
-from shared.tests.conftest import REFERENCE
 
 DRILLS = {
     f"mini/{name}": Drill(name, f"What is {name}?", topic, f"It is {name} < 3.", "python demo.py")
@@ -41,8 +39,8 @@ def console(output):
 
 
 @pytest.fixture
-def reviews(tmp_path, console):
-    return Reviews(tmp_path / "practice" / "drills.json", console.print)
+def schedule(tmp_path, console):
+    return Schedule(tmp_path / "practice", console.print)
 
 
 def keys(*pressed):
@@ -51,8 +49,8 @@ def keys(*pressed):
     return lambda _: queue.pop(0)
 
 
-def test_new_questions_are_asked_shown_and_scheduled(reviews, console, output):
-    interview.ask_all(DRILLS, reviews, 2, console, keys(" ", "3", " ", "a"))
+def test_new_questions_are_asked_shown_and_scheduled(schedule, console, output):
+    module.ask_all(DRILLS, schedule, 2, console, keys(" ", "3", " ", "a"))
     shown = output.getvalue()
     assert "0 due, 2 new of 3" in shown
     assert (
@@ -61,15 +59,15 @@ def test_new_questions_are_asked_shown_and_scheduled(reviews, console, output):
         < shown.index("cd projects/mini && python demo.py")
     )
     assert "What is c?" not in shown
-    assert set(reviews.cards) == {"mini/a", "mini/b"}
-    assert reviews.cards["mini/a"].due > reviews.cards["mini/b"].due  # good waits longer than again
+    assert set(schedule.cards) == {"mini/a", "mini/b"}
+    assert schedule.cards["mini/a"].due > schedule.cards["mini/b"].due  # good waits longer than again
 
 
-def test_the_answer_stays_hidden_until_a_key_or_the_end_of_the_time(reviews, console, output, monkeypatch):
-    interview.ask_all(DRILLS, reviews, 1, console, keys("q"))
+def test_the_answer_stays_hidden_until_a_key_or_the_end_of_the_time(schedule, console, output, monkeypatch):
+    module.ask_all(DRILLS, schedule, 1, console, keys("q"))
     assert "It is a" not in output.getvalue()
-    assert not reviews.cards
-    monkeypatch.setattr(interview, "SECONDS", 0.05)
+    assert not schedule.cards
+    monkeypatch.setattr(module, "SECONDS", 0.05)
 
     def late(timeout):
         if timeout is not None:  # the countdown: no key
@@ -77,82 +75,117 @@ def test_the_answer_stays_hidden_until_a_key_or_the_end_of_the_time(reviews, con
             return ""
         return "4"
 
-    interview.ask_all(DRILLS, reviews, 1, console, late)
+    module.ask_all(DRILLS, schedule, 1, console, late)
     assert "Time." in output.getvalue()
     assert "It is a" in output.getvalue()
 
 
-def test_keys_that_mean_nothing_are_ignored(reviews, console):
-    interview.ask_all(DRILLS, reviews, 1, console, keys(" ", "x", "7", "", "E"))
-    assert reviews.cards["mini/a"].due > now() + datetime.timedelta(days=2)
+def test_keys_that_mean_nothing_are_ignored(schedule, console):
+    module.ask_all(DRILLS, schedule, 1, console, keys(" ", "x", "7", "", "E"))
+    assert schedule.cards["mini/a"].due > now() + datetime.timedelta(days=2)
 
 
-def test_what_is_due_comes_first_and_the_longest_overdue_before_all(reviews, console, output):
+def test_what_is_due_comes_first_and_the_longest_overdue_before_all(schedule, console, output):
     past = now() - datetime.timedelta(days=30)
-    reviews.review("mini/c", Rating.Good, at=past)
-    reviews.review("mini/b", Rating.Again, at=past)
-    assert reviews.due(DRILLS) == ["mini/b", "mini/c"]
-    assert reviews.due(DRILLS, at=past) == []
-    interview.ask_all(DRILLS, reviews, 0, console, keys(" ", "3", " ", "3"))
+    schedule.review("mini/c", Rating.Good, at=past)
+    schedule.review("mini/b", Rating.Again, at=past)
+    assert schedule.due(DRILLS) == ["mini/b", "mini/c"]
+    assert schedule.due(DRILLS, at=past) == []
+    module.ask_all(DRILLS, schedule, 0, console, keys(" ", "3", " ", "3"))
     shown = output.getvalue()
     assert shown.index("What is b?") < shown.index("What is c?")
     assert "What is a?" not in shown
 
 
-def test_nothing_due_says_when(reviews, console, output):
-    reviews.review("mini/a", Rating.Easy)
-    interview.ask_all(DRILLS, reviews, 0, console, keys())
+def test_nothing_due_says_when(schedule, console, output):
+    schedule.review("mini/a", Rating.Easy)
+    module.ask_all(DRILLS, schedule, 0, console, keys())
     assert "Nothing is due; the next question comes in" in output.getvalue()
 
 
-def test_an_update_of_the_questions_keeps_the_history(reviews):
-    reviews.review("mini/a", Rating.Good)
-    reviews.review("mini/gone", Rating.Good)
-    reviews.review("mini/a", Rating.Good)
-    state = json.loads((reviews._path).read_text())
+def test_an_update_of_the_questions_keeps_the_history(schedule):
+    schedule.review("mini/a", Rating.Good)
+    schedule.review("mini/gone", Rating.Good)
+    schedule.review("mini/a", Rating.Good)
+    state = json.loads((schedule._path).read_text())
     assert set(state["cards"]) == {"mini/a", "mini/gone"}
-    assert reviews.due(DRILLS) == []
+    assert schedule.due(DRILLS) == []
 
 
-@pytest.mark.parametrize(
-    "damage", ["", "{", "[]", '{"cards": []}', '{"cards": {"mini/a": {"due": 3}}}', "\udce4"], ids=range(6)
-)
-def test_a_damaged_history_is_set_aside_and_said_so(reviews, console, output, damage):
-    reviews.review("mini/a", Rating.Good)
-    path = reviews._path
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"cards": []}', "\udce4"], ids=range(5))
+def test_a_damaged_history_is_set_aside_and_said_so(schedule, console, output, damage):
+    schedule.review("mini/a", Rating.Good)
+    path = schedule._path
     path.write_bytes(damage.encode(errors="surrogateescape"))
-    again = Reviews(path, console.print)
+    again = Schedule(path.parent, console.print)
     assert again.cards == {}
     assert "drills.json was damaged. It is kept as" in output.getvalue()
     (aside,) = path.parent.glob("drills.corrupt-*.json")
     assert aside.read_bytes() == damage.encode(errors="surrogateescape")
 
 
-def test_two_terminals_do_not_undo_each_other(reviews, console):
-    other = Reviews(reviews._path, console.print)
-    reviews.review("mini/a", Rating.Good)
+def test_a_damaged_card_costs_that_card(schedule, console, output):
+    schedule.review("mini/a", Rating.Good)
+    schedule.review("mini/b", Rating.Good)
+    path = schedule._path
+    state = json.loads(path.read_text())
+    state["cards"]["mini/a"] = {"due": 3}
+    path.write_text(json.dumps(state))
+    assert set(Schedule(path.parent, console.print).cards) == {"mini/b"}
+    assert "drills.json: mini/a was damaged and is left out" in " ".join(output.getvalue().split())
+    (aside,) = path.parent.glob("drills.corrupt-*.json")
+    assert json.loads(aside.read_text()) == state
+    assert set(Schedule(path.parent).cards) == {"mini/b"}
+
+
+def test_an_answer_has_a_red_flag_and_one_follow_up(schedule, console, output):
+    drill = dataclasses.replace(DRILLS["mini/a"], follow_ups=("Why so?", "Why so?"), red_flag="It depends.")
+    module.ask_all({"mini/a": drill}, schedule, 1, console, keys(" ", "3"))
+    assert "Never say: It depends." in output.getvalue()
+    assert output.getvalue().count("Why so?") == 1
+
+
+def test_what_is_due_to_be_written_or_debugged_again_is_said(tmp_path, capsys, monkeypatch):
+    for card in ("write:activations", "debug:backprop"):
+        Schedule(tmp_path).review(card, Rating.Again, at=now() - datetime.timedelta(days=3))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("q\n"))
+    assert module.main([], folder=tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "written again: activations  nox -s practice -- activations --reset" in said
+    assert "debugged again: backprop  nox -s debug -- backprop --reset" in said
+
+
+def test_a_mistyped_project_is_told_the_right_one(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        module.main(["--project", "atention"], folder=tmp_path)
+    assert "did you mean attention?" in capsys.readouterr().err
+
+
+def test_two_terminals_do_not_undo_each_other(schedule, console):
+    other = Schedule(schedule._path.parent, console.print)
+    schedule.review("mini/a", Rating.Good)
     other.review("mini/b", Rating.Good)
-    assert set(Reviews(reviews._path).cards) == {"mini/a", "mini/b"}
+    assert set(Schedule(schedule._path.parent).cards) == {"mini/a", "mini/b"}
 
 
-def test_a_crash_while_writing_leaves_the_old_history(reviews, monkeypatch):
-    reviews.review("mini/a", Rating.Good)
-    before = reviews._path.read_bytes()
+def test_a_crash_while_writing_leaves_the_old_history(schedule, monkeypatch):
+    schedule.review("mini/a", Rating.Good)
+    before = schedule._path.read_bytes()
 
     def crash(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
-        reviews.review("mini/b", Rating.Good)
-    assert reviews._path.read_bytes() == before
+        schedule.review("mini/b", Rating.Good)
+    assert schedule._path.read_bytes() == before
 
 
-def test_list_and_statistics(reviews, console, output):
-    reviews.review("mini/a", Rating.Good, at=now() - datetime.timedelta(days=9))
-    reviews.review("mini/b", Rating.Easy)
-    interview.show_list(DRILLS, reviews, console)
-    interview.show_stats(DRILLS, reviews, console)
+def test_list_and_statistics(schedule, console, output):
+    schedule.review("mini/a", Rating.Good, at=now() - datetime.timedelta(days=9))
+    schedule.review("mini/b", Rating.Easy)
+    module.show_list(DRILLS, schedule, console)
+    module.show_stats(DRILLS, schedule, console)
     shown = output.getvalue()
     assert "2 of 3 questions were asked at least once" in shown
     lines = {line.split()[0]: line for line in shown.splitlines() if "#" in line}
@@ -165,7 +198,7 @@ def test_the_anki_deck_has_stable_ids(tmp_path):
     notes = []
     for number in range(2):
         file = tmp_path / f"{number}.apkg"
-        interview.write_anki(DRILLS, file)
+        module.write_anki(DRILLS, file)
         with zipfile.ZipFile(file) as archive:
             archive.extract("collection.anki2", tmp_path)
         with sqlite3.connect(tmp_path / "collection.anki2") as database:
@@ -185,8 +218,8 @@ def test_every_question_of_the_repository_is_asked_by_the_command(tmp_path):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert len(interview.load_all()) > 10
-    for drill in interview.load_all().values():
+    assert len(module.load_all()) > 10
+    for drill in module.load_all().values():
         assert drill.question.split()[0] in done.stdout
 
 
@@ -215,49 +248,3 @@ def test_a_real_terminal(tmp_path):
     _, status = os.waitpid(child, 0)
     assert status == 0
     assert len(json.loads((tmp_path / "drills.json").read_text())["cards"]) == 1
-
-
-# --- writing a deliverable again --------------------------------------------------------------------------
-
-
-def passing(practice, mini):
-    practice.files(mini)[0].write_text(REFERENCE)
-    practice_module.grade_and_show(practice, mini)
-
-
-def test_a_deliverable_that_passes_comes_back_timed(tmp_path, console, output, mini, monkeypatch):
-    practice = Practice(tmp_path / "practice", console)
-    clock = [1000.0]
-    monkeypatch.setattr(time, "time", lambda: clock[0])
-    practice.write_blanks(mini)
-    clock[0] += 100
-    practice_module.grade_and_show(practice, mini)  # still blank
-    clock[0] += 10 * PAUSE_S  # lunch
-    passing(practice, mini)
-    assert practice.recall(mini, "times") == {"last": 100.0 + PAUSE_S, "best": 100.0 + PAUSE_S}
-    reviews = Reviews(practice.folder / "drills.json")
-    assert reviews.due(reviews.cards, at=now() + datetime.timedelta(days=4)) == ["write:mini"]
-
-    passing(practice, mini)  # once more, without a new blank: no second time
-    assert len(practice.recall(mini, "attempt")) == 0
-    practice.reset(mini)
-    clock[0] += 61
-    passing(practice, mini)
-    assert practice.recall(mini, "times") == {"last": 61.0, "best": 61.0}
-    practice_module.show_board(practice, [mini])
-    assert "best 1:01, last 1:01" in output.getvalue()
-
-
-def test_giving_up_sets_no_time_and_comes_back_soon(tmp_path, console, mini):
-    practice = Practice(tmp_path / "practice", console)
-    practice.write_blanks(mini)
-    mini_root = mini.folder.parent
-    practice_module.ROOT, saved = mini_root, practice_module.ROOT
-    try:
-        practice_module.show_solution(practice, mini, give_up=True)
-    finally:
-        practice_module.ROOT = saved
-    passing(practice, mini)
-    assert practice.recall(mini, "times") == {}
-    reviews = Reviews(practice.folder / "drills.json")
-    assert reviews.due(["write:mini"], at=now() + datetime.timedelta(minutes=2)) == ["write:mini"]

@@ -1,14 +1,14 @@
-"""Kernels: blanks, wrong solutions and practice work for .cu files as they do for modules."""
-
-import textwrap
+"""Kernels: blanks, mistakes and practice work for .cu files as they do for modules."""
 
 import pytest
+from rich.console import Console
 
-from shared.practice.__main__ import Practice
+from shared.practice.learner import Learner, digest
 from shared.projects import Project, load_project
 from shared.testing.blank import blank, blank_kernel
-from shared.testing.grading import Grade, grade_in_process, marks, read_wrong
-from shared.testing.plugin import check_blank, check_wrong
+from shared.testing.grading import Grade, grade_in_process, judge
+from shared.testing.mistakes import load_mistakes
+from shared.testing.proofs import check_blank, check_mistake
 from shared.tests.conftest import write_project
 
 # "Compiling" is reading here: the judge sees source files and error messages, whatever runs the kernel.
@@ -52,22 +52,30 @@ def test_norm():
     assert_close(mini.norm(x), np.array([5.0, 10.0, 13.0]), hint="looks like the wrong axis")
 '''
 HINTS = '[norm]\nnudge = "a"\nidea = "b"\nformula = "c"\n[axis]\nnudge = "a"\nidea = "b"\nformula = "c"\n'
-WRONG = "// diagnosis: looks like the wrong axis\n// kernel: axis.cu\nint axis() { return 0; }\n"
+MISTAKES = """
+[columns]
+diagnosis = "looks like the wrong axis"
+file = "kernels/axis.cu"
+replace = "return 1;"
+with = "return 0;"
+"""
 
 
 @pytest.fixture
-def cuda(tmp_path, monkeypatch) -> Project:
-    folder = write_project(tmp_path / "mini", {}).folder
-    for name, text in {
-        "mini.py": MODULE,
-        "kernels/axis.cu": KERNEL,
-        "kernels/given.cu": "// nothing to write here\n",
-        "tests/test_mini.py": TESTS,
-        "tests/hints.toml": HINTS,
-        "tests/wrong/columns.cu": WRONG,
-    }.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(textwrap.dedent(text).lstrip("\n"))
+def cuda(tmp_path) -> Project:
+    files = {
+        "mini": MODULE,
+        "test_mini": TESTS,
+        "hints": HINTS,
+        "mistakes": MISTAKES,
+        "more": "",
+        "test_more": "",
+    }
+    folder = write_project(tmp_path / "mini", **files).folder
+    (folder / "more.py").unlink()
+    (folder / "kernels").mkdir()
+    (folder / "kernels" / "axis.cu").write_text(KERNEL)
+    (folder / "kernels" / "given.cu").write_text("// nothing to write here\n")
     return load_project(folder)
 
 
@@ -88,56 +96,47 @@ def test_a_kernel_without_a_region_is_given(cuda):
     assert blank(cuda.folder / "kernels" / "given.cu") == "// nothing to write here\n"
 
 
-def test_a_wrong_kernel_takes_the_place_of_the_right_one(cuda, tmp_path):
-
-    wrong = read_wrong(cuda.wrong[0], cuda)
-    folder = tmp_path / "answer"
-    folder.mkdir()
-    wrong.write(cuda, folder)
-    assert sorted(path.name for path in folder.glob("kernels/*")) == ["axis.cu", "given.cu"]
-    grades = grade_in_process(cuda, folder, stop_at_first=True)
-    check_wrong(wrong, grades)
-    assert grades[0].outcome == "failed"
+def test_an_edit_of_a_kernel_is_a_wrong_answer(cuda, tmp_path):
+    (mistake,) = load_mistakes(cuda).values()
+    assert mistake.level == "core"
+    mistake.write(cuda, tmp_path / "answer")
+    assert sorted(path.name for path in (tmp_path / "answer").glob("kernels/*")) == ["axis.cu", "given.cu"]
+    grades = grade_in_process(cuda, tmp_path / "answer", first=True)
+    assert check_mistake(mistake, grades).outcome == "failed"
 
 
-@pytest.mark.parametrize(
-    ("source", "complaint"),
-    [
-        ("int axis() { return 0; }\n", "the first line must be '// diagnosis:"),
-        (
-            "// diagnosis: x\n// kernel: other.cu\n",
-            "the second line must be '// kernel: <one of axis.cu, given.cu>'",
-        ),
-    ],
-)
-def test_a_wrong_kernel_without_its_header_is_refused(cuda, source, complaint):
-
-    cuda.wrong[0].write_text(source)
-    with pytest.raises(ValueError, match=complaint.replace("(", r"\(")):
-        read_wrong(cuda.wrong[0], cuda)
+def marks(project, blanks, grades):
+    return {unit: verdict.mark for unit, verdict in judge(project.units, blanks, grades).items()}
 
 
 def test_practice_blanks_grades_and_resets_kernels(cuda, tmp_path):
-    from rich.console import Console
-
-    practice = Practice(tmp_path / "practice", Console(quiet=True))
-    module, kernel, _ = practice.write_blanks(cuda)
-    assert kernel == practice.folder / "mini" / "kernels" / "axis.cu"
+    learner = Learner(tmp_path / "practice", Console(quiet=True))
+    module, kernel, _ = learner.write_blanks(cuda)
+    assert kernel == learner.folder / "mini" / "kernels" / "axis.cu"
     module.write_text((cuda.folder / "mini.py").read_text())
-    grades = grade_in_process(cuda, module.parent)
-    assert [grade.outcome for grade in grades] == ["blank"]
-    assert marks(cuda.units, grades) == {"norm": "blank", "axis": "blank"}
+    assert grade_in_process(cuda, module.parent) == []  # the one test needs the kernel
+    grades = grade_in_process(cuda, module.parent, blanks=True)
+    assert [grade.outcome for grade in grades] == ["waiting"]
+    assert marks(cuda, {"axis"}, grades) == {"norm": "blank", "axis": "blank"}
     check_blank(cuda.units, grades)
     kernel.write_text(KERNEL)
-    assert marks(cuda.units, grade_in_process(cuda, module.parent)) == {"norm": "passing", "axis": "passing"}
-    before = practice.digest(cuda)
-    backups = practice.reset(cuda)
+    assert marks(cuda, (), grade_in_process(cuda, module.parent)) == {"norm": "core", "axis": "core"}
+    before = digest(learner.files(cuda))
+    backups = learner.reset(cuda)
     assert [path.suffix for path in backups] == [".py", ".cu", ".cu"]
     assert backups[1].read_text() == KERNEL
-    assert practice.digest(cuda) != before
+    assert digest(learner.files(cuda)) != before
 
 
 def test_a_blank_that_passes_is_noticed():
-    passed = Grade("tests/test_x.py::test_x", ("axis",), "passed")
+    passed = Grade("tests/test_x.py::test_x", ("axis",), "core", "passed")
     with pytest.raises(AssertionError, match="tests that the blank file passes"):
         check_blank(("axis",), [passed])
+
+
+def test_a_test_that_diagnoses_a_blank_is_noticed():
+    failed = Grade("tests/test_x.py::test_x", ("axis",), "core", "failed", "AttributeError: GradcheckError")
+    with pytest.raises(
+        AssertionError, match="only not written yet:\ntests/test_x.py::test_x: AttributeError"
+    ):
+        check_blank(("axis",), [failed])
