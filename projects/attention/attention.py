@@ -466,8 +466,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> No
 
 def _leading(*tensors: Tensor) -> torch.Size:
     """Return what the axes before the last two broadcast to."""
-    shape: torch.Size = torch.broadcast_shapes(*(x.shape[:-2] for x in tensors))
-    return shape
+    return torch.broadcast_shapes(*(x.shape[:-2] for x in tensors))
 
 
 def _check_dropout(name: str, probability: float) -> None:

@@ -66,8 +66,7 @@ def peak_megabytes(name: str, sizes: Iterable[int], **options: bool | int) -> li
     folder = Path(__file__).resolve().parent
     command = [sys.executable, "-c", code]
     out = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    peaks: list[float] = ast.literal_eval(out.stdout)
-    return peaks
+    return ast.literal_eval(out.stdout)
 
 
 def peak_here(

@@ -516,8 +516,7 @@ def _normalise_backward(grad_x_hat: Array, x_hat: Array, inv_std: Array, axis: i
     """
     through_mean = grad_x_hat.mean(axis=axis, keepdims=True)
     through_std = (grad_x_hat * x_hat).mean(axis=axis, keepdims=True)
-    gradient: Array = inv_std * (grad_x_hat - through_mean - x_hat * through_std)
-    return gradient
+    return inv_std * (grad_x_hat - through_mean - x_hat * through_std)
 
 
 class BatchNorm:
@@ -576,8 +575,7 @@ class BatchNorm:
         inv_std = 1 / np.sqrt(var + self.eps)
         x_hat = (x - mean) * inv_std
         self._saved, self._saved_training = (x.shape, x_hat, inv_std), training
-        y: Array = weight * x_hat + bias
-        return y
+        return weight * x_hat + bias
 
     def backward(self, grad_output: Array) -> Array:
         """Return ``∂L/∂x``; set the gradients of weight and bias."""
@@ -623,8 +621,7 @@ class LayerNorm:
         inv_std = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + self.eps)
         x_hat = centred * inv_std
         self._saved = x.shape, x_hat, inv_std
-        y: Array = weight * x_hat + bias
-        return y
+        return weight * x_hat + bias
 
     def backward(self, grad_output: Array) -> Array:
         """Return ``∂L/∂x``; set the gradients of weight and bias, summed over all leading axes."""

@@ -149,8 +149,7 @@ def cost_of_gradient(demo: Demo, x: Array, y: Array) -> None:
 def shifted(images: Array, dy: int, dx: int) -> Array:
     """Move 8x8 images by a pixel; what leaves is lost, what enters is blank."""
     padded = np.pad(images.reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
-    moved: Array = padded[:, 1 - dy : 9 - dy, 1 - dx : 9 - dx].reshape(-1, 64)
-    return moved
+    return padded[:, 1 - dy : 9 - dy, 1 - dx : 9 - dx].reshape(-1, 64)
 
 
 def digits(demo: Demo, x: Array, x_held_out: Array, y: Array, y_held_out: Array) -> None:

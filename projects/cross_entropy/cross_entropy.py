@@ -471,8 +471,7 @@ def _times(coefficient: Array, value: Array) -> Array:
 
 def _as(dtype: np.dtype[Any], losses: Array) -> Loss:
     """Cast to the dtype of the result; rank 0 becomes a scalar."""
-    result: Loss = losses.astype(dtype, copy=False)[()]
-    return result
+    return losses.astype(dtype, copy=False)[()]
 
 
 def _divided(total: float, counted_weight: float, reduction: str, dtype: np.dtype[Any]) -> Loss:

@@ -257,8 +257,7 @@ def exact_next(frame: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
     offset = x[:, None] - means
     log_weight = torch.tensor([STAY, 1 - STAY], dtype=x.dtype).log() - offset.square().sum(-1) / (2 * total)
     answers = means + SPREAD**2 / total * offset
-    out: Tensor = (log_weight.softmax(1)[..., None] * answers).sum(1)
-    return out
+    return (log_weight.softmax(1)[..., None] * answers).sum(1)
 
 
 def network_error(frame: Tensor, x: Tensor, sigma: Tensor) -> Tensor:

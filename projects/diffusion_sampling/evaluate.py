@@ -54,13 +54,11 @@ class Judge(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Map (n, 1, 8, 8) images in [-1, 1] to (n, 64) features."""
-        out: Tensor = self.hidden(images)
-        return out
+        return self.hidden(images)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map (n, 1, 8, 8) images to (n, 10) logits."""
-        out: Tensor = self.head(self.features(images))
-        return out
+        return self.head(self.features(images))
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:

@@ -72,8 +72,7 @@ class GaussianMixture:
             self._variances / total * along
         )  # (batch, K, d): per axis, the share of x - mean that is signal
         answers = self.means + torch.einsum("kde,bke->bkd", self._axes, shrunk)
-        out: Tensor = (self.responsibilities(x, sigma)[..., None] * answers).sum(dim=1)
-        return out
+        return (self.responsibilities(x, sigma)[..., None] * answers).sum(dim=1)
 
     def responsibilities(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Return P(component k | x) at noise level sigma, (batch, components): rows sum to 1."""

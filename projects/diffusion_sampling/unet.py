@@ -104,8 +104,7 @@ class ResidualBlock(nn.Module):
         h = self.conv_1(functional.silu(self.norm_1(x)))
         scale, shift = self.modulation(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
         h = self.norm_2(h) * (1 + scale) + shift
-        out: Tensor = self.skip(x) + self.conv_2(functional.silu(h))
-        return out
+        return self.skip(x) + self.conv_2(functional.silu(h))
 
 
 class SelfAttention(nn.Module):
@@ -144,8 +143,7 @@ class SelfAttention(nn.Module):
         # (B, 3C, H, W) -> three of (B, heads, pixels, width)
         q, k, v = self.qkv(self.norm(x)).reshape(B, 3, self.n_heads, C // self.n_heads, H * W).mT.unbind(1)
         weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-        out: Tensor = x + self.out((weights @ v).mT.reshape(B, C, H, W))
-        return out
+        return x + self.out((weights @ v).mT.reshape(B, C, H, W))
 
 
 class UNet(nn.Module):
@@ -222,8 +220,7 @@ class UNet(nn.Module):
         h = self.bottom_2(self.attention(h), embedding)
         h = self.up(functional.interpolate(h, scale_factor=2.0, mode="nearest"))  # 8×8 again
         h = self.up_block(torch.cat([h, details], dim=1), embedding)
-        out: Tensor = self.last(functional.silu(self.last_norm(h)))
-        return out
+        return self.last(functional.silu(self.last_norm(h)))
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:

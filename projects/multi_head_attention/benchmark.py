@@ -55,12 +55,10 @@ def compare_forms(bench: Benchmark, B: int, T: int, d_model: int, n_heads: int, 
     mask = real[:, None, None, :] if form == "padded" else None
 
     def torch_forward(x: Tensor, *, need_weights: bool = False) -> Tensor:
-        output: Tensor = theirs(x, x, x, need_weights=need_weights, **options)[0]
-        return output
+        return theirs(x, x, x, need_weights=need_weights, **options)[0]
 
     def our_forward(x: Tensor) -> Tensor:
-        output: Tensor = ours(x, mask=mask)
-        return output
+        return ours(x, mask=mask)
 
     case = f"B {B}, T {T}, d {d_model}, {n_heads} heads, {form}"
     x.requires_grad_()

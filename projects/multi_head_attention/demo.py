@@ -69,8 +69,7 @@ class OneLayer(nn.Module):
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """Return what the attention sees, (B, T, D_MODEL)."""
-        x: Tensor = self.embedding(tokens) + self.positions
-        return x
+        return self.embedding(tokens) + self.positions
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits, (B, T, n_answers, characters)."""

@@ -281,8 +281,7 @@ class MultiHeadAttention(nn.Module):
             heads = (self._grouped(weights) @ v).view_as(q)
         if dead is not None:
             heads = heads.masked_fill(dead, 0)
-        output: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))  # the heads of a token side by side
-        return output
+        return self.out_proj(heads.transpose(1, 2).flatten(2))  # the heads of a token side by side
 
     @torch.no_grad()
     def attention_maps(

@@ -49,8 +49,7 @@ class Block(nn.Module):
         query, key, value = self.qkv(self.norm1(x)).reshape(B, T, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(B, T, D)
         x = x + self.out(mixed)
-        result: Tensor = x + self.mlp(self.norm2(x))
-        return result
+        return x + self.mlp(self.norm2(x))
 
 
 def mlp(width: int) -> nn.Sequential:

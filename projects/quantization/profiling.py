@@ -166,8 +166,7 @@ class Bottlenecked(nn.Module):
                 total = total + hidden[k : k + 1]
                 rows.append(total)
             mixed = torch.cat(rows) if rows else hidden
-        result: Tensor = self.head(mixed)
-        return result
+        return self.head(mixed)
 
 
 def _best_seconds(call: Callable[[], object], rounds: int) -> float:

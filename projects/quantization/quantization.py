@@ -160,8 +160,7 @@ def fake_quantize(
 
     Source: Bengio et al. 2013, arXiv 1308.3432, section 4 (straight-through); Jacob et al. 2018, eq. 12.
     """
-    result: Tensor = _StraightThrough.apply(x, scale, zero_point, n_bits, axis)  # type: ignore[no-untyped-call]
-    return result
+    return _StraightThrough.apply(x, scale, zero_point, n_bits, axis)  # type: ignore[no-untyped-call]
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -955,8 +954,7 @@ class FakeQuantized(nn.Module):
         weight = self.layer.weight
         rows = weight if self.group_size is None else weight.reshape(-1, self.group_size)
         fake = fake_quantize(rows, *_weight_qparams(rows, n_bits=self.n_bits), n_bits=self.n_bits, axis=0)
-        result: Tensor = torch.func.functional_call(self.layer, {"weight": fake.reshape(weight.shape)}, x)
-        return result
+        return torch.func.functional_call(self.layer, {"weight": fake.reshape(weight.shape)}, x)
 
 
 def quantize_model(

@@ -103,8 +103,7 @@ class CharGPT(nn.Module):
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.head(self.norm(x))
-        return logits
+        return self.head(self.norm(x))
 
     @torch.no_grad()
     def generate(self, prompt: bytes, n_bytes: int, *, generator: torch.Generator) -> bytes:

@@ -84,8 +84,7 @@ def compare_blocks(bench: Benchmark, generator: torch.Generator) -> None:
         mask = nn.Transformer.generate_square_subsequent_mask(T) if causal else None
 
         def torchs(x: Tensor, layer: nn.Module = layer, mask: Tensor | None = mask) -> Tensor:
-            y: Tensor = layer(x, src_mask=mask, is_causal=mask is not None)
-            return y
+            return layer(x, src_mask=mask, is_causal=mask is not None)
 
         kind = f"{norm_position}-norm{', causal' if causal else ''}"
         bench.compare(

@@ -85,8 +85,7 @@ class Reader(nn.Module):
             x = x + sinusoidal_encoding(T, x.shape[-1])
         if self.position == "alibi":
             mask = alibi_bias(self.n_heads, T)
-        logits: Tensor = self.logits(self.blocks(x, mask=mask))
-        return logits
+        return self.logits(self.blocks(x, mask=mask))
 
 
 def losses(model: nn.Module, batch: Tensor) -> Tensor:
@@ -335,8 +334,7 @@ class TokenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, T, d_model)."""
-        y: Tensor = self.norm(x.flatten(0, 1)).view(x.shape)
-        return y
+        return self.norm(x.flatten(0, 1)).view(x.shape)
 
 
 def with_batch_norm(model: Reader) -> Reader:

@@ -188,8 +188,7 @@ class FeedForward(nn.Module):
             h = F.relu(h)
         else:
             h = F.gelu(h, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        y: Tensor = self.down(self.dropout(h))
-        return y
+        return self.down(self.dropout(h))
 
 
 def sinusoidal_encoding(n_positions: int, d_model: int) -> Tensor:
@@ -431,12 +430,10 @@ class TransformerBlock(nn.Module):
             x = x + self._attention(self.attention_norm(x), mask)
             return x + self._feed_forward(self.feed_forward_norm(x))
         x = self.attention_norm(x + self._attention(x, mask))
-        normed: Tensor = self.feed_forward_norm(x + self._feed_forward(x))
-        return normed
+        return self.feed_forward_norm(x + self._feed_forward(x))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.dropout(self.feed_forward(x))
-        return y
+        return self.dropout(self.feed_forward(x))
 
     def _attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Let the tokens exchange: queries, keys and values of all heads, attention, and a mix of the heads."""
@@ -449,8 +446,7 @@ class TransformerBlock(nn.Module):
         attended = self._attend_in_groups(query, key, value, bias)
         if hopeless is not None:
             attended = attended.masked_fill(hopeless, 0)
-        y: Tensor = self.dropout(self.out(attended.transpose(1, 2).reshape(B, T, D)))
-        return y
+        return self.dropout(self.out(attended.transpose(1, 2).reshape(B, T, D)))
 
     def _attend_in_groups(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """Attend in a few of the B·h attention matrices at a time: the same numbers, but they stay in the cache."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -111,17 +111,34 @@ def compile_triton(module: Path, listed: Path) -> list[Resources]:
             raise AssertionError(f"the Triton kernels do not compile:\n{done.stderr[-3000:]}")
         found = []
         for name, shared_bytes in json.loads(done.stdout.splitlines()[-1]).items():
-            ptx = f"{out}/{name}.ptx"
-            arch = f"sm_{TRITON_ARCHITECTURE}a"
-            ptxas = [str(find_nvcc().with_name("ptxas")), "-v", f"-arch={arch}", ptx, "-o", f"{out}/cubin"]
-            report = subprocess.run(ptxas, capture_output=True, text=True, check=True).stderr
-            kernel = _parse_ptxas(report)[0]
-            found.append(
-                Resources(
-                    name, arch, kernel.registers, kernel.spilled_bytes, kernel.stack_bytes, shared_bytes
-                )
-            )
+            kernel = assemble(Path(out, f"{name}.ptx"), f"sm_{TRITON_ARCHITECTURE}a")
+            found.append(replace(kernel, kernel=name, shared_bytes=shared_bytes))
     return found
+
+
+def assemble(ptx: Path, arch: str) -> Resources:
+    """Return what the kernel of a PTX file takes, as the toolkit's ptxas says.
+
+    Raises
+    ------
+    AssertionError
+        If ptxas refuses it, with its message.
+    """
+    command = [
+        str(find_nvcc().with_name("ptxas")),
+        "-v",
+        f"-arch={arch}",
+        str(ptx),
+        "-o",
+        str(ptx.with_suffix(".cubin")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(
+            f"ptxas of CUDA {nvcc_version()} refuses {ptx.name}:\n{done.stderr.strip()}\n"
+            "If it names the PTX version: this Triton is newer than the toolkit; see the bound in pyproject.toml."
+        )
+    return _parse_ptxas(done.stderr)[0]
 
 
 _AHEAD_OF_TIME = """

@@ -194,6 +194,12 @@ def write_project(folder: Path, **files: str) -> Project:
     return load_project(folder)
 
 
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge the little project as a user does, also where CI asks for more of the real ones."""
+    monkeypatch.delenv("GROUNDWORK_JUDGE", raising=False)
+
+
 @pytest.fixture
 def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Return the little project; a child process finds `shared` too."""

@@ -137,6 +137,6 @@ def test_a_blank_that_passes_is_noticed():
 def test_a_test_that_diagnoses_a_blank_is_noticed():
     failed = Grade("tests/test_x.py::test_x", ("axis",), "core", "failed", "AttributeError: GradcheckError")
     with pytest.raises(
-        AssertionError, match="only not written yet:\ntests/test_x.py::test_x: AttributeError"
+        AssertionError, match=r"only not written yet:\ntests/test_x\.py::test_x: AttributeError"
     ):
         check_blank(("axis",), [failed])

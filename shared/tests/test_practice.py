@@ -232,7 +232,7 @@ def test_hints_climb_from_nudge_to_formula(desk, mini, output):
         module.show_hint(desk, mini, "")
         seen.append([name for name in ("nudge", "idea", "formula") if f"scale: {name}" in output.getvalue()])
     assert seen == [["nudge"], ["nudge", "idea"], ["nudge", "idea", "formula"], ["nudge", "idea", "formula"]]
-    with pytest.raises(SystemExit, match="no 'sacle' in mini; did you mean scale?"):
+    with pytest.raises(SystemExit, match=r"no 'sacle' in mini; did you mean scale\?"):
         module.show_hint(desk, mini, "sacle")
 
 
@@ -370,7 +370,7 @@ def test_a_file_that_may_not_be_read_is_one_line(capsys):
     def main():
         raise PermissionError(13, "Permission denied", "practice/.progress.json")
 
-    with pytest.raises(SystemExit, match="Permission denied: 'practice/.progress.json'"):
+    with pytest.raises(SystemExit, match=r"Permission denied: 'practice/\.progress\.json'"):
         run_command(main)
 
 

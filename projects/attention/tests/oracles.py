@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F
 
 from shared.testing.checks import unchanged
@@ -178,5 +179,5 @@ def check_finite_differences(function, inputs):
     """Run torch's gradcheck and turn its error into a diagnosis."""
     try:
         torch.autograd.gradcheck(function, inputs)
-    except torch.autograd.gradcheck.GradcheckError as error:
+    except GradcheckError as error:
         raise AssertionError(f"finite differences disagree with the gradients\n{error}") from error

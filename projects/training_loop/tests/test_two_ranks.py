@@ -14,6 +14,8 @@ from test_training_loop import big_batch, dealt
 import distributed
 from shared.testing.checks import assert_close, expect_error
 
+pytestmark = pytest.mark.timeout(120)  # whole processes: each has a limit of its own
+
 
 @pytest.mark.grades("World", "process_group", "sum_over_ranks", "gather_rng_states")
 def test_alone():

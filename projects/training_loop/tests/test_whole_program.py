@@ -17,6 +17,8 @@ from fork_server import Process, nothing_stays, run, run_ranks, start_ranks  # n
 import checkpoint
 from shared.testing.checks import assert_close
 
+pytestmark = pytest.mark.timeout(120)  # whole processes: each has a limit of its own
+
 
 def wait_until(condition, what, process, limit_s=60):
     deadline = time.monotonic() + limit_s
