@@ -1,6 +1,6 @@
 """A CUDA device made of the CPU: an emulated driver and an nvcc stand-in, one level below the real PyCUDA.
 
-    from shared import cuda_emulator
+    import cuda_emulator              # in this repository: from shared import cuda_emulator
     cuda_emulator.activate()          # before `import pycuda.driver`; does nothing where there is a GPU
     with cuda_emulator.settings(schedule="reverse"):
         host_function(...)            # raises pycuda.driver.Error with the .cu line of a race, an overrun ...

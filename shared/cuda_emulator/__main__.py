@@ -1,4 +1,4 @@
-"""Profile a kernel file without a GPU: ``python -m shared.cuda_emulator profile projects/cuda_matmul/kernels/naive.cu``."""
+"""Profile a kernel file without a GPU: ``python -m shared.cuda_emulator profile my_kernel.cu``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TYPES = {
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m shared.cuda_emulator", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cuda_emulator", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     profile = commands.add_parser("profile", help="print the source with the counts of each line")
     profile.add_argument("file", type=Path, help="a .cu file")

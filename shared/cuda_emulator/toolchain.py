@@ -154,8 +154,8 @@ def stub_source() -> str:
 
 def nvcc_folder() -> Path:
     """Return a folder that holds a command named nvcc, to be put first on PATH."""
-    command = "#!/bin/sh\n# Stands in for NVIDIA's compiler: see shared/cuda_emulator/nvcc.py.\n"
-    code = f"import sys; sys.path.insert(0, {str(HERE.parent.parent)!r}); from shared.cuda_emulator.nvcc import main; "
+    command = f"#!/bin/sh\n# Stands in for NVIDIA's compiler: see {HERE.name}/nvcc.py.\n"
+    code = f"import sys; sys.path.insert(0, {str(HERE.parent)!r}); from {HERE.name}.nvcc import main; "
     command += f'exec {sys.executable!r} -S -E -c "{code}sys.exit(main())" "$@"\n'
     folder = cache_folder() / f"nvcc-{digest(command)}"
     folder.mkdir(exist_ok=True)
@@ -208,7 +208,7 @@ def _compile_and_link(command: list[str], text: str, work: Path) -> Path:
     linked = work / "linked"
     here = f"-ffile-prefix-map={os.getcwd()}=."  # PyCUDA compiles in a new folder each time
     steps = (
-        [*command, here, "-c", "-x", "c++", "-", "-o", str(work / "object")],
+        [command[0], here, *command[1:], "-c", "-x", "c++", "-", "-o", str(work / "object")],
         [compiler(), "-shared", "-o", str(linked), str(work / "object")],
     )
     for step in steps:
@@ -225,6 +225,9 @@ class CompileError(RuntimeError):
 def _kernel_flags(mode: str) -> list[str]:
     flags = ["-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", "-g1", "-gdwarf-4"]
     flags += ["-I", str(HERE / "include"), "-include", str(HERE / "include" / "device.hpp")]
+    flags.append(
+        f"-ffile-prefix-map={HERE / 'include'}=emulator-include"
+    )  # how driver/report.cpp knows our own lines
     flags += [*COMMON, *EXACT_ACCESSES["clang" if is_clang() else "gcc"]]
     if mode == "plain":
         return [*flags, "-O2", "-fwrapv"]  # overflow wraps, as on a GPU

@@ -186,7 +186,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def _has_further(config: pytest.Config) -> bool:
-    return bool(set(config.stash[PRESENT]) & set(config.stash[PROJECT].further_sources))
+    further, present = config.stash[PROJECT].further_sources, config.stash[PRESENT]
+    return any(source in present for source in further)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:

@@ -1,4 +1,4 @@
-// What the Python package calls, beside the driver API (shared/cuda_emulator/control.py).
+// What the Python package calls, beside the driver API (control.py).
 #include "emulator.hpp"
 
 using namespace emulator;

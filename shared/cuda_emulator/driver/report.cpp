@@ -133,7 +133,7 @@ void Module::locate(const std::vector<uintptr_t>& pcs) {
                 if (colon) *colon = 0;
                 std::string path = line, name = function.substr(0, function.find('('));
                 function.clear();
-                if (!row || path.find("cuda_emulator/include/") != std::string::npos) continue;  // not the user's
+                if (!row || path.find("emulator-include/") != std::string::npos) continue;  // not the user's
                 if (path.compare(0, 2, "./") == 0) path = path.substr(2);
                 if (target) target->push_back({path, name, row});
             }

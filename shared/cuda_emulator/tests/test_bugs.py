@@ -3,11 +3,10 @@
 import ctypes
 from pathlib import Path
 
+import cuda_emulator
 import numpy as np
 import pytest
-
-from shared import cuda_emulator
-from shared.cuda_emulator.launch import DeviceArray, DriverError, Module
+from cuda_emulator.launch import DeviceArray, DriverError, Module
 
 KERNELS = Path(__file__).parent / "kernels"
 F32, I32 = np.float32, np.int32
@@ -242,7 +241,7 @@ def test_report_names_both_sides_of_a_race(bugs):
 def test_driver_library_is_the_emulator():
     cuda_emulator.activate_anyway(announce=False)
     count = ctypes.c_int()
-    from shared.cuda_emulator.control import library
+    from cuda_emulator.control import library
 
     assert library().cuDeviceGetCount(ctypes.byref(count)) == 0
     assert count.value == 1

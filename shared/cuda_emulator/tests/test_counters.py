@@ -4,11 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cuda_emulator
 import numpy as np
 import pytest
-
-from shared import cuda_emulator
-from shared.cuda_emulator.launch import DeviceArray, DriverError, Module
+from cuda_emulator.launch import DeviceArray, DriverError, Module
 
 KERNELS = Path(__file__).parent / "kernels"
 F32, I32 = np.float32, np.int32
@@ -130,7 +129,7 @@ def test_plain_kernels_cannot_be_counted():
 
 
 def test_profile_prints_the_annotated_source():
-    command = [sys.executable, "-m", "shared.cuda_emulator", "profile", str(KERNELS / "access_patterns.cu")]
+    command = [sys.executable, "-m", "cuda_emulator", "profile", str(KERNELS / "access_patterns.cu")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=KERNELS.parents[2])
     assert done.returncode == 0, done.stderr
     assert "strided<<<1, 32>>>(float[256], float[32], 8, 0)" in done.stdout
@@ -140,7 +139,7 @@ def test_profile_prints_the_annotated_source():
 
 
 def test_profile_without_a_launch_says_how():
-    command = [sys.executable, "-m", "shared.cuda_emulator", "profile", str(KERNELS / "correct.cu")]
+    command = [sys.executable, "-m", "cuda_emulator", "profile", str(KERNELS / "correct.cu")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=KERNELS.parents[2])
     assert done.returncode != 0
     assert "// profile: kernel<<<grid, block>>>(float[1024], 1024)" in done.stderr

@@ -3,11 +3,10 @@
 import ctypes
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint64, c_void_p
 
+import cuda_emulator
 import numpy as np
 import pytest
-
-from shared import cuda_emulator
-from shared.cuda_emulator.launch import DeviceArray, DriverError, Module, call, ensure_context
+from cuda_emulator.launch import DeviceArray, DriverError, Module, call, ensure_context
 
 F32, I32 = np.float32, np.int32
 SOURCE = """
@@ -202,7 +201,7 @@ def test_unloaded_modules_are_gone():
 
 def test_error_text_starts_with_cudas_own():
     cuda_emulator.activate_anyway(announce=False)
-    from shared.cuda_emulator.control import library
+    from cuda_emulator.control import library
 
     text = c_char_p()
     library().cuGetErrorString(0, byref(text))

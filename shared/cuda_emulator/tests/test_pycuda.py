@@ -4,16 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cuda_emulator
 import numpy as np
 import pytest
-
-from shared import cuda_emulator
-from shared.cuda_emulator.control import real_driver
+from cuda_emulator.control import real_driver
 
 if real_driver():
     pytest.skip("this process has NVIDIA's own driver", allow_module_level=True)
 pytest.importorskip(
-    "pycuda", reason="PyCUDA is not installed: python -m shared.cuda_emulator.pycuda_wheel builds its wheel"
+    "pycuda", reason="PyCUDA is not installed: python -m cuda_emulator.pycuda_wheel builds its wheel"
 )
 cuda_emulator.activate_anyway(Path(__file__).parent / "kernels", announce=False)
 
@@ -162,7 +161,7 @@ def test_counting_through_pycuda(module):
 
 
 def test_activation_after_pycuda_is_an_error():
-    code = "import sys; sys.modules['pycuda._driver'] = sys; from shared import cuda_emulator as e; e.activate_anyway()"
+    code = "import sys; sys.modules['pycuda._driver'] = sys; import cuda_emulator as e; e.activate_anyway()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )

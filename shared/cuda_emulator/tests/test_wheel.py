@@ -4,8 +4,7 @@ import subprocess
 import sys
 
 import pytest
-
-from shared.cuda_emulator import pycuda_wheel
+from cuda_emulator import pycuda_wheel
 
 
 def test_not_on_linux_is_said(monkeypatch):

@@ -6,13 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cuda_emulator
 import numpy as np
 import pytest
-
-from shared import cuda_emulator
-from shared.cuda_emulator import toolchain
-from shared.cuda_emulator.launch import DeviceArray, DriverError, Module, call
-from shared.cuda_emulator.source import UnsupportedError
+from cuda_emulator import toolchain
+from cuda_emulator.launch import DeviceArray, DriverError, Module, call
+from cuda_emulator.source import UnsupportedError
 
 KERNELS = Path(__file__).parent / "kernels"
 ROOT = Path(__file__).parents[2]
@@ -271,8 +270,8 @@ SMOKE = """
 import sys; sys.path.insert(0, {root!r})
 import numpy as np
 from pathlib import Path
-from shared import cuda_emulator
-from shared.cuda_emulator.launch import DriverError, Module
+import cuda_emulator
+from cuda_emulator.launch import DriverError, Module
 cuda_emulator.activate_anyway(announce=False)
 kernels = Path({kernels!r})
 x = np.random.default_rng(1).standard_normal((5, 133)).astype(np.float32)
@@ -320,6 +319,25 @@ def test_portable_fibers():
 @pytest.mark.skipif(shutil.which("clang++") is None, reason="clang++ is not installed")
 def test_clang():
     smoke(CXX="clang++")
+
+
+def test_the_folder_works_on_its_own(tmp_path):
+    """Copied out of the repository, and under another name."""
+    copy = tmp_path / "any where" / "my_device"
+    shutil.copytree(Path(__file__).parents[1], copy, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    code = """
+import numpy as np, subprocess
+from my_device import control, toolchain
+from my_device.launch import Module
+control.activate_anyway(announce=False)
+y = np.zeros(4, np.float32)
+Module('extern "C" __global__ void k(float* y) { y[threadIdx.x] = 1; }').launch("k", 1, 4, y)
+assert y.tolist() == [1, 1, 1, 1]
+nvcc = str(toolchain.nvcc_folder() / "nvcc")
+assert "release" in subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=copy.parent)
+    assert done.returncode == 0, done.stderr
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
