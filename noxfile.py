@@ -151,7 +151,7 @@ def catalogue(session: nox.Session) -> None:
 @nox.session(default=False)
 def mutate(session: nox.Session) -> None:
     """Score the tests of a project by mutants of its modules: nox -s mutate -- PROJECT [MODULE ...]."""
-    install(session, "cosmic-ray", *PRACTICE, *packages_of_named(session))
+    install(session, "mutmut", *PRACTICE, *packages_of_named(session))
     session.run("python", "-m", "shared.testing.mutation", *session.posargs, env=ONE_THREAD)
 
 
@@ -205,7 +205,7 @@ def lock(session: nox.Session) -> None:
     wanted = [
         package for package in EVERYTHING if package != "pycuda"
     ]  # its wheel is built here: pin what it needs
-    source.write_text("\n".join([*wanted, *PYCUDA_NEEDS, "cosmic-ray", "mypy", "ruff", TORCH]) + "\n")
+    source.write_text("\n".join([*wanted, *PYCUDA_NEEDS, "mutmut", "mypy", "ruff", TORCH]) + "\n")
     compiled = session.run(
         *("uv", "pip", "compile", str(source), "--universal", "--python-version", "3.11", "--upgrade"),
         *("--no-header", "--no-annotate", "--quiet"),

@@ -43,7 +43,14 @@ MOST_UNITS, MOST_LINES, MOST_FUNCTION_LINES, MOST_WORDS = 10, 200, 30, 1500
 # What each room of shared/ imports of the others. The emulator is a guest: it imports nothing of shared.
 ROOMS = {
     "testing": ("projects", "cuda_emulator", "measuring.device", "testing"),
-    "measuring": ("projects", "practice.questions", "testing.compile_gate", "measuring"),
+    "measuring": (
+        "projects",
+        "practice.questions",
+        "practice.grade",
+        "testing.compile_gate",
+        "testing.mistakes",
+        "measuring",
+    ),
     "practice": ("projects", "testing", "practice"),
     "tour": ("projects", "measuring", "practice", "tour"),
     "cuda_emulator": (),
@@ -57,8 +64,9 @@ def problems(root: Path) -> Iterator[str]:
     orders = [project.order for project in projects]
     if len(set(orders)) != len(orders):
         yield f"two projects share an order: {orders}"
-    if not fill_readme(root / "README.md", write=False):
-        yield "README.md: a generated block is out of date; run python -m shared.measuring.readme"
+    for page in ("README.md", "CONTRIBUTING.md"):
+        if not fill_readme(root / page, write=False):
+            yield f"{page}: a generated block is out of date; run python -m shared.measuring.readme"
     for folder in sorted(path for path in (root / "projects").glob("[!.]*") if path.is_dir()):
         if any(folder.glob("*.*")) and not (folder / "pyproject.toml").exists():
             yield f"{folder.name}: no pyproject.toml"

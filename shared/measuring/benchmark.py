@@ -270,7 +270,8 @@ def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         head = _output([*git, "rev-parse", "--short=12", "HEAD"])
-        generated = [f":(exclude,glob)**/{name}" for name in ("results/**", "README.md", "MEASURED.md")]
+        names = ("results/**", "README.md", "CONTRIBUTING.md", "MEASURED.md", "grading_times.json")
+        generated = [f":(exclude,glob)**/{name}" for name in names]
         changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *generated])
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -57,7 +57,9 @@ def _replace(path: Path, before: str, after: str, write: bool) -> bool:
 def _block(folder: Path, kind: str) -> str:
     name, _, key = kind.partition(":")
     if folder == ROOT:
-        return {"projects": _projects, "topics": _topics}[name](load_projects())
+        return {"projects": _projects, "topics": _topics, "grading_times": _grading_times}[name](
+            load_projects()
+        )
     if name == "benchmark":
         return benchmark_tables(_read_results(folder), key)
     if name == "headline":
@@ -176,6 +178,24 @@ def _projects(projects: list[Project]) -> str:
     return _table(columns, rows)
 
 
+def _grading_times(projects: list[Project]) -> str:
+    """Return the table of CONTRIBUTING.md: what shared/measuring/grading_times.py measured."""
+    path = Path(__file__).with_name("grading_times.json")
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for row in result["rows"]:
+        verdict = "≤" if row["median"] <= row["target"] else "**above**"
+        cell = f"{row['median']:.1f} ({row['low']:.1f}–{row['high']:.1f}), {verdict} {row['target']:.0f}"
+        rows.append([row["project"], cell])
+    where = result["provenance"]
+    return (
+        _table(["project", "seconds to the verdict, median of the runs (least–most)"], rows)
+        + f"\n\n*{where['device']}, 1 thread, Python {where['python']}; {where['date']}, commit {where['commit']}.*"
+    )
+
+
 def _count_mistakes(project: Project) -> int:
     return len(read_toml(project.folder / "tests" / "mistakes.toml"))
 
@@ -205,7 +225,11 @@ def main(arguments: list[str]) -> int:
     write = "--check" not in arguments
     stale = []
     for folder in [ROOT, *(project.folder for project in load_projects())]:
-        for fill, path in ((fill_readme, folder / "README.md"), (fill_measured, folder / "MEASURED.md")):
+        for fill, path in (
+            (fill_readme, folder / "README.md"),
+            (fill_readme, folder / "CONTRIBUTING.md"),
+            (fill_measured, folder / "MEASURED.md"),
+        ):
             try:
                 if fill(path, write=write):
                     continue

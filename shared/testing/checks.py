@@ -251,8 +251,10 @@ def assert_imports_only(module: ModuleType | str | Path, allowed: set[str]) -> N
     allowed = allowed | {"numpy"} if "torch" in allowed else allowed  # torch itself needs it
     fine = (set(sys.stdlib_module_names) - WAYS_TO_IMPORT) | allowed
     nodes = list(ast.walk(ast.parse(path.read_bytes())))
-    imports = [alias for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    is_sys = {alias.asname or alias.name for alias in imports if alias.name == "sys"}
+    imports = [
+        alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
+    ]
+    is_sys = {"sys", *(alias.asname for alias in imports if alias.name == "sys")}
     for node in nodes:
         if isinstance(node, ast.Import):
             found = {alias.name.split(".")[0] for alias in node.names}
@@ -263,7 +265,8 @@ def assert_imports_only(module: ModuleType | str | Path, allowed: set[str]) -> N
         elif isinstance(node, ast.Name) and node.id in {"__import__", "__builtins__", "exec", "eval"}:
             found = {node.id}
         elif isinstance(node, ast.Attribute) and (
-            node.attr == "__import__" or (node.attr == "modules" and ast.unparse(node.value) in is_sys)
+            node.attr == "__import__"
+            or (node.attr == "modules" and ast.unparse(node.value).split(".")[-1] in is_sys)
         ):
             found = {ast.unparse(node)}
         else:

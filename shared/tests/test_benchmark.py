@@ -172,7 +172,7 @@ def measure(mini):
 def test_practice_measures_the_learners_file_and_writes_nothing(measure, mini):
     practice, ended = measure(HERS.replace("raise NotImplementedError", "return x + x"), "--practice")
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("measuring mini.py in practice/mini; extra.py of the reference\n")
+    assert ended.stdout.startswith("measuring mini.py in practice/mini; extra.py, more.py of the reference\n")
     hers, reference = str(practice / "mini.py"), str(mini.folder / "extra.py")
     assert f"loaded {hers} {reference} {hers}\n" in ended.stdout  # in a process that a benchmark starts, too
     assert "| case | ours, ms | extra / ours | noise |" in ended.stdout

@@ -176,6 +176,7 @@ def test_a_mistake_that_fails_itself_hides_nothing():
         "from sys import modules",
         "import sys as s\nf = s.modules['torch']",
         "f = np.sys.modules['torch']",
+        "from numpy import sys as s\nf = s.modules['torch']",
         "import builtins",
         "f = __builtins__['__import__']('torch')",
         "from pydoc import locate",
@@ -186,6 +187,26 @@ def test_side_doors_to_the_library_are_refused(tmp_path, source):
     (tmp_path / "answer.py").write_text("import numpy as np\n" + source)
     with pytest.raises(AssertionError, match="calls the library instead"):
         assert_imports_only(tmp_path / "answer.py", {"numpy"})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Net(torch.nn.Module): pass\nfor module in Net().modules(): pass",
+        "import numpy as np\nx = np.zeros(3)",
+        "modules = [1]\nfirst = modules[0]",
+    ],
+)
+def test_what_no_blank_forbids_is_allowed(tmp_path, source):
+    """`model.modules()` failed all units of quantization, and so did NumPy in a torch project."""
+    (tmp_path / "answer.py").write_text("import torch\n" + source)
+    assert_imports_only(tmp_path / "answer.py", allowed={"torch"})
+
+
+def test_another_coding_is_read_as_python_reads_it(tmp_path):
+    (tmp_path / "answer.py").write_bytes("# -*- coding: latin-1 -*-\n# é\nimport scipy\n".encode("latin-1"))
+    with pytest.raises(AssertionError, match="line 3 uses scipy"):
+        assert_imports_only(tmp_path / "answer.py", allowed={"numpy"})
 
 
 def test_torch_dtypes_are_compared_by_name():

@@ -12,7 +12,7 @@ from shared.measuring import readme as generated
 from shared.measuring.demo import Demo
 from shared.measuring.readme import fill_measured, fill_readme
 from shared.practice.questions import load_drills
-from shared.projects import ROOT, StudyList, load_study_list
+from shared.projects import ROOT, StudyList, load_project, load_study_list
 
 STUDY = StudyList(
     topics={"neurons": "Basics"},
@@ -194,12 +194,17 @@ def test_the_layout_check_names_everything_that_is_missing(mini, monkeypatch):
     problems = "\n".join(problems_of(mini))
     assert "no committed results: nox -s bench -- mini" in problems
     assert "quotes ['length']" in problems
-    assert "2 wrong solutions, at least 8" in problems
+    assert "3 mistakes, at least 8" in problems
+    assert (
+        "caught_by.json and mistakes.toml disagree on ['norm_without_root', 'scale_ignores_factor', 'shift_is_a_scale']"
+        in problems
+    )
     assert "testpaths in pyproject.toml lack drills.toml" in problems
     run_demo(mini.folder, monkeypatch, "--save")
     (mini.folder / "results" / "cpu.json").write_text(json.dumps({}))
     toml = mini.folder / "tests" / "hints.toml"
     toml.write_text(toml.read_text().replace("[norm]", "[length]"))
+    mini = load_project(mini.folder)
     problems = "\n".join(problems_of(mini))
     assert "nothing for ['norm']" in problems
     assert "['length'] neither in __all__ nor a kernel" in problems
@@ -208,6 +213,57 @@ def test_the_layout_check_names_everything_that_is_missing(mini, monkeypatch):
     problems = "\n".join(problems_of(mini))
     assert "topic 'dreams' is neither the project's nor planned" in problems
     assert "evidence mini.py is neither a command nor a test" in problems
+
+
+def test_a_core_is_small_and_has_right_answers(mini):
+    layout = load_layout()
+    for name in ("README.md", "demo.py", "benchmark.py"):
+        (mini.folder / name).write_text("word " * 1501)
+
+    def problems():
+        return "\n".join(layout.project_problems(load_project(mini.folder), STUDY))
+
+    assert "1 right answers, at least 2" in problems()
+    assert "no MEASURED.md" in problems()
+    assert "README.md has 1501 words, at most 1500 are read" in problems()
+    assert "lines" not in problems()
+    path = mini.folder / "mini.py"
+    long = "\n\ndef long():\n" + '    """Be long.\n\n    Very.\n    """\n' + "    x = 1\n" * 29
+    path.write_text(path.read_text() + long)
+    assert "mini.py, long: 30 lines without its docstring" in problems()
+    path.write_text(path.read_text().replace("    x = 1\n", "    x = 1\n" * 6))
+    assert "lines, a core has 200" in problems()
+    mistakes = mini.folder / "tests" / "mistakes.toml"
+    mistakes.write_text(mistakes.read_text().replace("return x * 2.0", "return _check(x) or x * 2.0"))
+    assert (
+        "mistake scale_ignores_factor adds code that uses private names of the reference: ['_check']"
+        in problems()
+    )
+    (mini.folder / "tests" / "right" / "plain.py").unlink()  # a project that has no core yet
+    assert "right answers" not in problems()
+    assert "1501 words" not in problems()
+
+
+def test_the_rooms_of_shared_have_walls(tmp_path):
+    layout = load_layout()
+    for name, text in {
+        "projects.py": "",
+        "helpers.py": "",
+        "attic/old.py": "",
+        "tests/test_x.py": "from shared.tour import tables",
+        "testing/plugin.py": "from shared.projects import ROOT\nfrom shared.practice.learner import Learner",
+        "cuda_emulator/control.py": "from . import toolchain\nfrom shared.projects import ROOT",
+        "practice/drill.py": "from shared import projects\nimport shared.tour.tables",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert list(layout.room_problems(tmp_path)) == [
+        "shared/helpers.py belongs in a room: testing, measuring, practice, tour, cuda_emulator",
+        "shared/attic is no room of testing, measuring, practice, tour, cuda_emulator",
+        "shared/cuda_emulator/control.py imports shared.projects",
+        "shared/practice/drill.py imports shared.tour.tables",
+        "shared/testing/plugin.py imports shared.practice.learner",
+    ]
 
 
 def test_every_line_of_the_study_list_must_lead_somewhere(mini, monkeypatch):

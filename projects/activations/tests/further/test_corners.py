@@ -44,6 +44,16 @@ def test_a_number_has_rank_0(function, module):
     assert_close(result, expected, what=f"{function}(0.75)", vacuous_ok=one_class)
 
 
+@pytest.mark.parametrize("function", [*ELEMENTWISE, "sigmoid_grad", "relu_grad"])
+def test_nothing_in_nothing_out(function, module):
+    """An empty array has a shape and a dtype too."""
+    result = np.asarray(getattr(module, function)(np.zeros((0, 3), np.float32)))
+    assert result.shape == (0, 3), f"{function} of shape (0, 3) has shape {result.shape}"
+    assert result.dtype == np.float32, (
+        f"wrong dtype {result.dtype}, expected float32: {function} of an empty array"
+    )
+
+
 @pytest.mark.parametrize("function", CORE)
 def test_refuses_what_is_not_real(function, module):
     """No order, no maximum: complex numbers and objects raise TypeError."""

@@ -116,8 +116,21 @@ def test_softmax_backward_promotes():
     y, grad_y = np.array([1, 0, 0]), np.array([2, 5, 3])
     result = np.asarray(fast.softmax_backward(y, grad_y))
     assert result.dtype == np.float64, f"integers must give float64, got {result.dtype}"
-    mixed = fast.softmax_backward(np.float32([0.25, 0.75]), np.array([1.0, -1.0]))
-    assert_close(mixed, np.array([0.375, -0.375]), what="softmax_backward(float32, float64)")
+    y, grad_y = np.array([0.25, 0.75]), np.array([1.0, -1.0])
+    for kinds in ((np.float32, np.float64), (np.float64, np.float32)):
+        mixed = fast.softmax_backward(y.astype(kinds[0]), grad_y.astype(kinds[1]))
+        names = " and ".join(np.dtype(kind).name for kind in kinds)
+        assert_close(mixed, np.array([0.375, -0.375]), what=f"softmax_backward of {names}")
+
+
+@pytest.mark.grades("softmax_backward")
+def test_softmax_backward_names_the_shapes():
+    """Shapes that differ are an error that names them, also where the number of elements is the same."""
+    for other in ((3,), (3, 2)):
+        with expect_error(
+            ValueError, "(2, 3)", str(other), otherwise=f"softmax_backward takes {other} for (2, 3)"
+        ):
+            fast.softmax_backward(np.full((2, 3), 1 / 3), np.ones(other))
 
 
 @pytest.mark.parametrize("function", ["leaky_relu", "leaky_relu_grad"])
@@ -236,6 +249,19 @@ def test_any_strides(function, rng):
 
 
 @pytest.mark.parametrize("function", EVERY)
+def test_byte_swapped_arrays(function, rng):
+    """Numbers from a file of another machine: the same values, and the result is in this machine's byte order."""
+    for dtype in (np.float16, np.float32, np.float64):
+        inputs = arguments(function, rng.normal(0, 2, (3, 5)).astype(dtype))
+        swapped = [value.astype(value.dtype.newbyteorder()) for value in inputs]
+        result = np.asarray(getattr(fast, function)(*swapped))
+        name = np.dtype(dtype).name
+        assert result.dtype == dtype, f"{function} of byte-swapped {name} must be {name}, got {result.dtype}"
+        same = np.array_equal(result, getattr(fast, function)(*inputs))
+        assert same, f"{function} of byte-swapped {name}: the bytes are read in the wrong order"
+
+
+@pytest.mark.parametrize("function", EVERY)
 def test_large_and_odd_sizes(function, rng):
     """More numbers than any block holds, and a last block that is not full; one row that is longer than a block."""
     for shape in ((7919, 13), (3, 70_001)):
@@ -271,6 +297,26 @@ def test_out(function, dtype, rng):
 
 
 @pytest.mark.parametrize("function", WITH_OUT)
+def test_out_that_overlaps_a_large_input(function, rng):
+    """More numbers than any block holds: what is written must not be read later."""
+    buffer = rng.normal(0, 2, (60_001, 10))
+    expected = np.asarray(getattr(fast, function)(buffer[:-1].copy()))
+    result = getattr(fast, function)(buffer[:-1], out=buffer[1:])
+    same = np.array_equal(result, expected)
+    assert same, f"{function}(x, out=out) where out overlaps x: is x read after out is written?"
+
+
+@pytest.mark.grades("softmax")
+def test_in_place_with_rows_that_overflow():
+    """exp overflows where a row was not shifted: x must still be there for a second try."""
+    x = np.array([[1e4, 1e4 + 1, 0], [0.5, -1, 2], [-1e4, -1e4 + 2, -2e4]])
+    expected = ORACLES["softmax"](x)
+    out = fast.softmax(x, out=x)
+    assert out is x, "softmax(x, out=x) must return x"
+    assert_close(x, expected, n=3, what="softmax(x, out=x)", hint="is x read after out is written?")
+
+
+@pytest.mark.parametrize("function", WITH_OUT)
 def test_out_must_fit(function):
     """Another shape is a ValueError, another dtype a TypeError: neither broadcast nor cast."""
     x = np.array([[0.5, 1.5, 2.0], [1.0, 0.0, 3.0]], np.float32)
@@ -286,6 +332,8 @@ def test_out_must_fit(function):
             TypeError, name, otherwise=f"{function} accepts out of dtype {name} for a float32 result"
         ):
             call(x, out=np.empty(x.shape, dtype))
+    with expect_error(TypeError, "list", otherwise=f"{function} accepts a list as out"):
+        call(x, out=[[0.0] * 3] * 2)
     integers = np.array([[1, 2, 3]])
     out = np.empty(integers.shape)
     assert call(integers, out=out) is out, "integers give float64, so a float64 out fits"
