@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="the interpreter that will import PyCUDA")
     try:
         print(pycuda_wheel(parser.parse_args().python))
-    except WheelError as error:
+    except (WheelError, ToolchainError) as error:
         sys.exit(f"NOT BUILT: {error}")
 
 

@@ -52,11 +52,22 @@ class ToolchainError(RuntimeError):
 
 
 def cache_folder(name: str = "cuda_emulator") -> Path:
-    """Return a folder for what is built once: under GROUNDWORK_CACHE, or in the user's cache directory."""
+    """Return a folder for what is built once: under GROUNDWORK_CACHE, or in the user's cache directory.
+
+    Raises
+    ------
+    ToolchainError
+        It cannot be made.
+    """
     given = os.environ.get("GROUNDWORK_CACHE")
     base = Path(given or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundwork")
     folder = base / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolchainError(
+            f"no place for what is built once: {error}; GROUNDWORK_CACHE names another"
+        ) from error
     return folder
 
 

@@ -133,21 +133,31 @@ class RightAnswer(JudgeItem):
 
 
 class BlankFails(JudgeItem):
-    """The blank passes no test that grades a unit, every unit is graded, and nothing of the reference shows."""
+    """The blank passes no test that grades a unit, every unit is graded, and nothing of the reference shows.
+
+    And on first contact, with the blank of the core alone, no test fails: all there is to say is what comes next.
+    """
 
     def runtest(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            answer = Path(folder).resolve()
+            whole, core = Path(folder, "whole").resolve(), Path(folder, "core").resolve()
             for source in self.project.sources:
-                target = answer / source
-                target.parent.mkdir(exist_ok=True)
-                target.write_text(blank(self.project.folder / source), encoding="utf-8")
-            check_blank(self.project.units, grade_in_process(self.project, answer, blanks=True))
+                for answer in (whole, core) if source in self.project.core_sources else (whole,):
+                    (answer / source).parent.mkdir(parents=True, exist_ok=True)
+                    (answer / source).write_text(blank(self.project.folder / source), encoding="utf-8")
+            check_blank(self.project.units, grade_in_process(self.project, whole, blanks=True))
+            check_first_contact(grade_in_process(self.project, core))
         for source in self.project.sources:
             if source.endswith(".py") and (
                 names := leaked_names((self.project.folder / source).read_text(encoding="utf-8"))
             ):
                 raise AssertionError(f"the blank of {source} names what is gone from it: {sorted(names)}")
+
+
+def check_first_contact(grades: list[Grade]) -> None:
+    """Assert that a fresh blank of the core meets no failure."""
+    if failed := [f"{grade.nodeid}: {grade.message}" for grade in grades if grade.outcome == "failed"]:
+        raise AssertionError("a learner's untouched blank of the core fails:\n" + "\n".join(failed))
 
 
 def check_blank(units: tuple[str, ...], grades: list[Grade]) -> None:

@@ -154,6 +154,16 @@ def test_a_test_that_the_blank_passes_fails_the_run(mini):
     )
 
 
+def test_a_test_that_fails_on_first_contact_fails_the_run(mini):
+    """Such a one compiled the Triton twin, which the blank of the core does not hold."""
+    path = mini.folder / "tests" / "test_mini.py"
+    twin = "\n\n@pytest.mark.grades\ndef test_twin():\n    assert 'NotImplementedError' not in open(mini.__file__).read()\n"
+    path.write_text(TESTS + twin)
+    status, output = run(mini, "tests/hints.toml")
+    assert status == 1
+    assert "a learner's untouched blank of the core fails:\ntests/test_mini.py::test_twin" in output
+
+
 def test_a_function_without_test_or_hints_fails_the_run(mini):
     hints = mini.folder / "tests" / "hints.toml"
     hints.write_text(hints.read_text().replace("[norm]", "[length]"))

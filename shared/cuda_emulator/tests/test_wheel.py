@@ -1,7 +1,9 @@
 """The PyCUDA wheel: what does not need a build of minutes."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cuda_emulator import pycuda_wheel
@@ -52,3 +54,15 @@ def test_stub_defines_what_the_headers_declare(tmp_path):
     ).stdout
     assert " T cuInit" in symbols
     assert " T cuProfilerStart" in symbols
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
+    """A HOME of another user, or none: here a file stands in its place."""
+    (tmp_path / "home").write_text("")
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "GROUNDWORK_CACHE": "", "XDG_CACHE_HOME": ""}
+    command = [sys.executable, "-m", "cuda_emulator.pycuda_wheel"]
+    cwd = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
+    assert done.returncode == 1
+    assert done.stderr.startswith("NOT BUILT: no place for what is built once: ")
+    assert len(done.stderr.splitlines()) == 1

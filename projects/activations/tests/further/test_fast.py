@@ -304,6 +304,10 @@ def test_out_that_overlaps_a_large_input(function, rng):
     result = getattr(fast, function)(buffer[:-1], out=buffer[1:])
     same = np.array_equal(result, expected)
     assert same, f"{function}(x, out=out) where out overlaps x: is x read after out is written?"
+    x = rng.normal(0, 2, (60_000, 10))
+    expected = np.asarray(getattr(fast, function)(x.copy()))
+    same = np.array_equal(getattr(fast, function)(x, out=x), expected)
+    assert same, f"{function}(x, out=x) of a large array: is x read after out is written?"
 
 
 @pytest.mark.grades("softmax")
