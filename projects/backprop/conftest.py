@@ -1,3 +1,3 @@
-"""The judge's pytest plugin: --practice, tests/wrong/, the NOT RUN report."""
+"""The judge's pytest plugin: --practice, right answers and mistakes, the NOT RUN report."""
 
 pytest_plugins = ["shared.testing.plugin"]

@@ -52,8 +52,8 @@ def choose(project: Project, count: int, solved: Sequence[str]) -> tuple[list[Mi
     return planted, texts
 
 
-class Bench:
-    """One project on the bench: a copy in practice/debug/, with an entry ``debug:<project>`` of its own."""
+class Case:
+    """One project with mistakes in it: a copy in practice/debug/, with an entry ``debug:<project>`` of its own."""
 
     def __init__(self, learner: Learner, project: Project) -> None:
         self.learner = learner
@@ -161,17 +161,17 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
         return 0
     if options.project not in projects:
         parser.error(f"no project {options.project!r}{did_you_mean(options.project, projects)}")
-    bench = Bench(learner, projects[options.project])
-    if options.reset or not bench.planted or not bench.folder.exists():
+    case = Case(learner, projects[options.project])
+    if options.reset or not case.planted or not case.folder.exists():
         count = HARD if options.hard else 1
-        bench.plant(count)
+        case.plant(count)
         learner.console.print(
-            f"{count} mistake{'s' if count > 1 else ''} in {short(bench.folder)}: find and mend, then run this again"
+            f"{count} mistake{'s' if count > 1 else ''} in {short(case.folder)}: find and mend, then run this again"
         )
     if options.give_up:
-        bench.give_up()
+        case.give_up()
     else:
-        bench.grade_and_show(hint=options.hint)
+        case.grade_and_show(hint=options.hint)
     return 0
 
 

@@ -38,54 +38,54 @@ def learner(tmp_path, output):
 
 
 @pytest.fixture
-def bench(learner, mini):
-    return module.Bench(learner, mini)
+def case(learner, mini):
+    return module.Case(learner, mini)
 
 
-def test_one_edit_is_planted_and_told_once_it_is_mended(bench, output, monkeypatch):
+def test_one_edit_is_planted_and_told_once_it_is_mended(case, output, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
-    bench.plant(1)
-    path = bench.folder / "mini.py"
-    assert path == bench.learner.folder / "debug" / "mini" / "mini.py"
+    case.plant(1)
+    path = case.folder / "mini.py"
+    assert path == case.learner.folder / "debug" / "mini" / "mini.py"
     assert path.read_text() == REFERENCE.lstrip().replace("np.sqrt((x**2).sum(axis=_AXIS))", "x[:, 0]")
     clock[0] += 75
-    bench.grade_and_show(hint=False)
+    case.grade_and_show(hint=False)
     assert "✓ scale 1/1  ✗ norm 0/1" in output.getvalue()
     assert "not summed" not in output.getvalue()  # the diagnosis would give it away
     assert "tests/test_mini.py::test_norm: A 3-4-5 triangle." in output.getvalue()
-    bench.grade_and_show(hint=True)
+    case.grade_and_show(hint=True)
     assert "not summed" in output.getvalue()
     path.write_text(REFERENCE)
     clock[0] += 10
-    bench.grade_and_show(hint=False)
+    case.grade_and_show(hint=False)
     assert "Found and mended in 1:25." in output.getvalue()
     assert "norm_without_root: looks like the rows are not summed" in output.getvalue()
     assert "+    return x[:, 0]" in output.getvalue()
-    assert bench.learner.recall("debug:mini", "times") == {"last": 85.0, "best": 85.0}
-    schedule = Schedule(bench.learner.folder)
+    assert case.learner.recall("debug:mini", "times") == {"last": 85.0, "best": 85.0}
+    schedule = Schedule(case.learner.folder)
     assert schedule.due(schedule.cards, at=now() + datetime.timedelta(days=4)) == ["debug:mini"]
 
 
-def test_giving_up_shows_it_and_it_comes_back_soon(bench, output):
-    bench.plant(1)
-    bench.give_up()
+def test_giving_up_shows_it_and_it_comes_back_soon(case, output):
+    case.plant(1)
+    case.give_up()
     assert "norm_without_root" in output.getvalue()
-    assert bench.learner.recall("debug:mini", "times") == {}
+    assert case.learner.recall("debug:mini", "times") == {}
     soon = now() + datetime.timedelta(minutes=2)
-    assert Schedule(bench.learner.folder).due(["debug:mini"], at=soon) == ["debug:mini"]
+    assert Schedule(case.learner.folder).due(["debug:mini"], at=soon) == ["debug:mini"]
 
 
 def test_several_at_once_and_a_reset_keeps_the_copy(tmp_path, learner):
     project = write_project(tmp_path / "mini", mistakes=MISTAKES + MORE_EDITS)
-    bench = module.Bench(learner, project)
-    bench.plant(2)
-    assert len(bench.planted) == 2
+    case = module.Case(learner, project)
+    case.plant(2)
+    assert len(case.planted) == 2
     with pytest.raises(SystemExit, match="mini has 3 mistakes that can be planted together, not 4"):
-        bench.plant(4)
-    (bench.folder / "mini.py").write_text("mine = 1\n")
-    bench.plant(1)
-    (backup,) = (bench.folder / "backups").iterdir()
+        case.plant(4)
+    (case.folder / "mini.py").write_text("mine = 1\n")
+    case.plant(1)
+    (backup,) = (case.folder / "backups").iterdir()
     assert backup.read_text() == "mine = 1\n"
 
 
@@ -96,13 +96,13 @@ def test_what_was_not_found_yet_comes_first(tmp_path, learner):
         assert [mistake.name for mistake in planted] == ["scale_adds"]
 
 
-def test_a_planted_file_is_never_the_solution_nor_the_answer(bench, mini, output):
-    bench.plant(1)
-    practice.show_solution(bench.learner, mini, "norm", give_up=True)
+def test_a_planted_file_is_never_the_solution_nor_the_answer(case, mini, output):
+    case.plant(1)
+    practice.show_solution(case.learner, mini, "norm", give_up=True)
     assert "x[:, 0]" not in output.getvalue()
     assert "np.sqrt" in output.getvalue()
-    assert not bench.learner.files(mini)[0].exists()
-    assert bench.learner.entry("mini") == {}  # no marks, no times of the deliverable
+    assert not case.learner.files(mini)[0].exists()
+    assert case.learner.entry("mini") == {}  # no marks, no times of the deliverable
 
 
 def test_the_command(tmp_path, capsys):
