@@ -25,7 +25,7 @@ SHARED_DEV, EMULATOR_DEV = (
     for folder in ("shared", "shared/cuda_emulator")
 )
 EVERYTHING = sorted({*SHARED_DEV, *(package for project in PROJECTS.values() for package in project.dev)})
-PRACTICE = ["rich", "fsrs", "watchfiles", "pytest", "pytest-timeout", "numpy"]
+PRACTICE = ["fsrs", "rich", "watchfiles"]
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 TORCH = "torch==2.13.0"  # has CPU wheels for Python 3.11 to 3.13
 PYCUDA_NEEDS = ["mako", "platformdirs", "pytools"]
@@ -151,7 +151,7 @@ def catalogue(session: nox.Session) -> None:
 @nox.session(default=False)
 def mutate(session: nox.Session) -> None:
     """Score the tests of a project by mutants of its modules: nox -s mutate -- PROJECT [MODULE ...]."""
-    install(session, "mutmut", *PRACTICE, *packages_of_named(session))
+    install(session, "mutmut", *packages_of_named(session))
     session.run("python", "-m", "shared.testing.mutation", *session.posargs, env=ONE_THREAD)
 
 

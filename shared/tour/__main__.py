@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared.measuring.device import cpu_name
 from shared.measuring.readme import read_demo
+from shared.practice.json_file import run_command
 from shared.practice.learner import Learner, minutes
 from shared.practice.questions import Drill, load_drills
 from shared.practice.schedule import WRITE, Schedule
@@ -239,4 +240,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_command(main)
