@@ -345,7 +345,7 @@ class MultiHeadAttention(nn.Module):
 
 def _split(x: Tensor, n_heads: int) -> Tensor:
     """View (B, T, n_heads * d_head) as (B, n_heads, T, d_head): head h is slice h of every token."""
-    return x.unflatten(2, (n_heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]
+    return x.unflatten(2, (n_heads, -1)).transpose(1, 2)
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, d_model: int) -> None:

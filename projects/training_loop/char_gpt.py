@@ -33,7 +33,7 @@ class _Block(nn.Module):
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.dropout(self.attention_out(mixed.transpose(1, 2).flatten(-2)))
         hidden = nn.functional.gelu(self.widen(self.feed_forward_norm(x)))
-        return x + self.dropout(self.narrow(hidden))  # type: ignore[no-any-return]
+        return x + self.dropout(self.narrow(hidden))
 
 
 class CharGPT(nn.Module):

@@ -248,7 +248,7 @@ def _data_only_reader(path: Path) -> Any:
                 if isinstance(entry, BytesStorageMetadata):  # the library would unpickle it
                     raise pickle.UnpicklingError(f"{name} is not a tensor")
             metadata.storage_meta.load_id = self.load_id
-            return metadata  # type: ignore[no-any-return]
+            return metadata
 
     return Reader(path)
 

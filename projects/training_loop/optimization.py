@@ -98,11 +98,11 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
         norm = norm.full_tensor()
     # Only on a CPU, where the number is at hand: reading it on a GPU would wait for the whole backward pass.
     if norm.device.type == "cpu" and norm <= max_norm:
-        return norm  # type: ignore[no-any-return]
+        return norm
     # A NaN factor must not reach the gradients.
     factor = torch.where(torch.isfinite(norm), (max_norm / norm).clamp(max=1.0), torch.ones_like(norm))
     torch._foreach_mul_(_local(gradients), factor)
-    return norm  # type: ignore[no-any-return]
+    return norm
 
 
 class Ema:

@@ -258,10 +258,10 @@ def test_a_unit_that_needs_another_one_waits_for_it(mini, tmp_path):
 
 
 def test_a_failure_of_the_whole_file_is_one_line(mini, tmp_path):
-    (tmp_path / "mini.py").write_text("import scipy\n" + REFERENCE)
+    (tmp_path / "mini.py").write_text("import rich\n" + REFERENCE)
     status, output = run(mini, f"--practice={tmp_path}")
     assert status == 1
-    assert "✗ the whole file: calls the library instead: mini.py line 1 uses scipy" in output
+    assert "✗ the whole file: calls the library instead: mini.py line 1 uses rich" in output
     assert "✓ scale 1/1\n✓ norm 1/1\ncore 2/2\n" in output
 
 

@@ -146,9 +146,9 @@ def test_an_answer_that_cannot_be_imported_is_its_last_frame_and_nothing_else(
 
 
 def test_a_file_as_a_whole_is_one_line_at_the_top(desk, mini, output):
-    answer(desk, mini, "import scipy\n" + REFERENCE)
+    answer(desk, mini, "import rich\n" + REFERENCE)
     module.grade_and_show(desk, mini)
-    assert shown(output).startswith("✗ the whole file: calls the library instead: mini.py line 1 uses scipy")
+    assert shown(output).startswith("✗ the whole file: calls the library instead: mini.py line 1 uses rich")
     assert "✓ scale 1/1 ✓ norm 1/1 core 2/2" in shown(output)
     assert "interview-ready" not in shown(output)
 
