@@ -18,7 +18,7 @@ from shared.practice.grade import grade
 from shared.projects import ROOT, Project, load_projects
 from shared.testing.mistakes import write_answer
 
-ROUNDS = 5
+ROUNDS = 3
 RESULT = Path(__file__).with_suffix(".json")
 TARGET_S = {"numpy": 3.0, "torch": 6.0}
 

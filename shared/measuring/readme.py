@@ -108,8 +108,8 @@ def _headline(folder: Path) -> str:
     """Return one sentence for each device on which the project's headline was measured."""
     group, case, peer = read_toml(HEADLINES)[folder.name]["headline"]
     sentences = [
-        f"**{group}, {case}: {peer} takes {row['ratios'][peer]['median']:.2f} times as long as "
-        f"{row.get('name', 'ours')}** ({result['provenance']['device']})."
+        f"**{group}, {case}: `{peer}` takes {row['ratios'][peer]['median']:.2f} times as long as "
+        f"`{row.get('name', 'ours')}`** ({result['provenance']['device']})."
         for result in _read_results(folder)
         for row in result["rows"]
         if (row["group"], row["case"]) == (group, case) and peer in row.get("ratios", {})

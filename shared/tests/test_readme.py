@@ -155,7 +155,7 @@ def test_the_headline_is_one_measured_row(mini, monkeypatch, tmp_path):
     assert "*Not measured yet: `nox -s bench -- mini`.*" in path.read_text()
     save_result(mini.folder, "a-cpu")
     fill_readme(path)
-    assert "**norm, small: scipy takes 2.50 times as long as fast** (a CPU)." in path.read_text()
+    assert "**norm, small: `scipy` takes 2.50 times as long as `fast`** (a CPU)." in path.read_text()
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "demo:absent", "figure:absent", "nonsense:absent"])
