@@ -94,6 +94,9 @@ def likely_mistakes(oracles, name, *inputs, **options):
                     x * (1 - x) * inputs[-1]
                 ),
                 "looks like y·grad_y: the part through the denominator is missing": x * inputs[-1],
+                "looks like grad_y·(y - sum): y and grad_y are exchanged": lambda: (
+                    inputs[-1] * (x - (x * inputs[-1]).sum(axis=options.get("axis", -1), keepdims=True))
+                ),
                 "looks like the sign of the sum is wrong": lambda: (
                     2 * x * inputs[-1] - jacobian_product(x, inputs[-1], **options)
                 ),

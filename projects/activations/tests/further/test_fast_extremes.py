@@ -22,6 +22,7 @@ pytestmark = pytest.mark.module("fast")
 def test_large_inputs(function):
     """±1e4 and ±3e38: no overflow, no NaN, no warning. exp overflows from 89 on in float32, from 710 on in float64."""
     overflow = "overflows for large inputs: shift or rearrange, so that exp only sees what it can represent"
+    clipped = "cut off for large inputs: is x clipped, or a bound added?"
     for dtype, large in ((np.float32, 3e38), (np.float64, 1e300)):
         for m in (120.0, 1e4, large):
             for x in np.array([[-m, 0, 1], [m, 0, 1], [m, m, 0]], dtype):
@@ -29,7 +30,14 @@ def test_large_inputs(function):
                     result = getattr(fast, function)(x)
                 with np.errstate(all="ignore"):
                     expected = ORACLES[function](x.astype(np.float64))
-                assert_close(result, expected, dtype=dtype, n=3, what=f"{function}({x})", hint=overflow)
+                assert_close(
+                    result,
+                    expected,
+                    dtype=dtype,
+                    n=3,
+                    what=f"{function}({x})",
+                    hint=overflow if np.isnan(result).any() else clipped,
+                )
 
 
 @pytest.mark.grades("logsumexp")
