@@ -131,7 +131,7 @@ def layout(session: nox.Session) -> None:
 
 def named_projects(session: nox.Session) -> list[str]:
     """Return the projects on the command line."""
-    return [name for name in session.posargs if name in PROJECTS]
+    return [name for name in dict.fromkeys(session.posargs) if name in PROJECTS]
 
 
 def packages_of_named(session: nox.Session) -> list[str]:
