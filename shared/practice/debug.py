@@ -70,6 +70,10 @@ class Case:
     def plant(self, count: int) -> None:
         """Write a copy with `count` mistakes, and start the clock; a copy that is there moves to backups/."""
         planted, texts = choose(self.project, count, self.learner.entry(self.key).get("solved", []))
+        if not planted:
+            raise SystemExit(
+                f"{self.project.name} has no mistake yet that reads like code; nox -s debug lists who has"
+            )
         if len(planted) < count:
             raise SystemExit(
                 f"{self.project.name} has {len(planted)} mistakes that can be planted together, not {count}"

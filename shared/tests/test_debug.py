@@ -89,6 +89,15 @@ def test_several_at_once_and_a_reset_keeps_the_copy(tmp_path, learner):
     assert backup.read_text() == "mine = 1\n"
 
 
+def test_a_project_whose_mistakes_are_all_additions_says_so(tmp_path, learner):
+    addition = (
+        '[bad]\ndiagnosis = "the factor is ignored"\nadd = "def scale(x, factor=2.0): return x * 2.0"\n'
+    )
+    case = module.Case(learner, write_project(tmp_path / "mini", mistakes=addition))
+    with pytest.raises(SystemExit, match="mini has no mistake yet that reads like code"):
+        case.plant(1)
+
+
 def test_what_was_not_found_yet_comes_first(tmp_path, learner):
     project = write_project(tmp_path / "mini", mistakes=MISTAKES + MORE_EDITS)
     for _ in range(10):
