@@ -1,5 +1,7 @@
 """The mutation tester: what it changes, what it leaves alone, and that a survivor is told."""
 
+import re
+
 import libcst as cst
 import pytest
 
@@ -72,6 +74,22 @@ def test_an_equivalent_one_needs_a_reason_and_must_survive(judged):
     assert "1 more are equivalent" in said
     with pytest.raises(ValueError, match="a reason of 12 characters"):
         judged(EQUIVALENT.replace("No test has so many numbers, and none needs to.", "because"))
-    status, said = judged(EQUIVALENT.replace("LIMIT = 11", "LIMIT = 12"))
+    wrong = EQUIVALENT.replace("LIMIT = 11", "LIMIT = 12") + EQUIVALENT.replace("mini.py", "maxi.py")
+    status, said = judged(wrong)
     assert status == 1
     assert "lists what does not survive, in mini.py:\n- LIMIT = 10\n+ LIMIT = 12" in said
+    assert "lists what does not survive, in maxi.py:" in said
+
+
+def test_an_endless_loop_is_killed(tmp_path):
+    project = write_project(tmp_path / "mini")
+    endless = mutation.Mutant(("mini.py", "", ""), 1, "while True:\n    pass\n")
+    assert not mutation.survives(project, endless, limit_s=0.5)
+
+
+def test_list_only_counts(tmp_path, monkeypatch, capsys):
+    write_project(tmp_path / "projects" / "mini")
+    monkeypatch.setattr(mutation, "ROOT", tmp_path)
+    monkeypatch.setattr(mutation, "survives", lambda *_: pytest.fail("a test ran"))
+    assert mutation.main(["mini", "mini", "--list"]) == 0
+    assert re.fullmatch(r"mini.py: \d+ changes\n", capsys.readouterr().out)
