@@ -1,4 +1,4 @@
-"""Profile a kernel file without a GPU: ``python -m shared.cuda_emulator profile my_kernel.cu``."""
+"""Profile a kernel file without a GPU: ``python -m cuda_emulator profile my_kernel.cu``."""
 
 from __future__ import annotations
 

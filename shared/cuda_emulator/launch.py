@@ -59,7 +59,8 @@ class Module:
     ) -> None:
         ensure_context()
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-        title = name or (f"{source.parent.name}/{source.name}" if isinstance(source, Path) else "kernel.cu")
+        path = source.resolve() if isinstance(source, Path) else Path("kernel.cu")
+        title = name or "/".join(path.parts[-2:])
         image = toolchain.compile_kernels(text, title, mode=mode, options=options).read_bytes()
         self.handle = ctypes.c_void_p()
         call("cuModuleLoadData", ctypes.byref(self.handle), image)

@@ -4,7 +4,7 @@ Only PyPI packages are needed. The CUDA headers come from three small ones, and 
 links against is a generated stub: the driver that is loaded later is the GPU's own, or the CPU emulator's.
 Where a toolkit is installed beside a real driver, its headers are used, so that both are of one version.
 
-    python -m shared.cuda_emulator.pycuda_wheel [--python PYTHON]      prints the path of the wheel
+    python -m cuda_emulator.pycuda_wheel [--python PYTHON]      prints the path of the wheel
 """
 
 from __future__ import annotations

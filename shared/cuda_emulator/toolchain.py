@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -164,10 +165,15 @@ def stub_source() -> str:
 
 
 def nvcc_folder() -> Path:
-    """Return a folder that holds a command named nvcc, to be put first on PATH."""
+    """Return a folder that holds a command named nvcc, to be put first on PATH.
+
+    The command imports this folder by its own name, from wherever it lies; the standard library comes first (-P, append),
+    so that no file beside the folder can take its place.
+    """
+    code = f"import sys; sys.path.append({str(HERE.parent)!r}); "
+    code += f"from {HERE.name}.nvcc import main; sys.exit(main())"
     command = f"#!/bin/sh\n# Stands in for NVIDIA's compiler: see {HERE.name}/nvcc.py.\n"
-    code = f"import sys; sys.path.insert(0, {str(HERE.parent)!r}); from {HERE.name}.nvcc import main; "
-    command += f'exec {sys.executable!r} -S -E -c "{code}sys.exit(main())" "$@"\n'
+    command += f'exec {shlex.join([sys.executable, "-S", "-E", "-P", "-c", code])} "$@"\n'
     folder = cache_folder() / f"nvcc-{digest(command)}"
     folder.mkdir(exist_ok=True)
     if not (folder / "nvcc").exists():

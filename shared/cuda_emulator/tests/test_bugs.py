@@ -238,6 +238,12 @@ def test_report_names_both_sides_of_a_race(bugs):
     assert f"planted_bugs.cu:{second}" in str(caught.value)
 
 
+def test_report_names_the_folder_of_a_bare_file_name(bugs, monkeypatch):
+    monkeypatch.chdir(KERNELS)
+    with pytest.raises(DriverError, match=r"at kernels/planted_bugs\.cu:\d+ in no_tail_guard"):
+        Module(Path("planted_bugs.cu")).launch("no_tail_guard", 2, 64, floats(100), floats(100), I32(100))
+
+
 def test_driver_library_is_the_emulator():
     cuda_emulator.activate_anyway(announce=False)
     count = ctypes.c_int()

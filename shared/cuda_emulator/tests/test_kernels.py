@@ -321,23 +321,39 @@ def test_clang():
     smoke(CXX="clang++")
 
 
-def test_the_folder_works_on_its_own(tmp_path):
-    """Copied out of the repository, and under another name."""
-    copy = tmp_path / "any where" / "my_device"
-    shutil.copytree(Path(__file__).parents[1], copy, ignore=shutil.ignore_patterns("tests", "__pycache__"))
-    code = """
-import numpy as np, subprocess
-from my_device import control, toolchain
-from my_device.launch import Module
-control.activate_anyway(announce=False)
+ALONE = """
+import subprocess, sys
+from pathlib import Path
+import numpy as np
+import NAME
+from NAME import toolchain
+from NAME.launch import Module
+assert not [entry for entry in sys.path if (Path(entry or ".") / "cuda_emulator" / "tests").exists()], sys.path
+assert "shared" not in sys.modules
+NAME.activate_anyway(announce=False)
+Path("k.cu").write_text('extern "C" __global__ void k(float* y) { y[threadIdx.x] = 1; }')
 y = np.zeros(4, np.float32)
-Module('extern "C" __global__ void k(float* y) { y[threadIdx.x] = 1; }').launch("k", 1, 4, y)
+Module(Path("k.cu"), name="k.cu").launch("k", 1, 4, y)
 assert y.tolist() == [1, 1, 1, 1]
-nvcc = str(toolchain.nvcc_folder() / "nvcc")
-assert "release" in subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+subprocess.run(["nvcc", "--cubin", "k.cu"], check=True)  # the stand-in, in a process of its own
+assert Path("k.cubin").read_bytes() == toolchain.compile_kernels(Path("k.cu").read_text(), "k.cu").read_bytes()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=copy.parent)
+
+
+@pytest.mark.parametrize("name", ["cuda_emulator", "my_device"])
+def test_the_folder_works_on_its_own(tmp_path, name):
+    """Copied to an empty place with a difficult path, without the rest of the repository, used from elsewhere."""
+    copy, elsewhere, cache = tmp_path / "it's $HOME" / name, tmp_path / "elsewhere", tmp_path / "cache"
+    shutil.copytree(Path(__file__).parents[1], copy, ignore=shutil.ignore_patterns("tests", "__pycache__"))
+    elsewhere.mkdir()
+    built = toolchain.driver_path().parent  # its key does not depend on the place: no need to build it again
+    shutil.copytree(built, cache / "cuda_emulator" / built.name)
+    environment = {**os.environ, "PYTHONPATH": str(copy.parent), "GROUNDWORK_CACHE": str(cache)}
+    command = [sys.executable, "-c", ALONE.replace("NAME", name)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere, env=environment)
     assert done.returncode == 0, done.stderr
+    assert len(list((cache / "cuda_emulator").glob(f"*/{toolchain.DRIVER}"))) == 1  # taken from the cache
+    assert len(list((cache / "cuda_emulator").glob("*.cubin"))) == 1  # two processes, one compilation
 
 
 # --- settings --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-// One bug per kernel. Each line that a report may name is marked "BUG"; test_cuda_emulator_bugs.py says which bug.
+// One bug per kernel. Each line that a report may name is marked "BUG"; test_bugs.py says which bug.
 #include <assert.h>
 
 static __device__ __forceinline__ int thread_in_grid() { return blockIdx.x * blockDim.x + threadIdx.x; }
