@@ -109,20 +109,22 @@ def as_double(value):
     return np.asarray(value).astype(np.float64)
 
 
-def arguments(name, x):
-    """Return the inputs for a function: `x`, or probabilities and a cotangent made from it, in the dtype of `x`."""
+def arguments(name, x, axis=-1):
+    """Return the inputs for a function: `x`, or probabilities along `axis` and a cotangent, in the dtype of `x`."""
     if name != "softmax_backward":
         return (x,)
     x = np.asarray(x)
     if x.size == 0:
         return x, x
     dtype = x.dtype if x.dtype.kind == "f" else np.float64
-    return scipy.special.softmax(as_double(x), axis=-1).astype(dtype), np.cos(5 * as_double(x)).astype(dtype)
+    return scipy.special.softmax(as_double(x), axis=axis).astype(dtype), np.cos(5 * as_double(x)).astype(
+        dtype
+    )
 
 
 def check(module, name, x, dtype=None, what=None, hint=None, **options):
     """Compare ``module.name(x)`` with its oracle, computed in float64 from the very numbers that the function got."""
-    inputs = arguments(name, x)
+    inputs = arguments(name, x, options.get("axis", -1))
     doubles = [as_double(value) for value in inputs]
     assert_close(
         getattr(module, name)(*inputs, **options),

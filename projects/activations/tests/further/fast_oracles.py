@@ -79,7 +79,7 @@ def mistakes(name, *inputs, **options):
 
 def check(name, x, dtype=None, what=None, hint=None, **options):
     """Compare ``name(x)`` with its oracle, computed in float64 from the very numbers that the function got."""
-    inputs = arguments(name, x)
+    inputs = arguments(name, x, options.get("axis", -1))
     doubles = [as_double(value) for value in inputs]
     dtype = np.dtype(inputs[0].dtype if dtype is None else dtype)
     axis = options.get("axis", -1)
