@@ -16,6 +16,7 @@ import importlib
 import json
 import linecache
 import os
+import re
 import sys
 import traceback
 import zlib
@@ -312,8 +313,8 @@ def _grade(
             not_written = raised.errisinstance(NotImplementedError) or KERNEL_NOT_WRITTEN in str(error)
             outcome = "waiting" if not_written else outcome
         message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        if "from pytest-timeout" in message:
-            message = f"did not end within {TIME_LIMIT_S} s: does a loop never end?"
+        if limit := re.search(r"Timeout \(>([\d.]+)s\) from pytest-timeout", message):
+            message = f"did not end within {float(limit[1]):g} s: does a loop never end?"
         for entry in raised.traceback:
             if answer is not None and _is_of(answer, Path(entry.path), item.config):
                 where = f"{Path(entry.path).name}:{entry.lineno + 1}"

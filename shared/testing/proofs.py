@@ -81,6 +81,10 @@ class MistakeRejected(JudgeItem):
                 return
             grades = grade_in_process(self.project, answer, first=True)
         failure = check_mistake(self.mistake, grades)
+        if self.mistake.level != failure.level and self.mistake.file in self.project.core_sources:
+            raise AssertionError(
+                f"{self.name} says level = 'further', but a core test rejects it: {failure.nodeid}"
+            )
         self.config.stash[RECORD][self.name] = failure.nodeid
         if mode == "full" and known != failure.nodeid:
             raise AssertionError(

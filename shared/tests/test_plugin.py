@@ -97,6 +97,14 @@ def test_a_mistake_of_the_core_file_can_be_one_for_the_further_tests(tmp_path, m
     assert "a wrong answer passes" in output  # by the core tests alone
 
 
+def test_a_mistake_that_a_core_test_rejects_is_no_further_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    table = '[bad]\nlevel = "further"\ndiagnosis = "the factor is ignored"\nreplace = "x * factor"\nwith = "x * 2.0"\n'
+    status, output = run(write_project(tmp_path / "mini", mistakes=table), "tests/mistakes.toml")
+    assert status == 1
+    assert "bad says level = 'further', but a core test rejects it: tests/test_mini.py::test_scale" in output
+
+
 def test_the_record_says_which_test_catches_what(mini):
     record = mini.folder / "tests" / "caught_by.json"
     status, output = run(mini, "--judge=full", "tests/mistakes.toml")
@@ -299,7 +307,7 @@ def test_an_endless_loop_fails_its_unit_by_name(mini, tmp_path, monkeypatch):
     assert status == 1
     assert "✗ scale 0/1\n✓ norm 1/1" in output
     assert (
-        "did not end within 10 s: does a loop never end?"
+        "did not end within 1 s: does a loop never end?"
         in graded(tmp_path)["tests/test_mini.py::test_scale"]["message"]
     )
 
