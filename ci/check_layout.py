@@ -71,6 +71,7 @@ def problems(root: Path) -> Iterator[str]:
         if any(folder.glob("*.*")) and not (folder / "pyproject.toml").exists():
             yield f"{folder.name}: no pyproject.toml"
     yield from room_problems(root / "shared")
+    yield from given_problems(projects)
     study = load_study_list()
     yield from study_problems(study, projects)
     for project in projects:
@@ -97,6 +98,20 @@ def room_problems(shared: Path) -> Iterator[str]:
         for name in _imports_of_shared(path):
             if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ROOMS[room]):
                 yield f"shared/{room}/{path.name} imports shared.{name}"
+
+
+def given_problems(projects: list[Project]) -> Iterator[str]:
+    """Yield the given modules that are missing, or that stand in two projects and are not the same byte for byte."""
+    first: dict[str, Project] = {}
+    for project in projects:
+        for module in project.given:
+            path = project.folder / f"{module}.py"
+            if not path.exists():
+                yield f"{project.name}: pyproject.toml gives {module}, but there is no {path.name}"
+            elif path.read_bytes() != (first.setdefault(module, project).folder / path.name).read_bytes():
+                yield f"{path.name} differs in {first[module].name} and {project.name}: it must be the same in all projects"
+        for kernel in set(project.core_kernels or ()) - {kernel.stem for kernel in project.kernels}:
+            yield f"{project.name}: core_kernels names {kernel}, but there is no kernels/{kernel}.cu"
 
 
 def _imports_of_shared(path: Path) -> Iterator[str]:
@@ -230,7 +245,8 @@ def _judge_problems(project: Project) -> Iterator[str]:
     for unit, hints in project.hints.items():
         if tuple(hints) != LEVELS or not all(text.strip() for text in hints.values()):
             yield f"hints.toml: {unit} needs {', '.join(LEVELS)}"
-    public = {name for module in project.modules for name in _exported(project.folder / f"{module}.py")}
+    written = [module for module in project.modules if module not in project.given]
+    public = {name for module in written for name in _exported(project.folder / f"{module}.py")}
     public |= {
         kernel.stem for kernel in project.kernels if PRACTICE_BEGIN in kernel.read_text(encoding="utf-8")
     }

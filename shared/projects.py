@@ -27,6 +27,10 @@ class Project:
     topics: dict[str, str]  # line of the study list -> the test, demo or file that shows it
     dependencies: tuple[str, ...]  # what the deliverable imports
     dev: tuple[str, ...]  # what its tests, demo and benchmark import as well
+    given: tuple[
+        str, ...
+    ] = ()  # modules of the core that nobody has to write: a learner gets them as they are
+    core_kernels: tuple[str, ...] | None = None  # the kernels of the core; None: all of them
 
     @property
     def name(self) -> str:
@@ -46,17 +50,23 @@ class Project:
 
     @property
     def core_sources(self) -> tuple[str, ...]:
-        """Name the files of the core: the module of the project's name, and the kernels."""
-        return (f"{self.name}.py", *(f"kernels/{kernel.name}" for kernel in self.kernels))
+        """Name the files of the core: the module of the project's name, its kernels, and what is given."""
+        kernels = (f"kernels/{kernel.name}" for kernel in self.kernels if self._is_core(kernel))
+        return (f"{self.name}.py", *kernels, *(f"{module}.py" for module in self.given))
 
     @property
     def further_sources(self) -> tuple[str, ...]:
-        """Name the modules that go beyond the core."""
-        return tuple(f"{module}.py" for module in self.modules[1:])
+        """Name the modules and kernels that go beyond the core."""
+        modules = (f"{module}.py" for module in self.modules[1:] if module not in self.given)
+        kernels = (f"kernels/{kernel.name}" for kernel in self.kernels if not self._is_core(kernel))
+        return (*modules, *kernels)
+
+    def _is_core(self, kernel: Path) -> bool:
+        return self.core_kernels is None or kernel.stem in self.core_kernels
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Name all files that a learner can write: the core, then the further modules."""
+        """Name all files of an answer: the core, then what goes further."""
         return (*self.core_sources, *self.further_sources)
 
     @cached_property
@@ -168,6 +178,8 @@ def _project(folder: Path, data: dict[str, Any], own: dict[str, Any]) -> Project
         topics=dict(own["topics"]),
         dependencies=tuple(data["project"]["dependencies"]),
         dev=tuple(data["dependency-groups"]["dev"]),
+        given=tuple(own.get("given", ())),
+        core_kernels=tuple(own["core_kernels"]) if "core_kernels" in own else None,
     )
 
 

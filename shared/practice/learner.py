@@ -108,7 +108,7 @@ class Learner:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
-                file.write(blank(project.folder / source))
+                file.write(blank(project, source))
             written.append(path)
         if {self.folder / project.name / source for source in project.core_sources} <= set(written):
             self.start(project.name)
@@ -117,7 +117,7 @@ class Learner:
     def reset(self, project: Project, *, further: bool = False) -> list[Path]:
         """Move the learner's files to backups/ and write blanks; return the backups."""
         files = [path for path in self.files(project) if path.exists()]
-        further = further or any(path.name in project.further_sources for path in files)
+        further = further or any((self.folder / project.name / s).exists() for s in project.further_sources)
         backups = [move_to_backups(path, self.folder / project.name / "backups") for path in files]
         self.write_blanks(project, further=further)
         self.remember(project.name, marks={}, hints={}, digest="")

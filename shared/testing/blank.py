@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from shared.projects import PRACTICE_BEGIN, PRACTICE_END
+from shared.projects import PRACTICE_BEGIN, PRACTICE_END, Project
 
 NOT_WRITTEN = "raise NotImplementedError"
 KERNEL_NOT_WRITTEN = "not written yet"  # what the compiler says of a blank kernel
@@ -16,10 +16,13 @@ PRACTICE_REGION = re.compile(
 )
 
 
-def blank(path: Path) -> str:
-    """Return the blank of a reference file, a Python module or a CUDA kernel."""
-    source = path.read_text(encoding="utf-8")
-    return blank_kernel(source, path.name) if path.suffix == ".cu" else blank_source(source)
+def blank(project: Project, source: str) -> str:
+    """Return the blank of a file of the reference, a Python module or a CUDA kernel; a given module stays as it is."""
+    path = project.folder / source
+    text = path.read_text(encoding="utf-8")
+    if path.stem in project.given:
+        return text
+    return blank_kernel(text, path.name) if path.suffix == ".cu" else blank_source(text)
 
 
 def blank_units(path: Path) -> set[str]:

@@ -161,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     project = load_project(ROOT / "projects" / options.project)
     if not set(options.module) <= set(project.modules):
         parser.error(f"the modules of {project.name} are {', '.join(project.modules)}")
-    files = [f"{module}.py" for module in options.module or project.modules]
+    written = [module for module in project.modules if module not in project.given]
+    files = [f"{module}.py" for module in options.module or written]
     if options.list:
         for file in files:
             module = cst.parse_module((project.folder / file).read_text(encoding="utf-8"))

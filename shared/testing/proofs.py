@@ -17,7 +17,7 @@ import pytest
 from shared.projects import Project, read_toml
 from shared.testing.blank import blank, leaked_names
 from shared.testing.grading import CannotGradeError, Grade, first_failure, grade_in_process, judge
-from shared.testing.mistakes import Mistake, load_mistakes, read_record, write_answer
+from shared.testing.mistakes import Mistake, load_mistakes, read_record
 
 PROJECT = pytest.StashKey[Project]()
 OUTCOMES = pytest.StashKey[dict[str, set[str]]]()  # by test function, over its parameters
@@ -120,10 +120,11 @@ class RightAnswer(JudgeItem):
         right = self.path if self.path.parent.name == "right" else self.path.parent
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder).resolve()
+            for module in self.project.given:
+                shutil.copy(self.project.folder / f"{module}.py", answer)
             if right.is_dir():
                 shutil.copytree(right, answer, dirs_exist_ok=True)
             else:
-                write_answer(self.project, answer, further=False)  # the kernels
                 shutil.copy(right, answer / f"{self.project.name}.py")
             grades = grade_in_process(self.project, answer)
         verdicts = judge(self.project.core_units, (), grades)
@@ -148,10 +149,12 @@ class BlankFails(JudgeItem):
             for source in self.project.sources:
                 for answer in (whole, core) if source in self.project.core_sources else (whole,):
                     (answer / source).parent.mkdir(parents=True, exist_ok=True)
-                    (answer / source).write_text(blank(self.project.folder / source), encoding="utf-8")
+                    (answer / source).write_text(blank(self.project, source), encoding="utf-8")
             check_blank(self.project.units, grade_in_process(self.project, whole, blanks=True))
             check_first_contact(grade_in_process(self.project, core))
         for source in self.project.sources:
+            if Path(source).stem in self.project.given:
+                continue
             if source.endswith(".py") and (
                 names := leaked_names((self.project.folder / source).read_text(encoding="utf-8"))
             ):

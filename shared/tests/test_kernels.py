@@ -93,7 +93,7 @@ def test_the_blank_kernel_keeps_what_stands_around_the_region():
 
 def test_a_kernel_without_a_region_is_given(cuda):
     assert cuda.sources == ("mini.py", "kernels/axis.cu", "kernels/given.cu")
-    assert blank(cuda.folder / "kernels" / "given.cu") == "// nothing to write here\n"
+    assert blank(cuda, "kernels/given.cu") == "// nothing to write here\n"
 
 
 def test_an_edit_of_a_kernel_is_a_wrong_answer(cuda, tmp_path):
@@ -140,3 +140,33 @@ def test_a_test_that_diagnoses_a_blank_is_noticed():
         AssertionError, match=r"only not written yet:\ntests/test_x\.py::test_x: AttributeError"
     ):
         check_blank(("axis",), [failed])
+
+
+@pytest.fixture
+def plumbed(cuda) -> Project:
+    """The little project with a given module, and one kernel of the core and one that goes further."""
+    (cuda.folder / "plumbing.py").write_text(
+        '"""Given."""\n\n\ndef load(name):\n    return _path / name\n\n\n_path = "."\n'
+    )
+    own = cuda.folder / "pyproject.toml"
+    own.write_text(
+        own.read_text().replace("order =", 'given = ["plumbing"]\ncore_kernels = ["axis"]\norder =')
+    )
+    return load_project(cuda.folder)
+
+
+def test_a_project_says_what_is_given_and_which_kernels_are_core(plumbed):
+    assert plumbed.core_sources == ("mini.py", "kernels/axis.cu", "plumbing.py")
+    assert plumbed.further_sources == ("kernels/given.cu",)
+
+
+def test_a_learner_gets_what_is_given_as_it_is(plumbed, tmp_path):
+    learner = Learner(tmp_path / "practice", Console(quiet=True))
+    names = [path.name for path in learner.write_blanks(plumbed)]
+    assert names == ["mini.py", "axis.cu", "plumbing.py"]
+    assert (learner.folder / "mini" / "plumbing.py").read_text() == (
+        plumbed.folder / "plumbing.py"
+    ).read_text()
+    assert [path.name for path in learner.write_blanks(plumbed, further=True)] == ["given.cu"]
+    learner.reset(plumbed)
+    assert (learner.folder / "mini" / "kernels" / "given.cu").exists()  # she had gone further
