@@ -41,11 +41,7 @@ NO_FUNCTION_HOOKS = {
     "gcc": ["--param", "tsan-instrument-func-entry-exit=0"],
     "clang": ["-mllvm", "-tsan-instrument-func-entry-exit=0"],
 }
-HOT = (
-    "launch",
-    "memory",
-    "counters",
-)  # these run per access; the rest of the driver compiles faster unoptimised
+HOT = ("launch", "collectives", "memory", "counters")  # these run per access; the rest compiles faster unoptimised
 
 
 class ToolchainError(RuntimeError):
@@ -151,8 +147,9 @@ def _finish(process: subprocess.Popen[str]) -> None:
 
 
 def stub_source() -> str:
-    """Return C++ for the functions of cuda.h that driver/api.cpp does not have: each answers with its own name."""
-    written = set(re.findall(r"\bAPI (cu\w+)\(", (HERE / "driver" / "api.cpp").read_text(encoding="utf-8")))
+    """Return C++ for the functions of cuda.h that driver/api*.cpp do not have: each answers with its own name."""
+    sources = [path.read_text(encoding="utf-8") for path in (HERE / "driver").glob("api*.cpp")]
+    written = {name for source in sources for name in re.findall(r"\bAPI (cu\w+)\(", source)}
     names = (HERE / "driver" / "functions.txt").read_text(encoding="utf-8").split()
     lines = ['extern "C" int emulator_not_supported(const char*);']
     lines += [

@@ -1,12 +1,15 @@
 // What the parts of the emulated driver know of each other.
 //
-//   api.cpp       the driver API that PyCUDA calls: handles, strict argument checks, error codes
-//   module.cpp    loads an object made by the nvcc stand-in and reads its symbol table
-//   launch.cpp    runs a grid: blocks, schedules, barriers, warp collectives
-//   memory.cpp    device memory, and the checks of every load and store of a kernel
-//   counters.cpp  coalescing, bank conflicts and divergent branches per source line
-//   report.cpp    what went wrong, where in the .cu file, and what is likely the mistake
-//   control.cpp   the emulator_* functions that the Python package calls
+//   api*.cpp         the driver API that PyCUDA calls: handles, strict argument checks, error codes
+//   module.cpp       loads an object made by the nvcc stand-in and reads its symbol table
+//   launch.cpp       runs a grid: blocks, schedules, barriers
+//   collectives.cpp  warp collectives: shuffles, votes, reductions
+//   allocations.cpp  device memory
+//   memory.cpp       the checks of every load and store of a kernel
+//   undefined.cpp    integer overflow, division by zero, indices out of range
+//   counters.cpp     coalescing, bank conflicts and divergent branches per source line
+//   report.cpp       what went wrong, where in the .cu file, and what is likely the mistake
+//   control.cpp      the emulator_* functions that the Python package calls
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -170,8 +173,20 @@ void suspect(Finding finding);            // the same, but the thread goes on un
 void check_timeout(uintptr_t pc);
 double now_s();
 std::string thread_name(unsigned number);  // "thread (3,1,0)"
+inline Thread& current() { return launch.threads[launch.current]; }
+inline unsigned warp_of(unsigned thread) { return thread & ~(WARP - 1); }
+void wait_as(State state);                     // hands control back to the scheduler until it lets this thread go on
+void note(Finding& finding, unsigned thread);  // ends the launch, unless something else has
 
-// --- memory.cpp ------------------------------------------------------------------------------------------------------
+// --- collectives.cpp -------------------------------------------------------------------------------------------------
+
+const char* state_name(State state);
+// A thread that returns may be the one that a collective was waiting for; only the scheduler can see that.
+bool finish_collectives();
+
+// --- allocations.cpp -------------------------------------------------------------------------------------------------
+
+constexpr size_t PAGE = 4096;
 
 struct Allocation {
     size_t bytes;
@@ -184,10 +199,20 @@ Code release(uintptr_t address, const char* kind);
 // Checks that [address, address + bytes) lies in one live allocation.
 Code check_range(const char* function, const char* what, uintptr_t address, size_t bytes);
 const std::pair<const uintptr_t, Allocation>* find_allocation(uintptr_t address);
+const std::pair<const uintptr_t, Allocation>* find_freed(uintptr_t address);
+const std::map<uintptr_t, Allocation>& live_allocations();
 void fill_zero(uintptr_t address, size_t bytes);
 size_t used_bytes();
 void register_host(uintptr_t address, size_t bytes);
 bool unregister_host(uintptr_t address);
+
+// The allocations that were hit last, most recent first: a kernel works on two or three arrays.
+struct Range {
+    uintptr_t low = 1, bytes = 0;
+};
+extern Range recent[4];
+
+// --- memory.cpp ------------------------------------------------------------------------------------------------------
 
 void begin_memory_checks();  // of a launch
 void begin_block_memory();   // poisons shared memory

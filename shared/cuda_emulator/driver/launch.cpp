@@ -55,15 +55,12 @@ double now_s() {
     return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
-static Thread& current() { return launch.threads[launch.current]; }
-
 std::string thread_name(unsigned number_) {
     Index i = launch.threads[number_].index;
     return "thread (" + number(i.x) + "," + number(i.y) + "," + number(i.z) + ")";
 }
 
-// Hands control back to the scheduler until it lets this thread go on.
-static void wait_as(State state) {
+void wait_as(State state) {
     Thread& thread = current();
     thread.state = state;
     launch.running_thread = false;
@@ -71,7 +68,7 @@ static void wait_as(State state) {
     launch.running_thread = true;
 }
 
-static void note(Finding& finding, unsigned thread) {
+void note(Finding& finding, unsigned thread) {
     finding.block = blockIdx;
     finding.thread = launch.threads[thread].index;
     // What follows a read of garbage is its consequence, except for the race that explains the read.
@@ -108,102 +105,6 @@ static void thread_body() {
     kernel.call(kernel.function, reinterpret_cast<void**>(launch.arguments.data()));
     wait_as(State::done);
     __builtin_trap();
-}
-
-static unsigned warp_of(unsigned thread) { return thread & ~(WARP - 1); }
-static const char* state_name(State state) {
-    return state == State::at_barrier ? "waits at __syncthreads" : state == State::in_collective ? "waits at a warp "
-           "operation" : state == State::done ? "has returned" : "has not arrived";
-}
-
-// What __shfl_up_sync and __shfl_down_sync give where they reach past a partial mask: CUDA leaves the value open, and the
-// usual code drops it (if (lane + d < n) sum += other). Where it is used after all it shows: it is NaN as float, double,
-// half and bfloat16, and so large an int that the next addition of two overflows.
-constexpr uint64_t UNDEFINED = 0x7FFC07FC7FC07FC1;
-
-// The last lane of the mask to arrive computes the results of all. Also called by the scheduler, so it may not wait.
-static void complete_collective(unsigned warp, unsigned lanes, unsigned mask) {
-    Thread* const lane = &launch.threads[warp];
-    const int op = current().op;
-    auto in = [&](unsigned l) { return (mask >> l & 1) && l < lanes && lane[l].state == State::in_collective; };
-    unsigned votes = 0;
-    int64_t sum = 0, low = INT64_MAX, high = INT64_MIN;
-    for (unsigned l = 0; l < lanes; l++) {
-        if (!in(l)) continue;
-        if (lane[l].value) votes |= 1u << l;
-        sum += (int64_t)lane[l].value;
-        low = std::min(low, (int64_t)lane[l].value);
-        high = std::max(high, (int64_t)lane[l].value);
-    }
-    for (unsigned l = 0; l < lanes; l++) {
-        if (!in(l)) continue;
-        Thread& me = lane[l];
-        if (op == WARP_SHUFFLE || op == WARP_SHUFFLE_BY) {
-            const unsigned from = me.source_lane & 31;
-            if (op == WARP_SHUFFLE_BY && !(mask >> from & 1)) {
-                me.result = UNDEFINED;
-                continue;
-            }
-            if (!in(from)) {
-                bool exists = from < lanes;
-                Finding finding{LAUNCH_FAILED, "absent lane",
-                                "shuffle reads lane " + number(from) + ", which " +
-                                    (!exists ? "the block does not have" :
-                                     !(mask >> from & 1) ? "is not in the mask" : state_name(lane[from].state)),
-                                exists ? "the lanes of the mask must all execute the shuffle: no early return and no "
-                                         "branch around it; pad with a neutral value instead"
-                                       : "the block's size is not a multiple of 32; shuffle within a smaller width, or "
-                                         "launch whole warps"};
-                finding.pc = me.pc;
-                note(finding, warp + l);
-                return;
-            }
-            me.result = lane[from].value;
-        } else if (op == WARP_BALLOT) {
-            me.result = votes;
-        } else if (op == WARP_MATCH) {
-            me.result = 0;
-            for (unsigned k = 0; k < lanes; k++)
-                if (in(k) && lane[k].value == me.value) me.result |= 1u << k;
-        } else {
-            me.result = op == WARP_ADD ? sum : op == WARP_MIN ? low : high;
-        }
-    }
-    if (op == WARP_SYNC) warp_synced(warp, mask);
-    for (unsigned l = 0; l < lanes; l++)
-        if (in(l) && &lane[l] != &current()) lane[l].state = State::ready;
-    current().state = State::ready;
-}
-
-// Are all lanes of the mask that still run here, in the same operation?
-static bool all_arrived(unsigned warp, unsigned lanes, unsigned mask) {
-    for (unsigned l = 0; l < lanes; l++) {
-        const Thread& other = launch.threads[warp + l];
-        if (!(mask >> l & 1) || other.state == State::done) continue;
-        if (other.state != State::in_collective || other.mask != mask) return false;
-        if (other.op != current().op) {
-            Finding finding{LAUNCH_FAILED, "warp divergence", "lanes of one mask execute different warp operations",
-                            "a branch sends the lanes of a warp to different shuffles or votes", current().pc,
-                            thread_name(warp + l) + " waits at", other.pc};
-            note(finding, launch.current);
-            return false;
-        }
-    }
-    return true;
-}
-
-// A thread that returns may be the one that a collective was waiting for; only the scheduler can see that.
-static bool finish_collectives() {
-    for (unsigned i = 0; i < launch.threads.size(); i++) {
-        Thread& thread = launch.threads[i];
-        if (thread.state != State::in_collective) continue;
-        const unsigned warp = warp_of(i), lanes = std::min<unsigned>(WARP, launch.threads.size() - warp);
-        launch.current = i;
-        if (!all_arrived(warp, lanes, thread.mask)) continue;
-        complete_collective(warp, lanes, thread.mask);
-        return true;
-    }
-    return false;
 }
 
 // --- the schedule ----------------------------------------------------------------------------------------------------
@@ -473,34 +374,7 @@ EXPORT int emulator_syncthreads(int line, int kind, int predicate) {
     return thread.barrier_result;
 }
 
-EXPORT uint64_t emulator_collective(int op, unsigned mask, uint64_t value, int source_lane, int line) {
-    Thread& thread = current();
-    const unsigned warp = warp_of(launch.current), lane = launch.current - warp;
-    const unsigned lanes = std::min<unsigned>(WARP, launch.threads.size() - warp);
-    thread.pc = RETURN_ADDRESS;
-    thread.line = line;
-    if (!(mask >> lane & 1))
-        fail({LAUNCH_FAILED, "absent lane", "lane " + number(lane) + " calls a warp operation whose mask leaves it out",
-              "the mask must name every lane that executes the call", thread.pc});
-    thread.op = op;
-    thread.mask = mask;
-    thread.value = value;
-    thread.source_lane = source_lane;
-    thread.state = State::in_collective;
-    if (all_arrived(warp, lanes, mask)) complete_collective(warp, lanes, mask);
-    if (launch.failed || thread.state == State::in_collective) wait_as(State::in_collective);
-    return thread.result;
-}
-
 EXPORT unsigned emulator_lane() { return launch.current % WARP; }
-
-EXPORT unsigned emulator_active_mask() {
-    // Every lane that has not returned; which of them run together is the hardware's choice, so never rely on it.
-    unsigned mask = 0, warp = warp_of(launch.current);
-    for (unsigned l = 0; l < WARP && warp + l < launch.threads.size(); l++)
-        if (launch.threads[warp + l].state != State::done) mask |= 1u << l;
-    return mask;
-}
 
 EXPORT void* emulator_dynamic_shared() { return dynamic_shared_buffer(); }
 

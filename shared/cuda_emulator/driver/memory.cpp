@@ -1,136 +1,12 @@
-// Device memory, and the checks of every load and store of a kernel.
+// The checks of every load and store of a kernel.
 //
 // A checked kernel is compiled with -fsanitize=thread but not linked with its library: the compiler then calls
-// __tsan_read4(address) and the like before each access, and those functions are here. In the same way
-// -fsanitize=signed-integer-overflow,bounds,integer-divide-by-zero calls the __ubsan_handle_* functions.
-#include <sys/mman.h>
-
+// __tsan_read4(address) and the like before each access, and those functions are here.
 #include <cstring>
-#include <deque>
 
 #include "emulator.hpp"
 
 namespace emulator {
-
-// --- allocations -----------------------------------------------------------------------------------------------------
-
-constexpr size_t PAGE = 4096, DEVICE_BYTES = 80ull << 30;
-constexpr size_t POISONED_UP_TO = 64 << 20;  // larger arrays stay untouched, so that a virtual one costs no memory
-constexpr size_t QUARANTINE = 1024;          // freed allocations that are remembered, to name a use after free
-
-static std::map<uintptr_t, Allocation> live, freed;
-static std::deque<uintptr_t> freed_order;
-static size_t used;
-
-// The allocations that were hit last, most recent first: a kernel works on two or three arrays.
-struct Range {
-    uintptr_t low = 1, bytes = 0;
-};
-static Range recent[4];
-static void forget_recent() {
-    for (Range& range : recent) range = {};
-}
-
-size_t used_bytes() { return used; }
-
-uintptr_t allocate(size_t bytes, const char* kind) {
-    if (bytes > DEVICE_BYTES - used) return 0;
-    // A margin of a page on both sides. The start is a multiple of 256 like cudaMalloc's, but not of the page.
-    const size_t shift = 256 * (live.size() % 8 + 1);
-    const size_t mapping_bytes = (shift + bytes + PAGE - 1) / PAGE * PAGE + 2 * PAGE;
-    void* mapping = mmap(nullptr, mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                         -1, 0);
-    if (mapping == MAP_FAILED) return 0;
-    uintptr_t address = reinterpret_cast<uintptr_t>(mapping) + PAGE + shift;
-    if (bytes <= POISONED_UP_TO) memset(reinterpret_cast<void*>(address), 0xFF, bytes);  // NaN, -1
-    live[address] = {bytes, static_cast<char*>(mapping), mapping_bytes, kind};
-    used += bytes;
-    forget_recent();
-    return address;
-}
-
-static const std::pair<const uintptr_t, Allocation>* find_in(const std::map<uintptr_t, Allocation>& map,
-                                                             uintptr_t address) {
-    auto after = map.upper_bound(address);
-    if (after == map.begin()) return nullptr;
-    const auto& entry = *std::prev(after);
-    return address - entry.first < entry.second.bytes ? &entry : nullptr;
-}
-
-const std::pair<const uintptr_t, Allocation>* find_allocation(uintptr_t address) { return find_in(live, address); }
-
-Code release(uintptr_t address, const char* kind) {
-    auto found = live.find(address);
-    if (found == live.end()) {
-        if (freed.count(address)) return error(INVALID_VALUE, "this memory has been freed before");
-        if (find_allocation(address))
-            return error(INVALID_VALUE, "this pointer is inside an allocation, not at its start");
-        return error(INVALID_VALUE, "this pointer was not allocated by the driver");
-    }
-    if (strcmp(found->second.kind, kind) && strcmp(found->second.kind, "managed"))
-        return error(INVALID_VALUE, std::string("this is ") + found->second.kind + " memory: wrong function to free it");
-    const Allocation allocation = found->second;
-    live.erase(found);
-    forget_recent();
-    used -= allocation.bytes;
-    if (allocation.mapping) {
-        // The addresses stay reserved, without memory behind them, so that no new array takes their place.
-        mmap(allocation.mapping, allocation.mapping_bytes, PROT_NONE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-        freed[address] = allocation;
-        freed_order.push_back(address);
-    }
-    if (freed_order.size() > QUARANTINE) {
-        const Allocation& oldest = freed[freed_order.front()];
-        munmap(oldest.mapping, oldest.mapping_bytes);
-        freed.erase(freed_order.front());
-        freed_order.pop_front();
-    }
-    return SUCCESS;
-}
-
-void register_host(uintptr_t address, size_t bytes) {
-    live[address] = {bytes, nullptr, 0, "registered host"};
-    used += bytes;
-    forget_recent();
-}
-
-bool unregister_host(uintptr_t address) {
-    auto found = live.find(address);
-    if (found == live.end() || strcmp(found->second.kind, "registered host")) return false;
-    used -= found->second.bytes;
-    live.erase(found);
-    forget_recent();
-    return true;
-}
-
-// A fresh array is zero and takes no memory until it is written: keep it so.
-void fill_zero(uintptr_t address, size_t bytes) {
-    uintptr_t low = (address + PAGE - 1) / PAGE * PAGE, high = (address + bytes) / PAGE * PAGE;
-    if (bytes <= POISONED_UP_TO || high <= low) {
-        memset(reinterpret_cast<void*>(address), 0, bytes);
-        return;
-    }
-    memset(reinterpret_cast<void*>(address), 0, low - address);
-    madvise(reinterpret_cast<void*>(low), high - low, MADV_DONTNEED);
-    memset(reinterpret_cast<void*>(high), 0, address + bytes - high);
-}
-
-Code check_range(const char* function, const char* what, uintptr_t address, size_t bytes) {
-    if (!bytes) return SUCCESS;
-    const auto* entry = find_allocation(address);
-    const std::string start = std::string(function) + ": " + what + " ";
-    if (!entry) {
-        if (!address) return error(INVALID_VALUE, start + "is a null pointer (an empty array has no device memory)");
-        if (find_in(freed, address)) return error(INVALID_VALUE, start + "points to memory that has been freed");
-        return error(INVALID_VALUE, start + "is not device memory");
-    }
-    const size_t left = entry->first + entry->second.bytes - address;
-    if (bytes > left)
-        return error(INVALID_VALUE, start + "has " + number(left) + " bytes left, but " + number(bytes) +
-                                        " are to be copied");
-    return SUCCESS;
-}
 
 // --- shared memory: one cell of history per granule ------------------------------------------------------------------
 
@@ -278,7 +154,7 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
 
 [[noreturn]] static void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
     const std::string action = std::string("global ") + verb(access) + " of " + number(size) + " bytes";
-    if (const auto* entry = find_in(freed, address))
+    if (const auto* entry = find_freed(address))
         fail({ILLEGAL_ADDRESS, "use after free",
               action + " in memory that has been freed" + argument_of(entry->first, entry->second.bytes),
               "the array was garbage-collected or freed before the launch: keep a reference to it", pc});
@@ -297,7 +173,7 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
     // The nearest array is most probably the one that was meant.
     const std::pair<const uintptr_t, Allocation>* nearest = nullptr;
     uint64_t distance = ~0ull;
-    for (const auto& entry : live) {
+    for (const auto& entry : live_allocations()) {
         const uintptr_t end = entry.first + entry.second.bytes;
         const uint64_t d = address >= end ? address - end : entry.first > address ? entry.first - address : 0;
         if (d < distance) distance = d, nearest = &entry;
@@ -480,76 +356,3 @@ EXPORT uint64_t emulator_atomic_load(const void* address, unsigned size) {
     return value;
 }
 EXPORT void emulator_atomic_store(void* address, unsigned size, uint64_t value) { memcpy(address, &value, size); }
-
-// What the compiler passes to __ubsan_handle_*: a static description of the place and the type.
-struct SourceLocation {
-    const char* file;
-    uint32_t line, column;
-};
-struct TypeDescriptor {
-    uint16_t kind, info;  // info: bit 0 signed, above it the logarithm of the width in bits
-    char name[1];
-};
-struct OverflowData {
-    SourceLocation place;
-    const TypeDescriptor* type;
-};
-struct BoundsData {
-    SourceLocation place;
-    const TypeDescriptor *array, *index;
-};
-
-static std::string signed_text(const TypeDescriptor* type, uintptr_t value) {
-    const unsigned bits = 1u << (type->info >> 1);
-    if (bits > 64) return "a 128-bit value";  // passed by address
-    if (!(type->info & 1)) return number(value);
-    const int64_t wide = bits == 64 ? (int64_t)value : (int64_t)((uint64_t)value << (64 - bits)) >> (64 - bits);
-    return std::to_string(wide);
-}
-
-static void fail_overflow(const OverflowData* data, const char* sign, uintptr_t a, uintptr_t b, uintptr_t pc) {
-    if (!launch.running_thread) return;
-    fail({LAUNCH_FAILED, "integer overflow",
-          "integer overflow: " + signed_text(data->type, a) + " " + sign + " " + signed_text(data->type, b) +
-              " does not fit in " + data->type->name,
-          "index arithmetic in 32 bits: make one operand size_t or long long before the multiplication", pc});
-}
-
-// The _abort names are the same handlers under -fno-sanitize-recover.
-#define OVERFLOW_HANDLER(name, sign)                                                                \
-    EXPORT void __ubsan_handle_##name##_overflow(OverflowData* d, uintptr_t a, uintptr_t b) {       \
-        fail_overflow(d, sign, a, b, RETURN_ADDRESS);                                               \
-    }                                                                                               \
-    EXPORT void __ubsan_handle_##name##_overflow_abort(OverflowData* d, uintptr_t a, uintptr_t b) { \
-        fail_overflow(d, sign, a, b, RETURN_ADDRESS);                                               \
-    }
-OVERFLOW_HANDLER(add, "+")
-OVERFLOW_HANDLER(sub, "-")
-OVERFLOW_HANDLER(mul, "*")
-
-EXPORT void __ubsan_handle_negate_overflow(OverflowData* data, uintptr_t a) {
-    fail_overflow(data, "negated, 0 -", 0, a, RETURN_ADDRESS);
-}
-static void fail_division(OverflowData* data, uintptr_t a, uintptr_t b, uintptr_t pc) {
-    if (b) fail_overflow(data, "/", a, b, pc);
-    fail({LAUNCH_FAILED, "division by zero", "integer division of " + signed_text(data->type, a) + " by zero",
-          "on a GPU this gives some number and no error", pc});
-}
-EXPORT void __ubsan_handle_divrem_overflow(OverflowData* data, uintptr_t a, uintptr_t b) {
-    fail_division(data, a, b, RETURN_ADDRESS);
-}
-EXPORT void __ubsan_handle_negate_overflow_abort(OverflowData* data, uintptr_t a) {
-    fail_overflow(data, "negated, 0 -", 0, a, RETURN_ADDRESS);
-}
-EXPORT void __ubsan_handle_divrem_overflow_abort(OverflowData* data, uintptr_t a, uintptr_t b) {
-    fail_division(data, a, b, RETURN_ADDRESS);
-}
-static void fail_index(BoundsData* data, uintptr_t index, uintptr_t pc) {
-    fail({ILLEGAL_ADDRESS, "out of bounds",
-          "index " + signed_text(data->index, index) + " is outside an array of type " + data->array->name,
-          "a loop bound or a tile size that does not fit the declaration", pc});
-}
-EXPORT void __ubsan_handle_out_of_bounds(BoundsData* data, uintptr_t index) { fail_index(data, index, RETURN_ADDRESS); }
-EXPORT void __ubsan_handle_out_of_bounds_abort(BoundsData* data, uintptr_t index) {
-    fail_index(data, index, RETURN_ADDRESS);
-}

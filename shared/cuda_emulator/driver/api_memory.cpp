@@ -1,0 +1,153 @@
+// The driver API: memory, copies and fills.
+#include <cstring>
+
+#include "api.hpp"
+
+using namespace emulator;
+
+static Code allocate_into(Pointer* pointer, size_t bytes, const char* kind) {
+    NEED_CONTEXT;
+    if (!bytes) return error(INVALID_VALUE, "an allocation of 0 bytes");
+    *pointer = allocate(bytes, kind);
+    return *pointer ? SUCCESS : error(OUT_OF_MEMORY, number(bytes) + " bytes do not fit into the emulated 80 GiB");
+}
+API cuMemAlloc_v2(Pointer* pointer, size_t bytes) { return allocate_into(pointer, bytes, "device"); }
+API cuMemAllocManaged(Pointer* pointer, size_t bytes, unsigned) { return allocate_into(pointer, bytes, "managed"); }
+API cuMemAllocPitch_v2(Pointer* pointer, size_t* pitch, size_t width, size_t height, unsigned) {
+    *pitch = (width + 511) / 512 * 512;
+    return allocate_into(pointer, *pitch * height, "device");
+}
+API cuMemFree_v2(Pointer pointer) {
+    NEED_CONTEXT;
+    return release(pointer, "device");
+}
+API cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
+    NEED_CONTEXT;
+    *total = 80ull << 30;
+    *free_bytes = *total - used_bytes();
+    return SUCCESS;
+}
+API cuMemGetAddressRange_v2(Pointer* base, size_t* bytes, Pointer pointer) {
+    const auto* entry = find_allocation(pointer);
+    if (!entry) return error(NOT_FOUND, "this is no device pointer");
+    if (base) *base = entry->first;
+    if (bytes) *bytes = entry->second.bytes;
+    return SUCCESS;
+}
+API cuPointerGetAttribute(void* value, int attribute, Pointer pointer) {
+    const auto* entry = find_allocation(pointer);
+    if (!entry) return error(INVALID_VALUE, "this is no device pointer");
+    if (attribute == 1) *static_cast<void**>(value) = primary_context;              // CONTEXT
+    else if (attribute == 2) *static_cast<unsigned*>(value) = entry->second.kind[0] == 'd' ? 2 : 1;  // MEMORY_TYPE
+    else if (attribute == 3 || attribute == 4) *static_cast<Pointer*>(value) = pointer;
+    else return error(NOT_SUPPORTED, "cuPointerGetAttribute: this attribute");
+    return SUCCESS;
+}
+API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
+    Pointer made = 0;
+    if (Code code = allocate_into(&made, bytes, "pinned host")) return code;
+    *pointer = reinterpret_cast<void*>(made);
+    return SUCCESS;
+}
+API cuMemAllocHost_v2(void** pointer, size_t bytes) { return cuMemHostAlloc(pointer, bytes, 0); }
+API cuMemFreeHost(void* pointer) { return release(reinterpret_cast<uintptr_t>(pointer), "pinned host"); }
+API cuMemHostGetDevicePointer_v2(Pointer* device, void* host, unsigned) {
+    if (!find_allocation(reinterpret_cast<uintptr_t>(host))) return error(INVALID_VALUE, "this host memory is not pinned");
+    *device = reinterpret_cast<uintptr_t>(host);
+    return SUCCESS;
+}
+API cuMemHostGetFlags(unsigned* flags, void*) {
+    *flags = 0;
+    return SUCCESS;
+}
+API cuMemHostRegister_v2(void* pointer, size_t bytes, unsigned) {
+    register_host(reinterpret_cast<uintptr_t>(pointer), bytes);
+    return SUCCESS;
+}
+API cuMemHostUnregister(void* pointer) {
+    return unregister_host(reinterpret_cast<uintptr_t>(pointer)) ? SUCCESS
+                                                                 : error(INVALID_VALUE, "this memory is not registered");
+}
+
+static void* host(Pointer address) { return reinterpret_cast<void*>(address); }
+static Code copy(const char* name, Pointer to, bool device_to, Pointer from, bool device_from, size_t bytes) {
+    NEED_CONTEXT;
+    if (device_to)
+        if (Code code = check_range(name, "the destination", to, bytes)) return code;
+    if (device_from)
+        if (Code code = check_range(name, "the source", from, bytes)) return code;
+    memmove(host(to), host(from), bytes);
+    return SUCCESS;
+}
+API cuMemcpyHtoD_v2(Pointer to, const void* from, size_t bytes) {
+    return copy("cuMemcpyHtoD", to, true, reinterpret_cast<Pointer>(from), false, bytes);
+}
+API cuMemcpyDtoH_v2(void* to, Pointer from, size_t bytes) {
+    return copy("cuMemcpyDtoH", reinterpret_cast<Pointer>(to), false, from, true, bytes);
+}
+API cuMemcpyDtoD_v2(Pointer to, Pointer from, size_t bytes) {
+    return copy("cuMemcpyDtoD", to, true, from, true, bytes);
+}
+API cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void* stream) {
+    NEED_STREAM(stream);
+    return cuMemcpyHtoD_v2(to, from, bytes);
+}
+API cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void* stream) {
+    NEED_STREAM(stream);
+    return cuMemcpyDtoH_v2(to, from, bytes);
+}
+API cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void* stream) {
+    NEED_STREAM(stream);
+    return cuMemcpyDtoD_v2(to, from, bytes);
+}
+API cuMemcpy(Pointer to, Pointer from, size_t bytes) {
+    return copy("cuMemcpy", to, find_allocation(to) != nullptr, from, find_allocation(from) != nullptr, bytes);
+}
+
+// cuda.h, CUDA_MEMCPY2D: memory types are 1 host, 2 device, 3 array, 4 unified.
+struct Copy2D {
+    size_t from_x, from_y;
+    int from_type;
+    const void* from_host;
+    Pointer from_device;
+    void* from_array;
+    size_t from_pitch, to_x, to_y;
+    int to_type;
+    void* to_host;
+    Pointer to_device;
+    void* to_array;
+    size_t to_pitch, width, height;
+};
+API cuMemcpy2D_v2(const Copy2D* c) {
+    if (c->from_type == 3 || c->to_type == 3) return emulator_not_supported("cuMemcpy2D with a CUDA array");
+    const Pointer from = c->from_type == 1 ? reinterpret_cast<Pointer>(c->from_host) : c->from_device;
+    const Pointer to = c->to_type == 1 ? reinterpret_cast<Pointer>(c->to_host) : c->to_device;
+    for (size_t row = 0; row < c->height; row++) {
+        const size_t source = (c->from_y + row) * c->from_pitch + c->from_x, target = (c->to_y + row) * c->to_pitch + c->to_x;
+        if (Code code = copy("cuMemcpy2D", to + target, c->to_type != 1, from + source, c->from_type != 1, c->width))
+            return code;
+    }
+    return SUCCESS;
+}
+API cuMemcpy2DUnaligned_v2(const Copy2D* c) { return cuMemcpy2D_v2(c); }
+API cuMemcpy2DAsync_v2(const Copy2D* c, void* stream) {
+    NEED_STREAM(stream);
+    return cuMemcpy2D_v2(c);
+}
+
+template <class T>
+static Code fill(Pointer to, T value, size_t n) {
+    NEED_CONTEXT;
+    if (Code code = check_range("cuMemset", "the destination", to, n * sizeof(T))) return code;
+    if (to % sizeof(T)) return error(INVALID_VALUE, "cuMemset: the destination is not aligned");
+    if (value == 0) fill_zero(to, n * sizeof(T));
+    else
+        for (size_t i = 0; i < n; i++) static_cast<T*>(host(to))[i] = value;
+    return SUCCESS;
+}
+API cuMemsetD8_v2(Pointer to, unsigned char value, size_t n) { return fill(to, value, n); }
+API cuMemsetD16_v2(Pointer to, unsigned short value, size_t n) { return fill(to, value, n); }
+API cuMemsetD32_v2(Pointer to, unsigned value, size_t n) { return fill(to, value, n); }
+API cuMemsetD8Async(Pointer to, unsigned char value, size_t n, void*) { return fill(to, value, n); }
+API cuMemsetD16Async(Pointer to, unsigned short value, size_t n, void*) { return fill(to, value, n); }
+API cuMemsetD32Async(Pointer to, unsigned value, size_t n, void*) { return fill(to, value, n); }
