@@ -1,7 +1,5 @@
 """The sixteen activation functions and gradients: any size, every real dtype, into `out`; the fast twin of activations.py.
 
-The contract, for every function:
-
 - Any shape works: 0-d, empty, non-contiguous. The result has the shape of `x` unless a docstring says otherwise; empty
   in, empty out. The input is never modified, unless it is also `out`.
 - float16, float32 and float64 keep their dtype; float16 is computed and summed in float32, then rounded once. Bool and
@@ -28,29 +26,17 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike, NDArray
 
+# fmt: off
 __all__ = [
-    "sigmoid",
-    "tanh",
-    "relu",
-    "leaky_relu",
-    "gelu",
-    "silu",
-    "softmax",
-    "log_softmax",
-    "logsumexp",
-    "sigmoid_grad",
-    "tanh_grad",
-    "relu_grad",
-    "leaky_relu_grad",
-    "gelu_grad",
-    "silu_grad",
-    "softmax_backward",
+    "sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softmax", "log_softmax", "logsumexp", "sigmoid_grad", "tanh_grad",
+    "relu_grad", "leaky_relu_grad", "gelu_grad", "silu_grad", "softmax_backward",
 ]
+# fmt: on
 
 Array = NDArray[np.floating]
+Kernel = Callable[..., object]  # writes its last argument
 
-# Elements in a block: 1 MiB of float32. Smaller blocks pay more for NumPy's calls: a quarter of this size costs 30 % more
-# time in `softmax` of (4096, 4096) with `out` on an AMD EPYC with 1 MiB of L2.
+# Elements in a block: 1 MiB of float32. A quarter of it costs 30 % more time in `softmax` of (4096, 4096) with `out`.
 _BLOCK = 2**18
 
 
@@ -58,37 +44,27 @@ _BLOCK = 2**18
 
 
 def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Array:
-    """Squash to (0, 1): ``1 / (1 + exp(-x))``; -inf gives 0, +inf gives 1.
-
-    Accurate relative to itself also where it is tiny: ``sigmoid(-20)`` is 2.06e-9 in float32 too.
-    """
+    """Squash to (0, 1): ``1 / (1 + exp(-x))``, with all digits where it is tiny; -inf gives 0, +inf gives 1."""
     return _elementwise(_sigmoid, x, out)
 
 
 def tanh(x: ArrayLike, *, out: Array | None = None) -> Array:
-    """Squash to (-1, 1): ``(exp(x) - exp(-x)) / (exp(x) + exp(-x))``, which is ``2·sigmoid(2x) - 1``.
+    """Squash to (-1, 1): ``(exp(x) - exp(-x)) / (exp(x) + exp(-x))``; -inf gives -1, +inf gives 1.
 
-    Accurate relative to itself also near 0, where ``tanh(x)`` is `x`; -inf gives -1, +inf gives 1. Neither formula
-    survives as written: the first overflows, the second loses all digits near 0. NumPy's own ``tanh`` has neither fault
-    and is allowed here.
+    As written it overflows, and ``2·sigmoid(2x) - 1`` has no digits near 0. NumPy's ``tanh`` has neither fault: use it.
     """
     return _elementwise(np.tanh, x, out)
 
 
 def relu(x: ArrayLike, *, out: Array | None = None) -> Array:
-    """Keep what is positive: ``max(x, 0)``; -inf gives 0, +inf gives +inf.
-
-    Source: Nair and Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines", ICML 2010.
-    """
+    """Keep what is positive: ``max(x, 0)``; -inf gives 0, +inf gives +inf."""
     return _elementwise(lambda x, y: np.maximum(x, 0, out=y), x, out)
 
 
 def leaky_relu(x: ArrayLike, *, negative_slope: float = 0.01) -> Array:
     """Keep what is positive, scale the rest: ``x`` where ``x > 0``, else ``negative_slope·x``.
 
-    The slope is any finite number, above 1 and below 0 included.
-
-    Source: Maas, Hannun and Ng, "Rectifier Nonlinearities Improve Neural Network Acoustic Models", ICML 2013.
+    The slope is any finite number, above 1 and below 0 included. Source: Maas, Hannun and Ng, ICML 2013.
     """
 
     def kernel(x: Array, y: Array) -> None:
@@ -100,12 +76,9 @@ def leaky_relu(x: ArrayLike, *, negative_slope: float = 0.01) -> Array:
 def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
     """Weight the input by the probability that a standard normal is below it: ``x·Φ(x)``.
 
-    ``Φ(x) = (1 + erf(x/√2)) / 2``. With ``approximate="tanh"``, the published shortcut
-    ``x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))``; any other value than these two raises ValueError. With ``"none"``,
-    accurate relative to itself also in the negative tail: ``gelu(-10)`` is -7.6e-23, not 0, with a relative error within
-    ``8·eps·(1 + x²)``. -inf gives 0, +inf gives +inf.
-
-    Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv 1606.08415, 2016, section 2.
+    With ``approximate="tanh"`` instead ``x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))``; any other value raises ValueError.
+    With ``"none"`` the negative tail has its digits: ``gelu(-10)`` is -7.6e-23, not 0, and the relative error stays
+    within ``8·eps·(1 + x²)``. -inf gives 0, +inf gives +inf.
     """
     return _elementwise(_choose(approximate, _gelu, _gelu_tanh), x)
 
@@ -113,9 +86,7 @@ def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
 def silu(x: ArrayLike) -> Array:
     """Weight the input by its own sigmoid: ``x·sigmoid(x)``, also called swish; -inf gives 0, +inf gives +inf.
 
-    Accurate relative to itself also in the negative tail.
-
-    Source: Elfwing, Uchibe and Doya, "Sigmoid-Weighted Linear Units", arXiv 1702.03118, 2017, equation 1.
+    The negative tail has its digits. Source: Elfwing, Uchibe and Doya, arXiv 1702.03118, equation 1.
     """
     return _elementwise(_silu, x)
 
@@ -126,17 +97,10 @@ def silu(x: ArrayLike) -> Array:
 def softmax(x: ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
     """Turn logits into probabilities: ``exp(x) / sum(exp(x))`` along `axis`, where they sum to 1.
 
-    Adding one number to all logits of a row changes nothing, so a row whose ``exp`` could overflow is shifted by its
-    maximum first. An entry of -inf gets probability 0. A row (one line along `axis`) that is all -inf, or holds +inf or
-    NaN, is all NaN, and the rows beside it are not disturbed.
-
-    Source: Bridle, "Probabilistic Interpretation of Feedforward Classification Network Outputs", 1990.
+    An entry of -inf gets probability 0. A row (one line along `axis`) that is all -inf, or holds +inf or NaN, is all
+    NaN, and the rows beside it are not disturbed.
     """
-    x = _as_float(x)
-    result = _result(x, out)
-    slabs = _slabs(x.shape, axis)
-    _run_in_blocks(_softmax, result.reshape(slabs), x.reshape(slabs))
-    return _deliver(result, out)
+    return _along_axis(_softmax, x, axis, out)
 
 
 def log_softmax(x: ArrayLike, *, axis: int = -1) -> Array:
@@ -144,11 +108,7 @@ def log_softmax(x: ArrayLike, *, axis: int = -1) -> Array:
 
     An entry of -inf gives -inf. A row that is all -inf, or holds +inf or NaN, is all NaN, and no other row.
     """
-    x = _as_float(x)
-    result = _result(x)
-    slabs = _slabs(x.shape, axis)
-    _run_in_blocks(_log_softmax, result.reshape(slabs), x.reshape(slabs))
-    return result
+    return _along_axis(_log_softmax, x, axis)
 
 
 def logsumexp(x: ArrayLike, *, axis: int = -1) -> Array:
@@ -156,9 +116,7 @@ def logsumexp(x: ArrayLike, *, axis: int = -1) -> Array:
 
     The result has the shape of `x` without `axis`. A row that is all -inf, or empty, gives -inf (the logarithm of a sum
     that is 0); one that holds +inf gives +inf; NaN gives NaN.
-
-    Source: Blanchard, Higham and Higham, "Accurately Computing the Log-Sum-Exp and Softmax Functions", IMA Journal of
-    Numerical Analysis 41, 2021, equation 1.3.
+    Source: Blanchard, Higham and Higham, IMA Journal of Numerical Analysis 41, 2021, equation 1.3.
     """
     x = _as_float(x)
     outer, n, inner = _slabs(x.shape, axis)
@@ -171,18 +129,12 @@ def logsumexp(x: ArrayLike, *, axis: int = -1) -> Array:
 
 
 def sigmoid_grad(x: ArrayLike) -> Array:
-    """Differentiate `sigmoid` at its input `x`: ``sigmoid(x)·sigmoid(-x)``, at most 1/4, so deep stacks of it starve.
-
-    Accurate relative to itself in both tails, where ``s·(1 - s)`` cancels. ±inf gives 0.
-    """
+    """Differentiate `sigmoid` at `x`: ``s·(1 - s)``, at most 1/4, with all digits in both tails; ±inf gives 0."""
     return _elementwise(lambda x, y: np.multiply(_sigmoid(x), _sigmoid(-x), out=y), x)
 
 
 def tanh_grad(x: ArrayLike) -> Array:
-    """Differentiate `tanh` at its input `x`: ``1 - tanh(x)²``, which is ``4·sigmoid(2x)·sigmoid(-2x)``.
-
-    Accurate relative to itself in both tails, where ``1 - tanh²`` cancels. ±inf gives 0.
-    """
+    """Differentiate `tanh` at `x`: ``1 - tanh(x)²``, with all digits in both tails; ±inf gives 0."""
     return _elementwise(lambda x, y: np.multiply(4 * _sigmoid(2 * x), _sigmoid(-2 * x), out=y), x)
 
 
@@ -192,10 +144,7 @@ def relu_grad(x: ArrayLike) -> Array:
 
 
 def leaky_relu_grad(x: ArrayLike, *, negative_slope: float = 0.01) -> Array:
-    """Differentiate `leaky_relu` at `x`: 1 where ``x > 0``, else `negative_slope`, also at the kink; NaN gives NaN.
-
-    The slope is any finite number.
-    """
+    """Differentiate `leaky_relu` at `x`: 1 where ``x > 0``, else `negative_slope`, also at the kink; NaN gives NaN."""
 
     def kernel(x: Array, y: Array) -> None:
         np.greater(x, 0, out=y)
@@ -208,8 +157,7 @@ def leaky_relu_grad(x: ArrayLike, *, negative_slope: float = 0.01) -> Array:
 def gelu_grad(x: ArrayLike, *, approximate: str = "none") -> Array:
     """Differentiate `gelu` at `x`: ``Φ(x) + x·φ(x)``, with the density ``φ(x) = exp(-x²/2) / √(2π)``.
 
-    `approximate` says which of the two formulas of `gelu` to differentiate, with the same error. -inf gives 0, +inf
-    gives 1.
+    `approximate` is that of `gelu`, with the same error. -inf gives 0, +inf gives 1.
     """
     return _elementwise(_choose(approximate, _gelu_grad, _gelu_tanh_grad), x)
 
@@ -223,8 +171,7 @@ def softmax_backward(y: ArrayLike, grad_y: ArrayLike, *, axis: int = -1) -> Arra
     """Gradient of a loss by the logits, from the gradient by the probabilities: ``y·(grad_y - sum(y·grad_y))``.
 
     `y` is the output of `softmax`, `grad_y` the loss differentiated by it. Their shapes must agree (else ValueError);
-    where the dtypes differ, the wider one counts. The Jacobian of softmax is ``diag(y) - y·yᵀ``; this multiplies by it
-    without building it.
+    where the dtypes differ, the wider one counts.
     """
     y, grad_y = _as_float(y), _as_float(grad_y)
     if y.shape != grad_y.shape:
@@ -261,9 +208,8 @@ def _silu_grad(x: Array, y: Array) -> None:
 _TAIL_END = 40.0  # the normal distribution has no probability left beyond it, even in float64
 
 # Chebyshev series of (1 + z)·exp(z²/2)·Q(z) on [0, 40], where Q(z) = 1 - Φ(z), in the variable u = 2.2·z/(z + 4) - 1.
-# The factors leave a function between 0.4 and 0.5 that is nearly flat, so few terms give Q relative to itself. The idea
-# is of Shepherd and Laframboise, "Chebyshev Approximation of (1 + 2x)exp(x²)erfc x in 0 ≤ x < ∞", Mathematics of
-# Computation 36, 1981; these coefficients were computed with mpmath in 40 digits. The first 11 serve float32.
+# The factors leave a function that is nearly flat, so few terms give Q relative to itself (Shepherd and Laframboise,
+# Mathematics of Computation 36, 1981). The coefficients were computed with mpmath in 40 digits; 11 serve float32.
 # fmt: off
 _TAIL_SERIES = [
     0.47155383968620496, -0.058137107824620796, -0.013239343287072368, 0.011720805505664662, -0.00392255077449567,
@@ -379,9 +325,7 @@ def _as_float(x: ArrayLike) -> Array:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def _choose(
-    approximate: str, exact: Callable[..., object], tanh: Callable[..., object]
-) -> Callable[..., object]:
+def _choose(approximate: str, exact: Kernel, tanh: Kernel) -> Kernel:
     """Return the kernel that `approximate` names, or raise ValueError."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f"approximate must be 'none' or 'tanh', got {approximate!r}")
@@ -416,7 +360,15 @@ def _slabs(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
 
-def _elementwise(kernel: Callable[..., object], x: ArrayLike, out: Array | None = None) -> Array:
+def _along_axis(kernel: Kernel, x: ArrayLike, axis: int, out: Array | None = None) -> Array:
+    """Apply ``kernel(x, y)``, which writes y, to `x` as ``(outer, n, inner)``."""
+    x = _as_float(x)
+    result, slabs = _result(x, out), _slabs(x.shape, axis)
+    _run_in_blocks(kernel, result.reshape(slabs), x.reshape(slabs))
+    return _deliver(result, out)
+
+
+def _elementwise(kernel: Kernel, x: ArrayLike, out: Array | None = None) -> Array:
     """Apply ``kernel(x, y)``, which writes y, to the whole of `x`."""
     x = _as_float(x)
     result = _result(x, out)
@@ -425,7 +377,7 @@ def _elementwise(kernel: Callable[..., object], x: ArrayLike, out: Array | None 
 
 
 @np.errstate(all="ignore")
-def _run_in_blocks(kernel: Callable[..., object], result: Array, *operands: Array) -> None:
+def _run_in_blocks(kernel: Kernel, result: Array, *operands: Array) -> None:
     """Call ``kernel(*operands, result)`` on one cache-sized block of the first axis after the other.
 
     Blocks of float16 are lent to the kernel as float32. Floating-point warnings are off: kernels meet inf on purpose.
@@ -435,8 +387,7 @@ def _run_in_blocks(kernel: Callable[..., object], result: Array, *operands: Arra
     dtype = np.promote_types(result.dtype, np.float32)
     step = max(1, _BLOCK // math.prod(operands[0].shape[1:]))
     if len(result) <= step and result.dtype == dtype:
-        # One block and nothing to lend: 3 % of the time of `softmax` of (64, 1000), 14 % of (8, 10)
-        kernel(*operands, result)
+        kernel(*operands, result)  # nothing to lend
         return
     for start in range(0, len(result), step):
         block = slice(start, start + step)
