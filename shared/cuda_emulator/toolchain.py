@@ -41,7 +41,12 @@ NO_FUNCTION_HOOKS = {
     "gcc": ["--param", "tsan-instrument-func-entry-exit=0"],
     "clang": ["-mllvm", "-tsan-instrument-func-entry-exit=0"],
 }
-HOT = ("launch", "collectives", "memory", "counters")  # these run per access; the rest compiles faster unoptimised
+HOT = (
+    "launch",
+    "collectives",
+    "memory",
+    "counters",
+)  # these run per access; the rest compiles faster unoptimised
 
 
 class ToolchainError(RuntimeError):

@@ -292,8 +292,7 @@ def pytest_runtest_makereport(
     report = yield
     decisive = report.when == "call" or (report.when == "setup" and not report.passed)
     if decisive and isinstance(item, pytest.Function) and PROJECT in item.config.stash:
-        grade = _grade(item, raised, report)
-        report.grade = grade  # type: ignore[attr-defined]  # read by shared.testing.grading in a nested run
+        report.grade = grade = _grade(item, raised, report)  # type: ignore[attr-defined]  # for shared.testing.grading
         item.config.stash[GRADES].append(grade)
         _tell(item.config, {"grade": grade.as_dict()})
         function = item.nodeid.split("[")[0]
@@ -344,8 +343,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """List what did not run, with the reason, and in practice the verdict on each unit."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    if skipped:
+    if skipped := terminalreporter.stats.get("skipped", []):
         terminalreporter.section("NOT RUN")
         reasons = Counter((report.nodeid.split("[")[0], _reason(report)) for report in skipped)
         for (test, reason), count in reasons.items():
