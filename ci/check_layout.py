@@ -40,6 +40,8 @@ FILES = (
 )
 LEAST_MISTAKES, LEAST_RIGHT = 8, 2
 MOST_UNITS, MOST_LINES, MOST_FUNCTION_LINES, MOST_WORDS = 10, 200, 30, 1500
+MOST_FILE_LINES = 400  # of any file that somebody reads, but tests
+READ = {".py", ".cu", ".cpp", ".hpp", ".h", ".md", ".js", ".html", ".sh", ".yml"}
 # What each room of shared/ imports of the others. The emulator is a guest: it imports nothing of shared.
 ROOMS = {
     "testing": ("projects", "cuda_emulator", "measuring.device", "testing"),
@@ -72,6 +74,7 @@ def problems(root: Path) -> Iterator[str]:
             yield f"{folder.name}: no pyproject.toml"
     yield from room_problems(root / "shared")
     yield from given_problems(projects)
+    yield from length_problems(root)
     study = load_study_list()
     yield from study_problems(study, projects)
     for project in projects:
@@ -98,6 +101,21 @@ def room_problems(shared: Path) -> Iterator[str]:
         for name in _imports_of_shared(path):
             if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in ROOMS[room]):
                 yield f"shared/{room}/{path.name} imports shared.{name}"
+
+
+def length_problems(root: Path) -> Iterator[str]:
+    """Yield the files, except tests, that are too long to be read in one sitting."""
+    for folder in ("projects", "shared", "ci", ".github", ""):
+        for path in sorted((root / folder).glob("**/*" if folder else "*")):
+            inside = path.relative_to(root)
+            if (
+                path.suffix not in READ
+                or {"tests", "build", "practice"} & set(inside.parts)
+                or not path.is_file()
+            ):
+                continue
+            if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_FILE_LINES:
+                yield f"{inside} has {lines} lines, at most {MOST_FILE_LINES} are read in one sitting"
 
 
 def given_problems(projects: list[Project]) -> Iterator[str]:
