@@ -1,12 +1,13 @@
-"""The loss and its gradient beside SciPy and torch, one thread, all in one process.
+"""The loss and its gradient, plain and in blocks, beside SciPy and torch: one thread, one process; ``python benchmark.py``.
 
-SciPy's way to the loss is ``log_softmax`` and one index per row; torch's is ``cross_entropy``, and autograd for
-the gradient. The limit is one pass over the logits: `copy` is ``np.copyto`` into memory that is there already.
+SciPy's way to the loss is ``log_softmax`` and one index per row; torch's is ``cross_entropy``, and autograd for the gradient.
+"plain" is cross_entropy.py. The limit is one pass over the logits: "copy" is ``np.copyto`` into memory that is there already.
 Memory is the peak beyond what was held before, as NumPy reports it.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from cross_entropy import cross_entropy, cross_entropy_grad
+import blocked
+import cross_entropy as plain
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.benchmark import Benchmark, peak_extra_bytes
@@ -40,12 +42,12 @@ def compare(bench: Benchmark, shape: tuple[int, int], dtype: Any, rng: np.random
     x = 3 * rng.standard_normal(shape, dtype=dtype)
     t = rng.integers(0, shape[1], shape[0])
     x_torch, t_torch, copy = torch.from_numpy(x), torch.from_numpy(t), np.empty_like(x)
-    case = f"{np.dtype(dtype)} {shape}"
-    bench.compare(
+    add = functools.partial(bench.compare, case=f"{np.dtype(dtype)} {shape}", name="blocked")
+    add(
         "loss",
-        case,
-        ours=lambda: cross_entropy(x, t),
+        ours=lambda: blocked.cross_entropy(x, t),
         peers={
+            "plain": lambda: plain.cross_entropy(x, t),
             "scipy": lambda: scipy_loss(x, t),
             "torch": lambda: torch.nn.functional.cross_entropy(x_torch, t_torch),
             "copy": lambda: np.copyto(copy, x),
@@ -54,27 +56,32 @@ def compare(bench: Benchmark, shape: tuple[int, int], dtype: Any, rng: np.random
     )
     if dtype == np.float64:
         return
-    bench.compare(
+    add(
         "gradient",
-        case,
-        ours=lambda: cross_entropy_grad(x, t),
-        peers={"torch": lambda: torch_gradient(x_torch, t_torch)},
+        ours=lambda: blocked.cross_entropy_grad(x, t),
+        peers={
+            "plain": lambda: plain.cross_entropy_grad(x, t),
+            "torch": lambda: torch_gradient(x_torch, t_torch),
+        },
     )
-    bench.compare(
+    add(
         "loss with label smoothing",
-        case,
-        ours=lambda: cross_entropy(x, t, label_smoothing=0.1),
-        peers={"torch": lambda: torch.nn.functional.cross_entropy(x_torch, t_torch, label_smoothing=0.1)},
+        ours=lambda: blocked.cross_entropy(x, t, label_smoothing=0.1),
+        peers={
+            "plain": lambda: plain.cross_entropy(x, t, label_smoothing=0.1),
+            "torch": lambda: torch.nn.functional.cross_entropy(x_torch, t_torch, label_smoothing=0.1),
+        },
     )
     if shape in LARGE:
-        for name, call in (("ours", cross_entropy), ("scipy", scipy_loss)):
-            extra = peak_extra_bytes(lambda call=call: call(x, t))  # type: ignore[misc]
+        calls = {"blocked": blocked.cross_entropy, "plain": plain.cross_entropy, "scipy": scipy_loss}
+        for name, call in calls.items():
+            extra = peak_extra_bytes(functools.partial(call, x, t))
             columns = {"peak": f"{extra / 1e6:.1f} MB", "of the logits": f"{extra / x.nbytes:.1%}"}
-            bench.record("memory beside the logits, loss", f"{name}, {case}", columns)
+            bench.record("memory beside the logits, loss", f"{name}, {np.dtype(dtype)} {shape}", columns)
 
 
 def main() -> None:
-    """Measure, and write results/ and the tables of the README."""
+    """Measure, and write results/ and MEASURED.md."""
     bench = Benchmark(__file__, threads=1)
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):

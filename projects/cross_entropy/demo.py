@@ -21,7 +21,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from cross_entropy import cross_entropy, cross_entropy_grad, kl_divergence, mse_loss
+from cross_entropy import cross_entropy, cross_entropy_grad, mse_loss
+from kl_divergence import kl_divergence
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.demo import Demo

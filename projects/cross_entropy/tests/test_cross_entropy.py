@@ -1,4 +1,11 @@
-"""The cross-entropy and its gradient: the contract, then one option at a time, by hand."""
+"""cross_entropy, cross_entropy_grad and nll_loss: the contract, by hand, one option at a time, everything, gradients.
+
+The fixture `module` is what is judged; tests/further/test_blocked_as_core.py puts blocked.py in its place.
+"""
+
+from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -12,136 +19,112 @@ from oracles import (
     TARGET_WEIGHT,
     TARGETS,
     WEIGHT,
-    random_probabilities,
-    torch_oracle,
+    WITH_INDICES,
+    exact,
+    no_warning,
+    roundings,
 )
 
-import cross_entropy as ce
+import cross_entropy
 from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.gradients import assert_gradient
 
-# --- contract -----------------------------------------------------------------------------------------------
+REDUCTIONS = ("mean", "sum", "none")
+LOG_PROBS = np.log(SOFTMAX)
+OVERFLOW = (
+    "exp overflows, or the log of a vanished probability is -inf: subtract the row's maximum, stay in the log"
+)
+
+
+@pytest.fixture
+def module():
+    return cross_entropy
+
+
+# --- 1. the contract ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.grades
-def test_uses_numpy_only():
+def test_uses_numpy_only(module):
     """From scratch: no library that has the loss already."""
-    assert_imports_only(ce, {"numpy"})
+    assert_imports_only(module, {"numpy"})
 
 
-@BOTH
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64, np.uint8, np.bool_])
-def test_dtype_of_the_result(function, dtype):
-    """Floats keep their dtype, anything else becomes float64."""
-    result = np.asarray(
-        getattr(ce, function)(np.array([[0, 1, 3], [1, 0, 0]]).astype(dtype), np.array([1, 0]))
-    )
-    wanted = dtype if np.dtype(dtype).kind == "f" else np.float64
-    assert result.dtype == wanted, (
-        f"{np.dtype(dtype)} logits give {result.dtype}, expected {np.dtype(wanted)}"
-    )
-
-
-@pytest.mark.grades("cross_entropy")
-@pytest.mark.parametrize("shape", [(5,), (4, 3), (4, 3, 2), (2, 5, 3, 4)])
-def test_shape_of_the_loss(shape, rng):
-    """A scalar for mean and sum, one loss per position for none."""
-    positions = shape[:1] + shape[2:] if len(shape) > 1 else ()
-    logits, targets = rng.standard_normal(shape), rng.integers(0, 3, positions)
-    for reduction, wanted in (("mean", ()), ("sum", ()), ("none", positions)):
-        got = np.shape(ce.cross_entropy(logits, targets, reduction=reduction))
-        assert got == wanted, (
-            f"logits {shape} with reduction={reduction!r} give shape {got}, expected {wanted}"
+@WITH_INDICES
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shape_and_dtype(function, dtype, module):
+    """A number, or one loss per position; the gradient has the shape of the logits. The dtype is that of the logits."""
+    logits, wide = LOGITS.astype(dtype), np.array([1.0, 2.0, 3.0])
+    for reduction, weight, kind in itertools.product(
+        REDUCTIONS, (None, wide), (np.int64, np.int32, np.uint8)
+    ):
+        targets = TARGETS.astype(kind)
+        result = getattr(module, function)(logits, targets, weight=weight, reduction=reduction)
+        assert result is not None, f"{function} returns None: is a `return` missing?"
+        shape = (4, 3) if function == "cross_entropy_grad" else (4,) if reduction == "none" else ()
+        got, name = np.asarray(result), np.dtype(dtype).name
+        assert got.shape == shape, (
+            f"{function} with reduction={reduction!r}: shape {got.shape}, expected {shape}"
         )
+        with_weight = "" if weight is None else " with a float64 weight"
+        assert got.dtype == dtype, f"{name} logits give {got.dtype}, expected {name}: {function}{with_weight}"
 
 
-@pytest.mark.grades("cross_entropy_grad")
-@pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 5, 3, 4)])
-def test_shape_of_the_gradient(shape, rng):
-    """The gradient has the shape of the logits, whatever the reduction."""
-    targets = rng.integers(0, 3, shape[:1] + shape[2:] if len(shape) > 1 else ())
-    for reduction in ("mean", "sum", "none"):
-        got = np.shape(ce.cross_entropy_grad(rng.standard_normal(shape), targets, reduction=reduction))
-        assert got == shape, f"logits {shape} with reduction={reduction!r} give a gradient of shape {got}"
+@WITH_INDICES
+def test_inputs_are_unchanged(function, module, rng):
+    """The caller still needs the logits: also large ones, and those of ignored positions."""
+    targets, weight = np.array([0, 2, -100, 1, 1, 0]), np.array([1.0, 0.5, 2.0])
+    for scale in (1.0, 1e4):
+        logits = scale * rng.standard_normal((6, 3))
+        logits[2, 1] = np.nan
+        options = {} if function == "nll_loss" else {"label_smoothing": 0.1}
+        with unchanged(logits, targets, weight):
+            for reduction in REDUCTIONS:
+                getattr(module, function)(logits, targets, weight=weight, reduction=reduction, **options)
 
 
-@BOTH
-@pytest.mark.parametrize("kind", ["class indices", "probabilities"])
-def test_inputs_are_unchanged(function, kind, rng):
-    """The caller still needs the logits."""
-    logits, weight = rng.standard_normal((6, 3)), np.array([1.0, 0.5, 2.0])
-    targets = (
-        np.array([0, 2, -100, 1, 1, 0]) if kind == "class indices" else random_probabilities(rng, (6, 3))
-    )
-    with unchanged(logits, targets, weight):
-        getattr(ce, function)(logits, targets, weight=weight, label_smoothing=0.1)
-
-
-BAD = {
-    "negative index": ([[0, 1], [1, 2], [2, -1]], {}, ["-1", "2, 1"], "a negative class index wraps around"),
-    "index too large": ([[0, 1], [7, 2], [2, 1]], {}, ["7", "1, 0"], "a class index must be below C"),
-    "index beside ignored": (
-        [[0, 1], [-1, 2], [2, -2]],
-        {"ignore_index": -1},
-        ["-2", "2, 1"],
-        "only ignore_index",
-    ),
-    "negative weight": (0, {"weight": [1.0, -0.5, 1.0]}, ["-0.5", "1"], "a negative weight is accepted"),
-    "short weight": (0, {"weight": [1.0, 2.0]}, ["(2,)"], "weight needs one entry per class"),
-    "scalar weight": (0, {"weight": 2.0}, ["()"], "weight needs one entry per class"),
-    "probabilities and ignore_index": (
-        np.full((3, 3, 2), 1 / 3),
-        {"ignore_index": 1},
-        ["1"],
-        "ignore_index means nothing for probabilities",
-    ),
-    "reduction": (0, {"reduction": "average"}, ["average"], "an unknown reduction is accepted"),
-    "smoothing above one": (0, {"label_smoothing": 1.5}, ["1.5"], "label_smoothing is a share in [0, 1]"),
-    "smoothing below zero": (0, {"label_smoothing": -0.1}, ["-0.1"], "label_smoothing is a share in [0, 1]"),
-    "shape of indices": (np.zeros((3, 3, 2), int), {}, ["(3, 3, 2)"], "indices leave out the class axis"),
-    "shape of probabilities": (
-        np.ones((3, 2)),
-        {},
-        ["(3, 2)"],
-        "floating targets are probabilities: shape of logits",
-    ),
+GOOD = np.array([0, 3, 1])
+BAD_ARGUMENTS = {
+    "a negative class index wraps around": [({}, np.array([0, 3, -1])), ({}, np.array([-4, 3, 1]))],
+    "a class index must be below C": [({}, np.array([0, 4, 1])), ({}, np.array([70_000, 3, 1]))],
+    "only ignore_index may be outside the classes": [({"ignore_index": -1}, np.array([0, -1, -2]))],
+    "targets leave out the class axis": [({}, GOOD[:, None]), ({}, GOOD[:2]), ({}, np.zeros((3, 4), int))],
+    "weight needs one entry per class": [({"weight": w}, GOOD) for w in (np.ones(3), np.ones(1), 2.0)],
+    "an unknown reduction is accepted": [({"reduction": r}, GOOD) for r in ("average", "MEAN", "")],
+    "label_smoothing is a share in [0, 1]": [({"label_smoothing": s}, GOOD) for s in (1.5, -0.1, 1 + 1e-9)],
 }
 
 
-@BOTH
-@pytest.mark.parametrize("case", BAD)
-def test_bad_arguments_are_named(function, case):
-    """ValueError that says which value is wrong and where it stands."""
-    targets, options, mentions, diagnosis = BAD[case]
-    targets = np.zeros((3, 2), int) if np.ndim(targets) == 0 else np.asarray(targets)
-    with expect_error(ValueError, *mentions, otherwise=diagnosis):
-        getattr(ce, function)(np.zeros((3, 3, 2)), targets, **options)
+@WITH_INDICES
+@pytest.mark.parametrize("diagnosis", BAD_ARGUMENTS)
+def test_bad_arguments(function, diagnosis, module):
+    """What cannot be right is refused by a ValueError, not computed."""
+    for options, targets in BAD_ARGUMENTS[diagnosis]:
+        if function == "nll_loss" and "label_smoothing" in options:
+            options, targets = {}, np.array([0, 3, 5])  # it has no smoothing
+        shown = ", ".join([f"targets {targets.tolist()}", *(f"{k}={v!r}" for k, v in options.items())])
+        with expect_error(ValueError, otherwise=f"{diagnosis}: {function} takes {shown} for 4 classes"):
+            getattr(module, function)(np.zeros((3, 4)), targets, **options)
 
 
-@BOTH
-def test_no_class_at_all(function):
-    """Softmax over nothing has no value."""
-    with expect_error(ValueError, "(2, 0)", otherwise="logits without a class must be refused"):
-        getattr(ce, function)(np.zeros((2, 0)), np.zeros(2, int))
+@WITH_INDICES
+def test_other_ranks_are_refused(function, module):
+    """This module takes logits (N, C): a vector, or three axes, would be something else."""
+    for logits, targets in ((np.zeros(4), GOOD), (np.zeros(4), np.array(2)), (np.zeros((3, 4, 2)), GOOD)):
+        shapes = f"logits {logits.shape} with targets {targets.shape}"
+        with expect_error(ValueError, otherwise=f"{function} takes {shapes}: expected (N, C) and (N,)"):
+            getattr(module, function)(logits, targets)
 
 
-@BOTH
-def test_types_that_mean_nothing(function):
-    """Complex logits have no order, bool targets could be an index or a probability."""
-    with expect_error(TypeError, otherwise="complex logits must be refused"):
-        getattr(ce, function)(LOGITS + 1j, TARGETS)
-    with expect_error(TypeError, otherwise="bool targets are ambiguous and must be refused"):
-        getattr(ce, function)(LOGITS, ONE_HOT.astype(bool))
-
-
-# --- the loss, one option at a time -------------------------------------------------------------------------
+# --- 2. the loss by hand, one option at a time ------------------------------------------------------------------
 
 
 @pytest.mark.grades("cross_entropy")
-def test_by_hand():
+def test_by_hand(module):
     """Four rows whose softmax is a fraction: the loss is the mean of log(8/5), log 2, log 5 and log(5/3)."""
     over_batch = -np.log((COUNTS / COUNTS.sum(axis=0))[np.arange(4), TARGETS]).mean()
     assert_close(
-        ce.cross_entropy(LOGITS, TARGETS),
+        module.cross_entropy(LOGITS, TARGETS),
         LOSSES.mean(),
         what="loss",
         mistakes={
@@ -159,26 +142,19 @@ def test_by_hand():
 
 
 @pytest.mark.grades("cross_entropy")
-def test_reductions():
+def test_reductions(module):
     """None keeps the losses apart, sum adds them."""
     ignored = {"reduction is ignored: this is the mean": LOSSES.mean()}
-    assert_close(ce.cross_entropy(LOGITS, TARGETS, reduction="none"), LOSSES, mistakes=ignored)
-    assert_close(ce.cross_entropy(LOGITS, TARGETS, reduction="sum"), LOSSES.sum(), mistakes=ignored)
+    assert_close(module.cross_entropy(LOGITS, TARGETS, reduction="none"), LOSSES, mistakes=ignored)
+    assert_close(module.cross_entropy(LOGITS, TARGETS, reduction="sum"), LOSSES.sum(), mistakes=ignored)
 
 
 @pytest.mark.grades("cross_entropy")
-def test_logits_of_rank_one():
-    """A single position: logits (C,) and one class index, no batch axis."""
-    loss = ce.cross_entropy(LOGITS[2], 1)
-    assert_close(loss, np.log(5.0), what="loss of one position")
-
-
-@pytest.mark.grades("cross_entropy")
-def test_weight():
+def test_weight(module):
     """The mean is a weighted mean: it divides by the summed weight of the targets."""
     weighted = TARGET_WEIGHT * LOSSES
     assert_close(
-        ce.cross_entropy(LOGITS, TARGETS, weight=WEIGHT),
+        module.cross_entropy(LOGITS, TARGETS, weight=WEIGHT),
         weighted.sum() / TARGET_WEIGHT.sum(),
         mistakes={
             "the mean divides by N, not by the summed weight of the targets": weighted.mean(),
@@ -187,7 +163,7 @@ def test_weight():
         },
     )
     assert_close(
-        ce.cross_entropy(LOGITS, TARGETS, weight=WEIGHT, reduction="none"),
+        module.cross_entropy(LOGITS, TARGETS, weight=WEIGHT, reduction="none"),
         weighted,
         mistakes={"reduction='none' forgets the weight": LOSSES},
     )
@@ -195,43 +171,37 @@ def test_weight():
 
 @pytest.mark.grades("cross_entropy")
 @pytest.mark.parametrize("ignore_index", [-100, 0, 255])
-def test_ignore_index(ignore_index):
+def test_ignore_index(ignore_index, module):
     """Ignored positions cost nothing and do not count, be the index a class, negative or large."""
     targets = np.where(TARGETS == 0, ignore_index, TARGETS)
     kept = np.array([True, False, True, False])
-    options = {"ignore_index": ignore_index, "reduction": "none"}
+    weighted = (TARGET_WEIGHT * LOSSES)[kept].sum()
+    honoured = {"ignore_index is not honoured: these positions have a loss": LOSSES}
     assert_close(
-        ce.cross_entropy(LOGITS, targets, **options),
+        module.cross_entropy(LOGITS, targets, ignore_index=ignore_index, reduction="none"),
         np.where(kept, LOSSES, 0.0),
-        mistakes={"ignore_index is not honoured: these positions have a loss": LOSSES},
+        mistakes=honoured,
     )
     assert_close(
-        ce.cross_entropy(LOGITS, targets, ignore_index=ignore_index),
+        module.cross_entropy(LOGITS, targets, ignore_index=ignore_index),
         LOSSES[kept].mean(),
-        mistakes={
-            "ignored positions still count in the mean": LOSSES[kept].sum() / 4,
-            "ignore_index is not honoured: these positions have a loss": LOSSES.mean(),
-        },
+        mistakes={"ignored positions still count in the mean": LOSSES[kept].sum() / 4},
     )
     assert_close(
-        ce.cross_entropy(LOGITS, targets, ignore_index=ignore_index, weight=WEIGHT),
-        (TARGET_WEIGHT * LOSSES)[kept].sum() / TARGET_WEIGHT[kept].sum(),
-        mistakes={
-            "ignored positions still count in the mean": (TARGET_WEIGHT * LOSSES)[kept].sum()
-            / TARGET_WEIGHT.sum()
-        },
+        module.cross_entropy(LOGITS, targets, ignore_index=ignore_index, weight=WEIGHT),
+        weighted / TARGET_WEIGHT[kept].sum(),
+        mistakes={"ignored positions still count in the mean": weighted / TARGET_WEIGHT.sum()},
     )
 
 
 @pytest.mark.grades("cross_entropy")
-def test_label_smoothing():
+def test_label_smoothing(module):
     """A share of the target is spread over all C classes, the right one included."""
-    surprise = -np.log(SOFTMAX)
-    expected = 0.8 * LOSSES + 0.2 * surprise.mean(axis=1)
+    surprise = -LOG_PROBS
     others = (surprise.sum(axis=1) - LOSSES) / 2
     assert_close(
-        ce.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2, reduction="none"),
-        expected,
+        module.cross_entropy(LOGITS, TARGETS, label_smoothing=0.2, reduction="none"),
+        0.8 * LOSSES + 0.2 * surprise.mean(axis=1),
         mistakes={
             "label_smoothing is ignored": LOSSES,
             "the share goes to the C - 1 wrong classes; it is spread over all C": 0.8 * LOSSES + 0.2 * others,
@@ -242,136 +212,228 @@ def test_label_smoothing():
 
 
 @pytest.mark.grades("cross_entropy")
-def test_label_smoothing_with_weight_and_ignored():
+def test_label_smoothing_with_weight_and_ignored(module):
     """Each class of the smoothed target has its own weight; the mean still divides by the targets' weights."""
-    surprise = -np.log(SOFTMAX)
+    surprise = -LOG_PROBS
     spread = 0.2 * (surprise * WEIGHT).mean(axis=1)
     expected = 0.8 * TARGET_WEIGHT * LOSSES + spread
     options = {"weight": WEIGHT, "label_smoothing": 0.2}
     unweighted = 0.8 * TARGET_WEIGHT * LOSSES + 0.2 * surprise.mean(axis=1)
     by_target = TARGET_WEIGHT * (0.8 * LOSSES + 0.2 * surprise.mean(axis=1))
-    total = (0.8 + 0.2 / 3) * TARGET_WEIGHT.sum()
-    mistakes = {
-        "the smoothed part forgets the class weights": unweighted,
-        "the smoothed part has the weight of the target, not of each class": by_target,
-    }
-    assert_close(ce.cross_entropy(LOGITS, TARGETS, **options, reduction="none"), expected, mistakes=mistakes)
+    smoothed = (0.8 * TARGET_WEIGHT + 0.2 * WEIGHT.mean()).sum()
     assert_close(
-        ce.cross_entropy(LOGITS, TARGETS, **options),
+        module.cross_entropy(LOGITS, TARGETS, **options, reduction="none"),
+        expected,
+        mistakes={
+            "the smoothed part forgets the class weights": unweighted,
+            "the smoothed part has the weight of the target, not of each class": by_target,
+        },
+    )
+    assert_close(
+        module.cross_entropy(LOGITS, TARGETS, **options),
         expected.sum() / TARGET_WEIGHT.sum(),
         mistakes={
             "the mean divides by N, not by the summed weight of the targets": expected.mean(),
-            "the mean divides by the smoothed weights": expected.sum() / total,
+            "the mean divides by the smoothed weights": expected.sum() / smoothed,
         },
     )
-    ignored = np.array([2, 0, -100, -100])
+    targets = np.array([2, 0, -100, -100])
+    kept = targets >= 0
+    left = {"the smoothed part of ignored positions is still there": np.where(kept, expected, spread)}
     assert_close(
-        ce.cross_entropy(LOGITS, ignored, **options, reduction="none"),
-        np.where(ignored >= 0, expected, 0.0),
+        module.cross_entropy(LOGITS, targets, **options, reduction="none"),
+        np.where(kept, expected, 0.0),
+        mistakes=left,
+    )
+
+
+# --- 3. nll_loss by hand ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("nll_loss")
+def test_nll_by_hand(module):
+    """Minus the target's log-probability, averaged."""
+    shifted = LOG_PROBS - 1.0  # not normalised, so that a second log_softmax shows
+    assert_close(
+        module.nll_loss(shifted, TARGETS),
+        LOSSES.mean() + 1.0,
         mistakes={
-            "the smoothed part of ignored positions is still there": np.where(ignored >= 0, expected, spread)
+            "the sign: minus the log-probability": -LOSSES.mean() - 1.0,
+            "the input is log-probabilities already: no second log_softmax": LOSSES.mean(),
+            "this is the sum, not the mean": LOSSES.sum() + 4.0,
         },
     )
+
+
+@pytest.mark.grades("nll_loss")
+def test_nll_options(module):
+    """Weight, ignore_index and reduction."""
+    weighted = TARGET_WEIGHT * LOSSES
+    assert_close(
+        module.nll_loss(LOG_PROBS, TARGETS, weight=WEIGHT),
+        weighted.sum() / TARGET_WEIGHT.sum(),
+        mistakes={
+            "nll_loss: the mean divides by N, not by the summed weight of the targets": weighted.mean(),
+            "nll_loss: weight is ignored": LOSSES.mean(),
+        },
+    )
+    for ignore_index in (9, -100, 0):
+        targets, kept = np.where(TARGETS == 0, ignore_index, TARGETS), TARGETS != 0
+        counted = {"nll_loss: ignored positions still count in the mean": LOSSES[kept].sum() / 4}
+        options = {"ignore_index": ignore_index}
+        loss = module.nll_loss(LOG_PROBS, targets, **options)
+        assert_close(loss, LOSSES[kept].mean(), mistakes=counted)
+        losses = module.nll_loss(LOG_PROBS, targets, **options, reduction="none")
+        assert_close(losses, np.where(kept, LOSSES, 0.0), hint="nll_loss: ignored positions have loss 0")
+        weighted_mean = weighted[kept].sum() / TARGET_WEIGHT[kept].sum()
+        counted = {
+            "nll_loss: ignored positions still count in the mean": weighted[kept].sum() / TARGET_WEIGHT.sum()
+        }
+        loss = module.nll_loss(LOG_PROBS, targets, **options, weight=WEIGHT)
+        assert_close(loss, weighted_mean, mistakes=counted)
+    assert_close(module.nll_loss(LOG_PROBS, TARGETS, weight=WEIGHT, reduction="none"), weighted)
+    assert_close(module.nll_loss(LOG_PROBS, TARGETS, weight=WEIGHT, reduction="sum"), weighted.sum())
+
+
+@pytest.mark.grades("nll_loss")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nll_of_any_numbers(dtype, module, rng):
+    """A square, a single row, more classes than positions, a transposed view: one entry of each row counts."""
+    for shape in ((5, 5), (1, 7), (3, 40), (40, 3)):
+        for numbers in (rng.normal(0, 30, shape), rng.normal(0, 30, shape[::-1]).T):
+            numbers = numbers.astype(dtype)
+            targets, weight = rng.integers(0, shape[1], shape[0]), rng.uniform(0.5, 2, shape[1])
+            expected = [-weight[t] * float(row[t]) for row, t in zip(numbers, targets.tolist(), strict=True)]
+            result = module.nll_loss(numbers, targets, weight=weight, reduction="none")
+            assert_close(result, np.array(expected), dtype=dtype, what=f"nll_loss of shape {shape}")
+
+
+# --- 4. everything together -------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(6, 5), (4, 4), (1, 6), (3, 12)])
+def test_every_combination_of_options(function, shape, dtype, module, rng):
+    """Equal to the textbook formula in 60 digits for each combination, a square among the shapes."""
+    n_classes = shape[1]
+    weights = [None, rng.uniform(0.5, 2.0, n_classes)]
+    for weight, ignore_index, smoothing in itertools.product(
+        weights, [-100, 0, n_classes - 1], [0.0, 0.1, 1.0]
+    ):
+        logits, targets = rng.normal(0, 2, shape).astype(dtype), rng.integers(0, n_classes, shape[0])
+        targets[0] = 1 if ignore_index == 0 else 0  # one position counts
+        options = {"ignore_index": ignore_index, "label_smoothing": smoothing}
+        shown = f"{'no weight' if weight is None else 'weight'}, {ignore_index=}, label_smoothing={smoothing}"
+        for reduction in REDUCTIONS:
+            assert_close(
+                getattr(module, function)(logits, targets, weight=weight, **options, reduction=reduction),
+                exact(function, logits, targets, weight=weight, **options, reduction=reduction),
+                dtype=dtype,
+                n=n_classes * shape[0],
+                atol=shape[0] * roundings(logits, dtype),
+                what=f"{function} of {shape} with {shown}, {reduction=}",
+                vacuous_ok="where one position counts, the losses can be equal",
+            )
+
+
+@BOTH
+def test_views(function, module, rng):
+    """A transposed view, every other row and reversed classes: what counts is the class axis, not the memory."""
+    for logits in (
+        rng.normal(0, 2, (4, 4)).T,
+        rng.normal(0, 2, (6, 5)).T,
+        rng.normal(0, 2, (10, 5))[::2],
+        rng.normal(0, 2, (5, 6))[:, ::-1],
+    ):
+        targets = rng.integers(0, logits.shape[1], 2 * len(logits))[::2]
+        assert_close(
+            getattr(module, function)(logits, targets, reduction="sum"),
+            exact(function, logits, targets, reduction="sum"),
+            n=logits.size,
+            what=f"{function} of a view of shape {logits.shape}",
+        )
+
+
+@BOTH
+def test_many_positions(function, module):
+    """70,000 positions in float32: the four rows worked by hand, again and again."""
+    logits, targets = np.tile(LOGITS, (17_500, 1)).astype(np.float32), np.tile(TARGETS, 17_500)
+    result = getattr(module, function)(logits, targets)
+    if function == "cross_entropy":
+        assert_close(result, LOSSES.mean(), dtype=np.float32, n=70_000)
+    else:
+        expected = np.tile(SOFTMAX - ONE_HOT, (17_500, 1)) / 70_000
+        assert_close(result, expected, dtype=np.float32, n=3)
 
 
 @pytest.mark.grades("cross_entropy")
-def test_probabilities(rng):
-    """A floating target gives every class its share."""
-    p = random_probabilities(rng, (4, 3))
-    surprise = -np.log(SOFTMAX)
-    expected = (p * surprise).sum(axis=1)
-    hard = surprise[np.arange(4), p.argmax(axis=1)]
-    mistakes = {
-        "the most probable class is taken, the other shares are lost": hard,
-        "the two distributions are exchanged": (SOFTMAX * -np.log(p)).sum(axis=1),
-        "this is the KL divergence: the entropy of the targets is subtracted": expected
-        + (p * np.log(p)).sum(axis=1),
-    }
-    assert_close(ce.cross_entropy(LOGITS, p, reduction="none"), expected, mistakes=mistakes)
-    assert_close(ce.cross_entropy(LOGITS, ONE_HOT), LOSSES.mean(), what="loss of one-hot rows")
-    assert_close(ce.cross_entropy(LOGITS[2], p[2]), expected[2], what="loss of one position")
-    assert_close(
-        ce.cross_entropy(LOGITS, p, label_smoothing=0.3),
-        (0.7 * expected + 0.3 * surprise.mean(axis=1)).mean(),
-        mistakes={"label_smoothing is ignored for probabilities": expected.mean()},
-    )
-
-
-@pytest.mark.grades("cross_entropy")
-def test_probabilities_with_weight(rng):
-    """With probabilities every class is weighted; the mean divides by the number of positions, as in torch."""
-    p = random_probabilities(rng, (4, 3))
-    surprise = -np.log(SOFTMAX)
-    expected = (WEIGHT * p * surprise).sum(axis=1)
-    assert_close(
-        ce.cross_entropy(LOGITS, p, weight=WEIGHT),
-        expected.mean(),
-        mistakes={
-            "weight is ignored for probabilities": (p * surprise).sum(axis=1).mean(),
-            "for probabilities the mean divides by the number of positions": expected.sum()
-            / (WEIGHT * p).sum(),
-        },
-    )
-    assert_close(
-        ce.cross_entropy(LOGITS, 0.5 * p),
-        0.5 * (p * surprise).sum(axis=1).mean(),
-        mistakes={
-            "for probabilities the mean divides by the number of positions": (p * surprise).sum(axis=1).mean()
-        },
-    )
-
-
-@pytest.mark.grades("cross_entropy")
-@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 5, 3, 4)])
-def test_class_axis_is_one(shape, rng):
-    """Images and sequences: (N, C, d1, ..., dk) has its classes in the middle."""
-    logits, targets = rng.standard_normal(shape), rng.integers(0, 5, (2, *shape[2:]))
-    torn = torch_oracle(logits.reshape(-1, 5), targets.ravel(), reduction="none")[0].reshape(targets.shape)
-    exp = np.exp(logits)
-    over_last = -np.log(np.take_along_axis(exp / exp.sum(axis=-1, keepdims=True), targets[:, None], 1)[:, 0])
-    assert_close(
-        ce.cross_entropy(logits, targets, reduction="none"),
-        torch_oracle(logits, targets, reduction="none")[0],
-        mistakes={
-            "reshape(-1, C) tears classes apart: move the class axis to the end first": torn,
-            "softmax runs over the last axis, not over axis 1": over_last,
-        },
-    )
-
-
-@pytest.mark.grades("cross_entropy")
-def test_large_logits():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_logits(dtype, module):
     """The loss of a confidently wrong answer is the difference of the logits: no overflow, no log of zero."""
-    logits = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [1e4 + 1, 1e4, -1e4], [0.0, 1e4, -1e4]])
-    targets = np.array([1, 0, 0, 0])
-    expected = np.array([2e4, 2e4 + np.log(2.0), np.log1p(np.exp(-1.0)), 1e4])
-    clipped = np.array([-np.log(1e-12), -np.log(1e-12), expected[2], -np.log(1e-12)])
-    with np.errstate(all="ignore"):
-        losses = ce.cross_entropy(logits, targets, reduction="none")
-    floor = next((tiny for tiny in 10.0 ** -np.arange(5, 308) if abs(losses[0] + np.log(tiny)) < 1e-3), None)
+    logits = np.array(
+        [[1e4, -1e4, 0], [-1e4, 1e4, 1e4], [1e4 + 1, 1e4, -1e4], [0, 1e4, -1e4], [95, 0, 95], [1, 2, 0]],
+        dtype,
+    )
+    targets = np.array([1, 0, 0, 0, 2, 0])
+    expected = exact("cross_entropy", logits, targets, reduction="none")
+    clipped = np.minimum(expected, -np.log(1e-12))
+    with no_warning(OVERFLOW), unchanged(logits):
+        losses = module.cross_entropy(logits, targets, reduction="none")
+    first = float(np.asarray(losses).flat[0])
+    floor = next((tiny for tiny in 10.0 ** -np.arange(5, 308) if abs(first + np.log(tiny)) < 1e-3), None)
     assert floor is None, (
         f"a constant like {floor:g} is added to the probability: the loss stops growing there"
     )
     assert_close(
         losses,
         expected,
-        rtol=4e-16,
-        atol=0.0,
-        hint="exp overflows, or the log of a vanished probability is -inf: subtract the maximum, "
-        "stay in the log",
+        dtype=dtype,
+        atol=roundings(logits, dtype),
+        hint=OVERFLOW,
         mistakes={"the probability is clipped before the log": clipped},
+    )
+    rows = np.array([[-1e4, -1e4 + 1, -1e4], [0, 2, 1], [1e4, 1e4 + 3, 1e4 + 2]], dtype)
+    with no_warning("shift each row by its own maximum"):
+        losses = module.cross_entropy(rows, np.array([0, 2, 1]), label_smoothing=0.1, reduction="none")
+    expected = exact("cross_entropy", rows, [0, 2, 1], label_smoothing=0.1, reduction="none")
+    assert_close(
+        losses,
+        expected,
+        dtype=dtype,
+        atol=roundings(rows, dtype),
+        what="loss of rows near -1e4, 0 and 1e4",
+        hint="shift each row by its own maximum: with another shift exp is 0 in a whole row, or overflows",
     )
 
 
-# --- the gradient, one option at a time ---------------------------------------------------------------------
+@WITH_INDICES
+def test_ignored_positions_may_hold_anything(function, module):
+    """Padding is often uninitialised: its loss and gradient are 0 whatever the logits, not 0 · NaN."""
+    logits, targets = LOG_PROBS.copy(), np.array([2, -100, 1, 0])
+    logits[1, 2] = np.nan
+    expected = LOSSES[[0, 2, 3]].mean()
+    if function == "cross_entropy_grad":
+        expected = (SOFTMAX - ONE_HOT) / 3
+        expected[1] = 0.0
+    assert_close(
+        getattr(module, function)(logits, targets),
+        expected,
+        what=f"{function} where an ignored position holds NaN",
+        hint="an ignored position spoils the result: select positions instead of multiplying them by zero",
+    )
+
+
+# --- 5. the gradient, one option at a time ------------------------------------------------------------------------
 
 
 @pytest.mark.grades("cross_entropy_grad")
-def test_gradient_by_hand():
+def test_gradient_by_hand(module):
     """Softmax minus one-hot, divided by the number of positions."""
     expected = (SOFTMAX - ONE_HOT) / 4
+    over_batch = (COUNTS / COUNTS.sum(axis=0) - ONE_HOT) / 4
     assert_close(
-        ce.cross_entropy_grad(LOGITS, TARGETS),
+        module.cross_entropy_grad(LOGITS, TARGETS),
         expected,
         what="gradient",
         mistakes={
@@ -379,38 +441,33 @@ def test_gradient_by_hand():
             "the gradient of the sum: the division of the mean is missing": 4 * expected,
             "the one-hot row is not subtracted": SOFTMAX / 4,
             "divided by all N·C entries, not by the N positions": expected / 3,
-            "softmax runs over the batch (axis 0), not over the classes": (
-                COUNTS / COUNTS.sum(axis=0) - ONE_HOT
-            )
-            / 4,
-            "the derivative of the softmax is counted twice": SOFTMAX
-            * (1 - SOFTMAX)
-            * (SOFTMAX - ONE_HOT)
-            / 4,
+            "softmax runs over the batch (axis 0), not over the classes": over_batch,
+            "the derivative of the softmax is counted twice": SOFTMAX * (1 - SOFTMAX) * expected,
             "the gradient is zero": 0 * expected,
         },
     )
 
 
 @pytest.mark.grades("cross_entropy_grad")
-def test_gradient_of_reductions():
+def test_gradient_of_reductions(module):
     """Sum, and none position by position, do not divide."""
     expected = SOFTMAX - ONE_HOT
     for reduction in ("sum", "none"):
         assert_close(
-            ce.cross_entropy_grad(LOGITS, TARGETS, reduction=reduction),
+            module.cross_entropy_grad(LOGITS, TARGETS, reduction=reduction),
             expected,
+            what=f"gradient with reduction={reduction!r}",
             mistakes={"reduction is ignored: this is the gradient of the mean": expected / 4},
         )
 
 
 @pytest.mark.grades("cross_entropy_grad")
-def test_gradient_with_weight():
+def test_gradient_with_weight(module):
     """The weight of the target multiplies the whole row."""
     expected = TARGET_WEIGHT[:, None] * (SOFTMAX - ONE_HOT)
     divisor = TARGET_WEIGHT.sum()
     assert_close(
-        ce.cross_entropy_grad(LOGITS, TARGETS, weight=WEIGHT),
+        module.cross_entropy_grad(LOGITS, TARGETS, weight=WEIGHT),
         expected / divisor,
         mistakes={
             "weight is ignored in the gradient": (SOFTMAX - ONE_HOT) / 4,
@@ -425,13 +482,13 @@ def test_gradient_with_weight():
 
 @pytest.mark.grades("cross_entropy_grad")
 @pytest.mark.parametrize("ignore_index", [-100, 0, 255])
-def test_gradient_of_ignored_positions(ignore_index):
+def test_gradient_of_ignored_positions(ignore_index, module):
     """Ignored rows are zero and do not count in the division."""
     targets = np.where(TARGETS == 0, ignore_index, TARGETS)
     kept = np.array([True, False, True, False])[:, None]
     expected = np.where(kept, SOFTMAX - ONE_HOT, 0.0)
     assert_close(
-        ce.cross_entropy_grad(LOGITS, targets, ignore_index=ignore_index),
+        module.cross_entropy_grad(LOGITS, targets, ignore_index=ignore_index),
         expected / 2,
         mistakes={
             "ignored positions still count in the mean": expected / 4,
@@ -442,50 +499,63 @@ def test_gradient_of_ignored_positions(ignore_index):
 
 
 @pytest.mark.grades("cross_entropy_grad")
-def test_gradient_with_label_smoothing():
-    """The target row is smoothed, then subtracted."""
+def test_gradient_with_label_smoothing(module):
+    """The target row is smoothed, then subtracted; with weights each class of it has its own."""
     others = 0.8 * ONE_HOT + 0.1 * (1 - ONE_HOT)
     assert_close(
-        ce.cross_entropy_grad(LOGITS, TARGETS, label_smoothing=0.2, reduction="sum"),
+        module.cross_entropy_grad(LOGITS, TARGETS, label_smoothing=0.2, reduction="sum"),
         SOFTMAX - (0.8 * ONE_HOT + 0.2 / 3),
         mistakes={
             "label_smoothing is ignored in the gradient": SOFTMAX - ONE_HOT,
             "the share goes to the C - 1 wrong classes; it is spread over all C": SOFTMAX - others,
         },
     )
-
-
-@pytest.mark.grades("cross_entropy_grad")
-def test_gradient_of_probabilities_with_weight(rng):
-    """Q softmax - q with q = w·p: weighting every entry of softmax - p is not the same."""
-    p = random_probabilities(rng, (4, 3))
-    q = WEIGHT * p
+    q = WEIGHT * (0.8 * ONE_HOT + 0.2 / 3)
+    asked, target = q.sum(axis=1, keepdims=True), TARGET_WEIGHT[:, None]
     assert_close(
-        ce.cross_entropy_grad(LOGITS, p, weight=WEIGHT, reduction="sum"),
-        q.sum(axis=1, keepdims=True) * SOFTMAX - q,
+        module.cross_entropy_grad(LOGITS, TARGETS, label_smoothing=0.2, weight=WEIGHT, reduction="sum"),
+        asked * SOFTMAX - q,
         mistakes={
-            "the softmax is multiplied by Q = sum(w·p), not by the weight of its column": WEIGHT
-            * (SOFTMAX - p),
-            "the softmax is multiplied by Q = sum(w·p), not by 1": SOFTMAX - q,
-            "weight is ignored for probabilities": SOFTMAX - p,
+            "the softmax is multiplied by Q, the sum of q, not by the weight of the target": target * SOFTMAX
+            - q,
+            "the smoothed part has the weight of the target, not of each class": target
+            * (SOFTMAX - q / WEIGHT),
+            "the smoothed part forgets the class weights": SOFTMAX * (0.8 * target + 0.2)
+            - (0.8 * WEIGHT * ONE_HOT + 0.2 / 3),
         },
     )
-    unnormalised = 0.5 * p
-    assert_close(
-        ce.cross_entropy_grad(LOGITS, unnormalised, reduction="sum"),
-        0.5 * SOFTMAX - unnormalised,
-        mistakes={"probabilities that sum to Q multiply the softmax by Q": SOFTMAX - unnormalised},
+
+
+@pytest.mark.grades("cross_entropy_grad")
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_gradient_is_the_derivative(smoothing, module, rng):
+    """Complex-step derivative of the formula in the docstring, with weights."""
+    logits, targets, weight = rng.standard_normal((4, 5)), rng.integers(0, 5, 4), rng.uniform(0.5, 2.0, 5)
+    q = weight * ((1 - smoothing) * np.eye(5)[targets] + smoothing / 5) / weight[targets].sum()
+    assert_gradient(
+        module.cross_entropy_grad(logits, targets, weight=weight, label_smoothing=smoothing),
+        lambda x: -(q * np.log(np.exp(x) / np.exp(x).sum(axis=1, keepdims=True))).sum(),
+        logits,
+        np.ones(()),
+        method="complex",
     )
 
 
 @pytest.mark.grades("cross_entropy_grad")
-def test_gradient_of_large_logits():
-    """Softmax of shifted logits: no overflow and no NaN."""
-    logits = np.array([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4], [0.0, 1e4, -1e4]])
-    with np.errstate(all="ignore"):
-        gradient = ce.cross_entropy_grad(logits, np.array([1, 0, 1]), reduction="sum")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradient_of_large_logits(dtype, module):
+    """Softmax of shifted logits: no overflow and no NaN, one large row among small ones."""
+    logits = np.array(
+        [[1e4, -1e4, 0], [-1e4, 1e4, 1e4], [0, 1e4, -1e4], [1, 2, 0], [-1e4, -1e4 + 1, -1e4], [95, 0, 94]],
+        dtype,
+    )
+    targets = np.array([1, 0, 1, 2, 1, 0])
+    with no_warning(OVERFLOW), unchanged(logits):
+        gradient = module.cross_entropy_grad(logits, targets, reduction="sum")
     assert_close(
         gradient,
-        np.array([[1.0, -1.0, 0.0], [-1.0, 0.5, 0.5], [0.0, 0.0, 0.0]]),
+        exact("cross_entropy_grad", logits, targets, reduction="sum"),
+        dtype=dtype,
+        atol=roundings(logits, dtype),
         hint="exp overflows: subtract the maximum of each position first",
     )
