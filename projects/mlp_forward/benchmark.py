@@ -1,7 +1,7 @@
-"""The forward pass of 784-512-512-10 beside torch eager and plain NumPy, one thread, all in one process.
+"""The forward pass of 784-512-512-10, plain and fast, beside torch eager, one thread, all in one process.
 
-torch runs without autograd (the fastest way it offers without compiling) and checks nothing; ours refuses NaN in the
-input each time. Every peer makes a fresh output, as ours does.
+torch runs without autograd (the fastest way it offers without compiling) and checks nothing; fast.py refuses NaN in the
+input each time. Each makes a fresh output.
 
 Page faults: when malloc has given freed memory back to the system, the next large array pays for fresh pages. When it
 does so depends on what else the process allocated, so the large batch is also timed at both ends: glibc told to give
@@ -15,11 +15,11 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+import fast
 from mlp_forward import MLP
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
@@ -29,7 +29,7 @@ SIZES = [784, 512, 512, 10]
 TARGETS = {1: 1.0, 64: 1 / 1.1, 4096: 1.0}  # torch's time over ours, at least
 
 
-def torch_twin(mlp: MLP) -> torch.nn.Sequential:
+def torch_twin(mlp: fast.MLP) -> torch.nn.Sequential:
     """Return the same network in torch, with the same weights."""
     modules: list[torch.nn.Module] = []
     for weight, bias in mlp.layers:
@@ -40,22 +40,17 @@ def torch_twin(mlp: MLP) -> torch.nn.Sequential:
     return torch.nn.Sequential(*modules[:-1]).eval()
 
 
-def plain_numpy(mlp: MLP) -> Callable[[Any], Any]:
-    """Return the forward pass as one writes it first: row-major weights, a new array for each step, no checks."""
-    layers = [(np.ascontiguousarray(weight), bias) for weight, bias in mlp.layers]
-
-    def forward(x: Any) -> Any:
-        for weight, bias in layers[:-1]:
-            x = np.maximum(x @ weight.T + bias, 0)
-        return x @ layers[-1][0].T + layers[-1][1]
-
-    return forward
+def plain_twin(mlp: fast.MLP) -> MLP:
+    """Return the same network of mlp_forward.py, with the same weights in row-major order."""
+    twin = MLP(SIZES, rng=np.random.default_rng(0), dtype=mlp.layers[0][0].dtype)
+    twin.layers = [(np.ascontiguousarray(weight), bias) for weight, bias in mlp.layers]
+    return twin
 
 
-def row_major(mlp: MLP) -> MLP:
+def row_major(mlp: fast.MLP) -> fast.MLP:
     """Return the same network with weights in row-major order, to see what the layout is worth."""
-    other = MLP(SIZES, rng=np.random.default_rng(0), dtype=mlp.layers[0][0].dtype)
-    other._layers = tuple((np.ascontiguousarray(weight), bias) for weight, bias in mlp.layers)
+    other = fast.MLP(SIZES, rng=np.random.default_rng(0), dtype=mlp.layers[0][0].dtype)
+    other.layers = [(np.ascontiguousarray(weight), bias) for weight, bias in mlp.layers]
     return other
 
 
@@ -84,8 +79,8 @@ def main() -> None:
     torch.set_grad_enabled(False)
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
-        mlp = MLP(SIZES, rng=rng, dtype=dtype)
-        twin, plain = torch_twin(mlp), plain_numpy(mlp)
+        mlp = fast.MLP(SIZES, rng=rng, dtype=dtype)
+        twin, plain = torch_twin(mlp), plain_twin(mlp)
         for batch in (1, 64, 4096):
             if dtype == np.float64 and batch == 4096:
                 continue
@@ -94,31 +89,33 @@ def main() -> None:
             bench.compare(
                 "forward pass, 784-512-512-10",
                 f"{np.dtype(dtype)}, batch {batch}",
+                name="fast",
                 ours=lambda mlp=mlp, x=x: mlp.forward(x),  # type: ignore[misc]
                 peers={
                     "torch": lambda twin=twin, tensor=tensor: twin(tensor),  # type: ignore[misc]
-                    "plain NumPy": lambda plain=plain, x=x: plain(x),  # type: ignore[misc]
+                    "plain": lambda plain=plain, x=x: plain.forward(x),  # type: ignore[misc]
                 },
                 targets={"torch": TARGETS[batch]} if dtype == np.float32 else None,
             )
 
-    mlp = MLP(SIZES, rng=rng)
+    mlp = fast.MLP(SIZES, rng=rng)
     rows = row_major(mlp)
     for batch in (1, 8, 64, 1024):
         x = rng.standard_normal((batch, SIZES[0]), dtype=np.float32)
         bench.compare(
             "what the column-major weights are worth",
             f"float32, batch {batch}",
+            name="fast",
             ours=lambda x=x: mlp.forward(x),  # type: ignore[misc]
             peers={"row-major": lambda x=x: rows.forward(x)},  # type: ignore[misc]
         )
 
     x = rng.standard_normal((4096, SIZES[0]), dtype=np.float32)
-    twin, plain, tensor = torch_twin(mlp), plain_numpy(mlp), torch.from_numpy(x)
+    twin, plain, tensor = torch_twin(mlp), plain_twin(mlp), torch.from_numpy(x)
     calls: dict[str, Callable[[], object]] = {
-        "ours": lambda: mlp.forward(x),
+        "fast": lambda: mlp.forward(x),
         "torch": lambda: twin(tensor),
-        "plain NumPy": lambda: plain(x),
+        "plain": lambda: plain.forward(x),
     }
     for case, threshold in (("memory given back", 128 << 10), ("memory kept", 1 << 30)):
         if set_malloc(threshold):
@@ -126,12 +123,13 @@ def main() -> None:
             bench.compare(
                 "what page faults cost, float32, batch 4096",
                 case,
-                ours=calls["ours"],
-                peers={name: calls[name] for name in ("torch", "plain NumPy")},
+                name="fast",
+                ours=calls["fast"],
+                peers={name: calls[name] for name in ("torch", "plain")},
                 targets={"torch": TARGETS[4096]},
                 note=f"faults per call: {faults}",
             )
-    for name in ("ours", "plain NumPy"):
+    for name in ("fast", "plain"):
         extra = peak_extra_bytes(calls[name]) - 4096 * SIZES[-1] * 4
         columns = {"peak beyond the result": f"{extra / 1e6:.1f} MB"}
         bench.record("memory, float32, batch 4096", name, columns)

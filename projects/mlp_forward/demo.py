@@ -26,7 +26,9 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+import fast
 from mlp_forward import MLP
+from weights_file import read_network
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.demo import Demo
@@ -46,7 +48,7 @@ def held_out_digits() -> tuple[Any, Any]:
 def classify_digits(demo: Demo) -> None:
     """Accuracy on the held-out digits, agreement with torch, and three digits followed through the network."""
     X, y = held_out_digits()
-    mlp = MLP.from_safetensors(WEIGHTS)
+    mlp = read_network(WEIGHTS)
     right = mlp.predict(X) == y
     twin = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
     twin.load_state_dict(load_file(WEIGHTS))
@@ -224,10 +226,10 @@ def measure_roofline(demo: Demo) -> None:
     """Time 784-512-512-10 from one row to 4096, with weights that come from memory and with weights in the cache."""
     rng = np.random.default_rng(0)
     flops_per_second, bytes_per_second = machine_limits(rng)
-    first = MLP(SIZES, rng=rng)
+    first = fast.MLP(SIZES, rng=rng)
     n_weights = sum(weight.size for weight, _ in first.layers)
     n_bytes_weights = 4 * first.n_parameters
-    networks = [first, *(MLP(SIZES, rng=rng) for _ in range(N_BYTES_COLD // n_bytes_weights))]
+    networks = [first, *(fast.MLP(SIZES, rng=rng) for _ in range(N_BYTES_COLD // n_bytes_weights))]
 
     batches = np.array([1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256, 1024, 4096])
     flops = 2.0 * n_weights * batches  # a multiplication and an addition for each weight and row

@@ -1,26 +1,150 @@
-"""The judge of the network in memory: its parameters, then its outputs.
+"""The core: one layer, a network and its parameters, its outputs.
 
-Oracles: values worked by hand, torch in float64, laws (rows are independent, linear layers collapse into one).
+Oracles: values worked by hand, scalar sums neuron by neuron, laws (rows are independent, linear layers collapse into one).
+The fixture `module` is what is judged; tests/further/test_fast_as_core.py puts fast.py in its place.
 """
 
 import math
 
 import numpy as np
 import pytest
-import torch
-from networks import TORCH_ACTIVATIONS, network, random_network, torch_outputs
+from networks import SCALARS, logits_of, network, one_layer, outputs_of, random_network, softmax
 
 import mlp_forward
-from shared.testing.checks import assert_close, expect_error, unchanged
-
-# --- a network: its parameters ----------------------------------------------------------------------------------------
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
 
 
-@pytest.mark.grades("MLP", "MLP.layers")
+@pytest.fixture
+def module():
+    return mlp_forward
+
+
+# --- one layer ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades
+def test_imports(module):
+    """The deliverable uses NumPy, nothing else."""
+    assert_imports_only(module, {"numpy", "mlp_forward"})
+
+
+@pytest.mark.grades("linear")
+def test_linear_by_hand(module):
+    """Two neurons with two inputs each, worked by hand."""
+    x, weight, bias = np.array([[1.0, 2.0]]), np.array([[3.0, 5.0], [7.0, 11.0]]), np.array([100.0, 1000.0])
+    # neuron 0: 1*3 + 2*5 + 100, neuron 1: 1*7 + 2*11 + 1000
+    assert_close(
+        module.linear(x, weight, bias),
+        np.array([[113.0, 1029.0]]),
+        what="linear",
+        mistakes={
+            "the weight is not transposed: row j of weight belongs to neuron j": [[117.0, 1027.0]],
+            "the bias is missing": [[13.0, 29.0]],
+            "the bias is subtracted": [[-87.0, -971.0]],
+        },
+    )
+    assert_close(module.linear(x, weight), np.array([[13.0, 29.0]]), what="linear without a bias")
+
+
+@pytest.mark.grades("linear")
+@pytest.mark.parametrize("leading", [(), (4,), (4, 3), (2, 1, 3)], ids=str)
+def test_linear_leading_axes(leading, module, rng):
+    """Any number of leading axes, and a different number of inputs and outputs."""
+    x, weight, bias = rng.normal(size=(*leading, 5)), rng.normal(size=(7, 5)), rng.normal(size=7)
+    expected = one_layer(x, weight, bias)
+    assert_close(module.linear(x, weight, bias), expected, n=5, hint="only the last axis of x is multiplied")
+
+
+@pytest.mark.grades("linear")
+@pytest.mark.parametrize("leading", [(0,), (2, 0)], ids=str)
+def test_linear_empty_batch(leading, module, rng):
+    """An empty batch gives an empty result of the right shape."""
+    result = module.linear(np.zeros((*leading, 5)), rng.normal(size=(7, 5)), rng.normal(size=7))
+    assert result.shape == (*leading, 7), f"an empty batch {(*leading, 5)} gave shape {result.shape}"
+
+
+@pytest.mark.grades("linear")
+@pytest.mark.parametrize(
+    ("x_dtype", "parameter_dtype", "expected_dtype"),
+    [
+        ("float32", "float32", "float32"),
+        ("float64", "float64", "float64"),
+        ("float64", "float32", "float64"),
+        ("float32", "float64", "float64"),
+        ("int64", "int64", "float64"),
+        ("bool", "int8", "float64"),
+    ],
+)
+def test_linear_dtype(x_dtype, parameter_dtype, expected_dtype, module):
+    """float32 stays float32, of two dtypes the wider one counts, whole numbers become float64."""
+    x = np.array([[0, 1, 1], [1, 1, 0]], x_dtype)
+    weight, bias = np.array([[1, 2, 4], [8, 16, 32]], parameter_dtype), np.array([64, 100], parameter_dtype)
+    expected = np.array([[70.0, 148.0], [67.0, 124.0]])
+    assert_close(module.linear(x, weight, bias), expected, dtype=expected_dtype, what="linear")
+
+
+@pytest.mark.grades("linear")
+def test_linear_small_integers_do_not_wrap(module):
+    """Integers are converted before they are multiplied: 200·200 does not fit in uint8."""
+    x, weight = np.array([[200, 100]], np.uint8), np.array([[200, 3]], np.uint8)
+    wrapped = [[float((200 * 200 + 300) % 256)]]
+    mistakes = {"integers wrap around: convert to float64 before the product": wrapped}
+    assert_close(module.linear(x, weight), np.array([[40300.0]]), what="linear", mistakes=mistakes)
+
+
+@pytest.mark.grades("linear")
+def test_linear_views_and_inputs(module, rng):
+    """Strided, reversed and transposed views work, and no argument is modified."""
+    x, weight = rng.normal(size=(10, 6))[::-2, ::2], np.asfortranarray(rng.normal(size=(3, 4)))[:, :3]
+    bias = rng.normal(size=6)[::-2]
+    expected = one_layer(x, weight, bias)
+    with unchanged(x, weight, bias):
+        assert_close(module.linear(x, weight, bias), expected, n=3, what="linear of views")
+
+
+@pytest.mark.grades("linear")
+@pytest.mark.parametrize(
+    ("x", "weight", "bias"),
+    [
+        ((4, 5), (7, 6), (7,)),
+        ((4, 7), (7, 6), (7,)),
+        ((), (7, 1), (7,)),
+        ((4, 6), (6,), (6,)),
+        ((4, 6), (2, 7, 6), (7,)),
+        ((4, 6), (7, 6), (6,)),
+        ((4, 6), (7, 6), (1,)),
+        ((4, 6), (7, 6), ()),
+        ((4, 6), (7, 6), (4, 7)),
+        ((4, 6), (7, 6), (4, 1)),
+        ((1, 6), (7, 6), (1, 7)),
+    ],
+)
+def test_linear_wrong_shapes(x, weight, bias, module):
+    """Shapes that do not fit are refused, also those that NumPy would broadcast."""
+    problem = "bias" if (x[-1:], len(weight)) == (weight[-1:], 2) else "x or weight"
+    with expect_error(
+        ValueError, otherwise=f"a {problem} of a wrong shape is accepted: compare shapes first"
+    ):
+        module.linear(np.ones(x), np.ones(weight), np.ones(bias))
+
+
+@pytest.mark.grades("linear")
+@pytest.mark.parametrize("bad", [np.array([[1j, 2]]), np.array([[None, 1]])], ids=repr)
+def test_linear_wrong_dtypes(bad, module):
+    """Only real numbers are multiplied."""
+    for arguments in ((bad, np.ones((3, 2))), (np.ones((4, 2)), bad)):
+        with expect_error(TypeError, otherwise=f"an argument of {bad.dtype} is not refused"):
+            module.linear(*arguments)
+
+
+# --- a network: its parameters ------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("MLP")
 @pytest.mark.parametrize("sizes", [[3, 2], [5, 4, 3, 2], (6, np.int64(6), 1)], ids=str)
-def test_layers(sizes):
+def test_layers(sizes, module):
     """One (weight, bias) pair per layer: weight (out, in), bias zero, float32 unless told otherwise."""
-    layers = mlp_forward.MLP(sizes, rng=np.random.default_rng(0)).layers
+    layers = module.MLP(sizes, rng=np.random.default_rng(0)).layers
     assert len(layers) == len(sizes) - 1, (
         f"{len(sizes)} sizes make {len(sizes) - 1} layers, got {len(layers)}"
     )
@@ -37,11 +161,11 @@ def test_layers(sizes):
         assert np.any(weight), f"weight {k} is all zero with the default init"
 
 
-@pytest.mark.grades("MLP", "MLP.layers")
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_dtype_of_parameters(dtype):
+@pytest.mark.grades("MLP")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_of_parameters(dtype, module):
     """The option `dtype` is the dtype of every parameter."""
-    for weight, bias in mlp_forward.MLP([4, 3, 2], rng=np.random.default_rng(0), dtype=dtype).layers:
+    for weight, bias in module.MLP([4, 3, 2], rng=np.random.default_rng(0), dtype=dtype).layers:
         assert weight.dtype == bias.dtype == dtype, (
             f"dtype={dtype!r} is ignored: got {weight.dtype}, {bias.dtype}"
         )
@@ -49,9 +173,9 @@ def test_dtype_of_parameters(dtype):
 
 @pytest.mark.grades("MLP")
 @pytest.mark.parametrize("init", ["he", "xavier", "lecun"])
-def test_init_scale(init):
+def test_init_scale(init, module):
     """The weights' standard deviation is the one that `init` names (400·300 draws: known to 0.2 %)."""
-    layers = mlp_forward.MLP([400, 300, 600], init=init, rng=np.random.default_rng(1)).layers
+    layers = module.MLP([400, 300, 600], init=init, rng=np.random.default_rng(1)).layers
     spread = np.array([np.std(np.asarray(weight, np.float64)) for weight, _ in layers])
     fan_in, fan_out = np.array([400.0, 300.0]), np.array([300.0, 600.0])
     scales = {
@@ -81,9 +205,9 @@ def test_init_scale(init):
 
 @pytest.mark.grades("MLP")
 @pytest.mark.parametrize("init", ["he", "xavier", "lecun"])
-def test_init_is_normal(init):
+def test_init_is_normal(init, module):
     """4.55 % of normal numbers lie beyond two standard deviations; of uniform ones none does."""
-    (weight, _), *_ = mlp_forward.MLP([400, 300, 2], init=init, rng=np.random.default_rng(2)).layers
+    (weight, _), *_ = module.MLP([400, 300, 2], init=init, rng=np.random.default_rng(2)).layers
     weight = np.asarray(weight, np.float64)
     beyond = np.mean(np.abs(weight) > 2 * weight.std())
     assert beyond > 0, "the weights look uniform, not normal: none lies beyond two standard deviations"
@@ -93,19 +217,19 @@ def test_init_is_normal(init):
 
 
 @pytest.mark.grades("MLP")
-def test_init_zeros():
+def test_init_zeros(module):
     """`init="zeros"` gives weights of exactly zero."""
-    for weight, bias in mlp_forward.MLP([4, 3, 2], init="zeros", rng=np.random.default_rng(0)).layers:
+    for weight, bias in module.MLP([4, 3, 2], init="zeros", rng=np.random.default_rng(0)).layers:
         assert not np.any(weight), 'init="zeros" is ignored: the weights are not zero'
         assert not np.any(bias), 'init="zeros": the biases are not zero'
 
 
 @pytest.mark.grades("MLP")
-def test_init_uses_rng():
+def test_init_uses_rng(module):
     """All randomness comes from `rng`: same seed, same network; another seed or a second draw, another one."""
 
     def weights(rng):
-        return [np.array(weight) for weight, _ in mlp_forward.MLP([6, 6, 6], rng=rng).layers]
+        return [np.array(weight) for weight, _ in module.MLP([6, 6, 6], rng=rng).layers]
 
     first, again, other = (weights(np.random.default_rng(seed)) for seed in (7, 7, 8))
     assert all(map(np.array_equal, first, again)), "the same seed gives two networks: use rng, not np.random"
@@ -121,37 +245,18 @@ def test_init_uses_rng():
 
 
 @pytest.mark.grades("MLP")
-@pytest.mark.parametrize("sizes", [[], [5], [5, 0, 2], [5, -1], [0, 5], [5, 2.5]], ids=str)
-def test_wrong_sizes(sizes):
-    """Sizes are two or more positive integers."""
-    with expect_error(ValueError, str(sizes), otherwise=f"sizes={sizes} is accepted"):
-        mlp_forward.MLP(sizes, rng=np.random.default_rng(0))
+@pytest.mark.parametrize("option", ["activation", "init"])
+@pytest.mark.parametrize("value", ["softplus", "RELU", "He", ""])
+def test_unknown_options(option, value, module):
+    """An activation or an init that does not exist is refused at once, not at the first forward pass."""
+    with expect_error(ValueError, otherwise=f"{option}={value!r} is accepted"):
+        module.MLP([3, 2], **{option: value}, rng=np.random.default_rng(0))
 
 
-@pytest.mark.grades("MLP")
-@pytest.mark.parametrize(
-    ("options", "error", "mention"),
-    [
-        ({"activation": "softplus"}, ValueError, "softplus"),
-        ({"init": "orthogonal"}, ValueError, "orthogonal"),
-        ({"rng": 0}, TypeError, "int"),
-        ({"rng": None}, TypeError, "NoneType"),
-        ({"rng": np.random.RandomState(0)}, TypeError, "RandomState"),  # the legacy kind
-        ({"dtype": np.int32}, TypeError, "int32"),
-        ({"dtype": np.complex64}, TypeError, "complex64"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else None,
-)
-def test_wrong_options(options, error, mention):
-    """An option that is none of the documented values is refused at once and named."""
-    with expect_error(error, mention, otherwise=f"{options} is accepted: check it in __init__"):
-        mlp_forward.MLP([3, 2], **{"rng": np.random.default_rng(0), **options})
-
-
-@pytest.mark.grades("MLP.layers")
-def test_layers_are_the_networks_own():
+@pytest.mark.grades("MLP", "MLP.forward")
+def test_layers_are_the_networks_own(module):
     """Writing into `layers` changes the network: the arrays are not copies."""
-    mlp = mlp_forward.MLP([2, 2], rng=np.random.default_rng(0), dtype=np.float64)
+    mlp = module.MLP([2, 2], rng=np.random.default_rng(0), dtype=np.float64)
     mlp.layers[0][0][...] = [[3.0, 5.0], [7.0, 11.0]]
     mlp.layers[0][1][...] = [100.0, 1000.0]
     assert mlp.layers[0][0][1, 0] == 7.0, "layers returns copies: a learner could not train this network"
@@ -170,9 +275,9 @@ def test_layers_are_the_networks_own():
     [([3, 4, 2], 26, 20), ([64, 128, 10], 9610, 9472), ([784, 512, 512, 10], 669706, 668672), ([1, 1], 2, 1)],
     ids=str,
 )
-def test_n_parameters(sizes, expected, weights):
+def test_n_parameters(sizes, expected, weights, module):
     """All weights and all biases are counted: 3-4-2 has 4·3 + 4 + 2·4 + 2 = 26."""
-    count = mlp_forward.MLP(sizes, rng=np.random.default_rng(0)).n_parameters
+    count = module.MLP(sizes, rng=np.random.default_rng(0)).n_parameters
     assert count != weights, (
         f"the biases are not counted: {count} are the weights alone, with biases {expected}"
     )
@@ -188,10 +293,10 @@ BY_HAND = ([[1.0, 2.0], [-3.0, 1.0]], [1.0, -1.0]), ([[1.0, 5.0], [2.0, 7.0]], [
 
 
 @pytest.mark.grades("MLP.forward")
-def test_forward_by_hand():
+def test_forward_by_hand(module):
     """Two layers worked by hand; the last one has no activation, so a logit can be negative."""
     assert_close(
-        network(*BY_HAND).forward(np.array([[1.0, 2.0]])),
+        network(module, *BY_HAND).forward(np.array([[1.0, 2.0]])),
         np.array([[-4.0, 13.0]]),
         what="logits",
         mistakes={
@@ -205,9 +310,9 @@ def test_forward_by_hand():
 
 
 @pytest.mark.grades("MLP.forward")
-def test_rows_are_independent(rng):
+def test_rows_are_independent(module, rng):
     """A row's logits do not depend on the rows beside it."""
-    mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(9, 5))
+    mlp, x = random_network(module, [5, 8, 4], rng), rng.normal(size=(9, 5))
     alone = np.concatenate([np.array(mlp.forward(x[i : i + 1])) for i in range(len(x))])
     together = mlp.forward(x)
     equal = np.allclose(alone, together, rtol=1e-10, atol=1e-10)
@@ -218,9 +323,9 @@ def test_rows_are_independent(rng):
 
 
 @pytest.mark.grades("MLP.forward")
-def test_forward_gives_a_new_array(rng):
+def test_forward_gives_a_new_array(module, rng):
     """The result is the caller's to keep: a second call does not overwrite it, and the input is not modified."""
-    mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(6, 5))
+    mlp, x = random_network(module, [5, 8, 4], rng), rng.normal(size=(6, 5))
     with unchanged(x):
         first = mlp.forward(x)
     kept = np.array(first)
@@ -228,7 +333,7 @@ def test_forward_gives_a_new_array(rng):
     assert np.array_equal(first, kept), (
         "the second call overwrote the first result: return a new array each time"
     )
-    single = network(([[1.0, 2.0], [0.0, 3.0]], [0.5, 0.25]))
+    single = network(module, ([[1.0, 2.0], [0.0, 3.0]], [0.5, 0.25]))
     with unchanged(x := np.array([[1.0, 2.0]])):
         single.forward(x)[...] = 0
     assert_close(
@@ -239,43 +344,42 @@ def test_forward_gives_a_new_array(rng):
 @pytest.mark.grades("MLP.forward")
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
 @pytest.mark.parametrize("sizes", [[5, 3], [5, 4, 3], [5, 7, 4, 6, 3]], ids=str)
-def test_forward_equals_torch(activation, sizes, rng):
-    """Every activation, at every depth, against torch in float64."""
-    mlp, x = random_network(sizes, rng, activation=activation), rng.normal(size=(11, 5))
-    others = [name for name in TORCH_ACTIVATIONS if name != activation and len(sizes) > 2]
+def test_forward_against_scalars(activation, sizes, module, rng):
+    """Every activation, at every depth, neuron by neuron."""
+    mlp, x = random_network(module, sizes, rng, activation=activation), rng.normal(size=(11, 5))
+    others = [name for name in SCALARS if name != activation and len(sizes) > 2]
     mistakes = {
-        f"activation={activation!r} is ignored: this is {name}": torch_outputs(mlp, x, name)[-1]
-        for name in others
+        f"activation={activation!r} is ignored: this is {name}": logits_of(mlp, x, name) for name in others
     }
-    expected = torch_outputs(mlp, x, activation)[-1]
+    expected = logits_of(mlp, x, activation)
     assert_close(mlp.forward(x), expected, rtol=1e-12, what="logits", mistakes=mistakes)
 
 
 @pytest.mark.grades("MLP.forward")
 @pytest.mark.parametrize("leading", [(), (1,), (4, 3), (2, 1, 3)], ids=str)
-def test_forward_leading_axes(leading, rng):
+def test_forward_leading_axes(leading, module, rng):
     """Any number of leading axes."""
-    mlp, x = random_network([5, 6, 4], rng), rng.normal(size=(*leading, 5))
-    assert_close(mlp.forward(x), torch_outputs(mlp, x)[-1], rtol=1e-12, what=f"logits of x {x.shape}")
+    mlp, x = random_network(module, [5, 6, 4], rng), rng.normal(size=(*leading, 5))
+    assert_close(mlp.forward(x), logits_of(mlp, x), rtol=1e-12, what=f"logits of x {x.shape}")
 
 
 @pytest.mark.grades("MLP.forward")
-@pytest.mark.parametrize("n_rows", [31, 64, 1023, 1025, 5003])
-def test_forward_batch_sizes(n_rows, rng):
+@pytest.mark.parametrize("n_rows", [31, 64, 1025])
+def test_forward_batch_sizes(n_rows, module, rng):
     """Small and large batches, primes and the neighbours of powers of two: no tail is dropped."""
-    mlp, x = random_network([5, 8, 4], rng), rng.normal(size=(n_rows, 5))
+    mlp, x = random_network(module, [5, 8, 4], rng), rng.normal(size=(n_rows, 5))
     hint = f"some rows of a batch of {n_rows} are wrong: is the last block complete?"
-    assert_close(mlp.forward(x), torch_outputs(mlp, x)[-1], rtol=1e-12, what="logits", hint=hint)
+    assert_close(mlp.forward(x), logits_of(mlp, x), rtol=1e-12, what="logits", hint=hint)
 
 
 @pytest.mark.grades("MLP.forward")
-@pytest.mark.parametrize("x_dtype", ["float16", "float32", "float64", "uint8", "int64", "bool"])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_forward_dtype(x_dtype, dtype, rng):
+@pytest.mark.parametrize("x_dtype", ["float32", "float64", "uint8", "int64", "bool"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_forward_dtype(x_dtype, dtype, module, rng):
     """The result has the network's dtype, whatever the input's is."""
-    mlp = random_network([5, 8, 4], rng, dtype=dtype)
+    mlp = random_network(module, [5, 8, 4], rng, dtype=dtype)
     x = rng.integers(0, 2, size=(6, 5)).astype(x_dtype)
-    expected = torch_outputs(mlp, x)[-1]
+    expected = logits_of(mlp, x)
     # 8 hidden values, each rounded to the dtype, enter the logits.
     assert_close(
         mlp.forward(x),
@@ -288,19 +392,28 @@ def test_forward_dtype(x_dtype, dtype, rng):
 
 
 @pytest.mark.grades("MLP.forward")
-def test_forward_views_and_lists(rng):
+def test_forward_views_and_lists(module, rng):
     """Strided and column-major input, and nested lists."""
-    mlp, base = random_network([5, 8, 4], rng), rng.normal(size=(12, 10))
+    mlp, base = random_network(module, [5, 8, 4], rng), rng.normal(size=(12, 10))
     for x in (base[::-2, 1::2], np.asfortranarray(base[:, :5]), base[:5].T):
-        assert_close(mlp.forward(x), torch_outputs(mlp, x.copy())[-1], rtol=1e-12, what="logits of a view")
+        assert_close(mlp.forward(x), logits_of(mlp, x.copy()), rtol=1e-12, what="logits of a view")
     x = base[:3, :5]
-    assert_close(mlp.forward(x.tolist()), torch_outputs(mlp, x)[-1], rtol=1e-12, what="logits of a list")
+    assert_close(mlp.forward(x.tolist()), logits_of(mlp, x), rtol=1e-12, what="logits of a list")
+
+
+@pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
+@pytest.mark.parametrize("shape", [(), (4,), (3, 4), (5, 3), (3, 6), (0, 4)], ids=str)
+def test_wrong_width(function, shape, module, rng):
+    """Only inputs with the network's width are accepted."""
+    call = getattr(random_network(module, [5, 8, 4], rng), function.removeprefix("MLP."))
+    with expect_error(ValueError, otherwise=f"x of shape {shape} is accepted by a network of 5 inputs"):
+        call(np.ones(shape))
 
 
 @pytest.mark.grades("MLP.forward")
-def test_identity_network_is_one_linear_map(rng):
+def test_identity_network_is_one_linear_map(module, rng):
     """Without a non-linearity, depth adds nothing: three layers equal one matrix (their product)."""
-    mlp, x = random_network([5, 7, 6, 4], rng, activation="identity"), rng.normal(size=(9, 5))
+    mlp, x = random_network(module, [5, 7, 6, 4], rng, activation="identity"), rng.normal(size=(9, 5))
     zero = mlp.forward(np.zeros(5))
     columns = np.stack([mlp.forward(np.eye(5)[i]) - zero for i in range(5)])
     assert_close(mlp.forward(x), x @ columns + zero, rtol=1e-12, what="logits of an identity network")
@@ -308,10 +421,10 @@ def test_identity_network_is_one_linear_map(rng):
 
 @pytest.mark.grades("MLP.forward")
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
-def test_forward_of_huge_inputs(activation):
+def test_forward_of_huge_inputs(activation, module):
     """Inputs of ±1e4 saturate tanh and sigmoid without a warning (a warning fails this test)."""
     mlp = network(
-        ([[1.0], [-1.0]], [0.0, 0.0]), ([[2.0, 3.0], [5.0, 7.0]], [0.5, -0.5]), activation=activation
+        module, ([[1.0], [-1.0]], [0.0, 0.0]), ([[2.0, 3.0], [5.0, 7.0]], [0.5, -0.5]), activation=activation
     )
     h = {
         "relu": [[1e4, 0.0], [0.0, 1e4]],
@@ -322,46 +435,10 @@ def test_forward_of_huge_inputs(activation):
     assert_close(mlp.forward([[1e4], [-1e4]]), np.array(expected), rtol=1e-12, what="logits")
 
 
-@pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
-@pytest.mark.parametrize("shape", [(), (4,), (3, 4), (5, 3), (3, 6), (0, 4)], ids=str)
-def test_wrong_width(function, shape, rng):
-    """Only inputs with the network's width are accepted; the message names the shape and the width."""
-    call = getattr(random_network([5, 8, 4], rng), function.removeprefix("MLP."))
-    with expect_error(
-        ValueError, str(shape), "5", otherwise=f"x of shape {shape} is accepted by a network of 5 inputs"
-    ):
-        call(np.ones(shape))
-
-
-@pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39], ids=str)
-def test_input_that_is_not_finite(function, bad, rng):
-    """NaN, inf, and what becomes inf in the network's float32 are refused, and the message says where they stand."""
-    call = getattr(random_network([5, 8, 4], rng, dtype=np.float32), function.removeprefix("MLP."))
-    x = rng.normal(size=(2, 2041, 5))
-    x[1, 2030, 3] = bad
-    with expect_error(
-        ValueError, "[1, 2030, 3]", otherwise=f"an input of {bad} is accepted: it silently poisons the row"
-    ):
-        call(x)
-
-
-@pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
-@pytest.mark.parametrize("dtype", ["complex128", "object", "str"])
-def test_input_that_is_no_number(function, dtype, rng):
-    """Complex numbers, objects and text are refused."""
-    call = getattr(random_network([5, 8, 4], rng), function.removeprefix("MLP."))
-    with expect_error(TypeError, otherwise=f"an input of dtype {dtype} is not refused with a TypeError"):
-        call(np.ones((2, 5)).astype(dtype))
-
-
-# --- what else can be asked of the outputs ----------------------------------------------------------------------------
-
-
 @pytest.mark.grades("MLP.activations")
-def test_activations_by_hand():
+def test_activations_by_hand(module):
     """The list of `test_forward_by_hand`: the hidden layer after ReLU, then the logits."""
-    outputs = network(*BY_HAND).activations(np.array([[1.0, 2.0]]))
+    outputs = network(module, *BY_HAND).activations(np.array([[1.0, 2.0]]))
     assert len(outputs) == 2, f"two layers have two outputs, got {len(outputs)}: x itself is not in the list"
     assert_close(
         outputs[0],
@@ -379,9 +456,9 @@ def test_activations_by_hand():
 
 @pytest.mark.grades("MLP.activations")
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
-def test_activations_equal_torch(activation, rng):
-    """Every layer's output against torch, for input with two leading axes."""
-    mlp, x = random_network([5, 7, 7, 4], rng, activation=activation), rng.normal(size=(3, 2, 5))
+def test_activations_against_scalars(activation, module, rng):
+    """Every layer's output for input with two leading axes."""
+    mlp, x = random_network(module, [5, 7, 7, 4], rng, activation=activation), rng.normal(size=(3, 2, 5))
     with unchanged(x):
         outputs = mlp.activations(x)
     for k in range(len(outputs)):
@@ -389,22 +466,22 @@ def test_activations_equal_torch(activation, rng):
             assert not np.shares_memory(outputs[k], other), (
                 "two items share memory: each layer needs an array of its own"
             )
-    for k, (got, expected) in enumerate(zip(outputs, torch_outputs(mlp, x, activation), strict=True)):
+    for k, (got, expected) in enumerate(zip(outputs, outputs_of(mlp, x, activation), strict=True)):
         assert_close(got, expected, rtol=1e-12, what=f"output of layer {k}")
 
 
 @pytest.mark.grades("MLP.activations")
-def test_activations_dtype(rng):
+def test_activations_dtype(module, rng):
     """Every item has the network's dtype, and a single input without leading axes works."""
-    mlp, x = random_network([5, 7, 4], rng, dtype=np.float32), [1, 0, 2, 0, 3]
-    for k, (got, expected) in enumerate(zip(mlp.activations(x), torch_outputs(mlp, x), strict=True)):
+    mlp, x = random_network(module, [5, 7, 4], rng, dtype=np.float32), [1, 0, 2, 0, 3]
+    for k, (got, expected) in enumerate(zip(mlp.activations(x), outputs_of(mlp, x), strict=True)):
         assert_close(got, expected, dtype=np.float32, n=7, what=f"output of layer {k}")
 
 
 @pytest.mark.grades("MLP.predict")
-def test_predict(rng):
+def test_predict(module, rng):
     """The class of the largest logit, for every leading shape; of equal ones the lowest class."""
-    mlp = network(([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [0.0, 0.0, 0.0]))  # logits (a, b, a)
+    mlp = network(module, ([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [0.0, 0.0, 0.0]))  # logits (a, b, a)
     x = np.array([[[2.0, 1.0], [1.0, 2.0]], [[-1.0, -3.0], [-4.0, -2.0]], [[5.0, 5.0], [0.0, 0.5]]])
     expected = np.array([[0, 1], [0, 1], [0, 1]])
     assert_close(
@@ -415,43 +492,39 @@ def test_predict(rng):
         hint="the largest logit of each row, ties to the lowest class",
     )
     assert_close(mlp.predict(x[1, 1]), np.array(1), dtype=np.intp, what="class of a single input")
-    wide, many = random_network([5, 8, 6], rng), rng.normal(size=(40, 5))
-    expected = torch_outputs(wide, many)[-1].argmax(-1)
+    wide, many = random_network(module, [5, 8, 6], rng), rng.normal(size=(40, 5))
+    expected = logits_of(wide, many).argmax(-1)
     assert_close(
         wide.predict(many),
         expected,
         dtype=np.intp,
         what="classes",
-        mistakes={"the smallest logit wins": torch_outputs(wide, many)[-1].argmin(-1)},
+        mistakes={"the smallest logit wins": logits_of(wide, many).argmin(-1)},
     )
 
 
 @pytest.mark.grades("MLP.predict_proba")
 @pytest.mark.parametrize("leading", [(), (4,), (3, 3)], ids=str)
-def test_predict_proba(leading, rng):
-    """The softmax of the logits over the last axis: against torch, and rows that sum to one."""
-    mlp, x = random_network([5, 8, 3], rng), rng.normal(size=(*leading, 5))
-    logits = torch.from_numpy(torch_outputs(mlp, x)[-1])
+def test_predict_proba(leading, module, rng):
+    """The softmax of the logits over the last axis: rows that sum to one."""
+    mlp, x = random_network(module, [5, 8, 3], rng), rng.normal(size=(*leading, 5))
+    logits = logits_of(mlp, x)
+    expected = softmax(logits)
     mistakes = {
         "these are the logits: softmax is missing": logits,
-        "each logit has its own sigmoid: use softmax": torch.sigmoid(logits),
-        "softmax runs over the first axis, not over the classes": torch.softmax(logits, 0),
-        "the last axis is right only for rank 2: this is axis 1": torch.softmax(logits, min(1, len(leading))),
-        "these are log-probabilities": torch.log_softmax(logits, -1),
+        "each logit has its own sigmoid: use softmax": 1 / (1 + np.exp(-logits)),
+        "softmax runs over the first axis, not over the classes": softmax(logits, 0),
+        "the last axis is right only for rank 2: this is axis 1": softmax(logits, min(1, len(leading))),
+        "these are log-probabilities": np.log(expected),
     }
-    got = mlp.predict_proba(x)
-    mistakes = {
-        name: value
-        for name, value in mistakes.items()
-        if not torch.allclose(value, torch.softmax(logits, -1))
-    }
-    assert_close(got, torch.softmax(logits, -1).numpy(), rtol=1e-12, what="probabilities", mistakes=mistakes)
+    mistakes = {name: value for name, value in mistakes.items() if not np.allclose(value, expected)}
+    assert_close(mlp.predict_proba(x), expected, rtol=1e-12, what="probabilities", mistakes=mistakes)
 
 
 @pytest.mark.grades("MLP.predict_proba")
-def test_predict_proba_of_large_logits():
+def test_predict_proba_of_large_logits(module):
     """Logits of ±1e4 give no overflow, no NaN and no warning."""
-    mlp = network(([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]))
+    mlp = network(module, ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]))
     with np.errstate(all="ignore"):
         got = mlp.predict_proba([[1e4, 1e4 - 1], [-1e4, -1e4 + 1], [1e4, -1e4]])
     p = 1 / (1 + math.exp(-1))
@@ -462,22 +535,11 @@ def test_predict_proba_of_large_logits():
     mlp.predict_proba([[1e4, -1e4]])  # with warnings on
 
 
-@pytest.mark.grades("MLP.predict_proba")
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_predict_proba_dtype(dtype):
-    """The network's dtype; with 4000 classes a sum in float16 would stop at 2048."""
-    mlp = network((np.zeros((4000, 2)), np.zeros(4000)), dtype=dtype)
-    expected, reason = np.full((3, 4000), 1 / 4000), "equal logits: every class has the same probability"
-    mistakes = {"summed in float16, where 2048 + 1 is 2048: sum in float32": np.full((3, 4000), 1 / 2048)}
-    got = mlp.predict_proba(np.ones((3, 2)))
-    assert_close(got, expected, dtype=dtype, what="probabilities", mistakes=mistakes, vacuous_ok=reason)
-
-
 @pytest.mark.grades("MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba")
 @pytest.mark.parametrize("leading", [(0,), (3, 0)], ids=str)
-def test_empty_batch(leading, rng):
+def test_empty_batch(leading, module, rng):
     """An empty batch gives empty results of the right shapes."""
-    mlp, x = random_network([5, 6, 4], rng), np.zeros((*leading, 5))
+    mlp, x = random_network(module, [5, 6, 4], rng), np.zeros((*leading, 5))
     shapes = {
         "forward": (mlp.forward(x).shape, (*leading, 4)),
         "predict": (mlp.predict(x).shape, leading),
@@ -486,14 +548,3 @@ def test_empty_batch(leading, rng):
     }
     for name, (got, expected) in shapes.items():
         assert got == expected, f"{name} of an empty batch {x.shape} has shape {got}, expected {expected}"
-
-
-@pytest.mark.grades("MLP.forward", "MLP.predict_proba")
-def test_overflow_without_a_warning():
-    """Finite input may overflow a layer: inf and NaN as in torch, and no warning."""
-    mlp = network(([[1e300]], [0.0]), ([[1.0], [-1.0]], [0.0, 0.0]))
-    expected = np.array([[np.inf, -np.inf], [2e300, -2e300]])
-    assert_close(mlp.forward([[1e300], [2.0]]), expected, what="logits, the first row after an overflow")
-    assert np.isnan(mlp.predict_proba([1e300])).any(), (
-        "probabilities of an infinite logit must be NaN, as in torch"
-    )

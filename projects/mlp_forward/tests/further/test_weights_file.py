@@ -14,14 +14,16 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from networks import network, random_network, torch_outputs
+from networks import network, random_network
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from torch_twins import torch_outputs
 
 import mlp_forward
+import weights_file
 from shared.testing.checks import assert_close, expect_error
 
-WEIGHTS = Path(__file__).parents[1] / "weights" / "digits.safetensors"
+WEIGHTS = Path(__file__).parents[2] / "weights" / "digits.safetensors"
 
 
 def tensors_of(*sizes, dtype=np.float32):
@@ -43,12 +45,13 @@ def written(path, tensors, metadata=None):
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.grades("MLP.to_safetensors")
+@pytest.mark.grades("write_network")
 @pytest.mark.parametrize("as_text", [True, False], ids=["str", "Path"])
 def test_written_file(tmp_path, rng, as_text):
     """The library reads back torch's names, shapes (out, in), dtypes and bits; no other file is left behind."""
-    mlp, path = random_network([5, 4, 3, 2], rng, dtype=np.float32), tmp_path / "mlp.safetensors"
-    mlp.to_safetensors(str(path) if as_text else path)
+    mlp, path = random_network(mlp_forward, [5, 4, 3, 2], rng, dtype=np.float32), tmp_path / "mlp.safetensors"
+    mlp.layers = [(np.asfortranarray(weight), bias) for weight, bias in mlp.layers]  # as fast.py has them
+    weights_file.write_network(mlp, str(path) if as_text else path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name], f"files left: {sorted(tmp_path.iterdir())}"
     tensors = safetensors.numpy.load_file(path)
     names = [f"{2 * k}.{kind}" for k in range(3) for kind in ("weight", "bias")]
@@ -69,42 +72,45 @@ def test_written_file(tmp_path, rng, as_text):
         assert_close(tensors[f"{2 * k}.bias"], bias, rtol=0.0, what=f"{2 * k}.bias in the file")
 
 
-@pytest.mark.grades("MLP.to_safetensors")
+@pytest.mark.grades("write_network")
 def test_torch_reads_the_file(tmp_path, rng):
     """torch.nn.Sequential loads the file as it is, and computes the same logits."""
-    mlp, x = random_network([5, 4, 3], rng, dtype=np.float32), rng.normal(size=(7, 5)).astype(np.float32)
-    mlp.to_safetensors(tmp_path / "mlp.safetensors")
+    mlp, x = (
+        random_network(mlp_forward, [5, 4, 3], rng, dtype=np.float32),
+        rng.normal(size=(7, 5)).astype(np.float32),
+    )
+    weights_file.write_network(mlp, tmp_path / "mlp.safetensors")
     twin = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
     twin.load_state_dict(safetensors.torch.load_file(tmp_path / "mlp.safetensors"), strict=True)
     assert_close(mlp.forward(x), twin(torch.from_numpy(x)).detach().numpy(), n=5, what="logits")
 
 
-@pytest.mark.grades("MLP.to_safetensors")
+@pytest.mark.grades("write_network")
 @pytest.mark.parametrize("bad", [np.nan, -np.inf], ids=str)
 def test_a_bad_network_is_not_written(tmp_path, rng, bad):
     """NaN or inf in a parameter is refused by name, and the file that was there survives."""
     path = tmp_path / "mlp.safetensors"
     path.write_bytes(b"precious")
-    mlp = random_network([5, 4, 3], rng)
+    mlp = random_network(mlp_forward, [5, 4, 3], rng)
     mlp.layers[1][1][2] = bad
     with expect_error(ValueError, "2.bias", otherwise=f"a network that holds {bad} is written"):
-        mlp.to_safetensors(path)
+        weights_file.write_network(mlp, path)
     assert path.read_bytes() == b"precious", (
         "a refused network damaged the existing file: check before writing"
     )
     assert len(list(tmp_path.iterdir())) == 1, f"files left: {sorted(tmp_path.iterdir())}"
     mlp.layers[1][1][2] = 0.5
-    mlp.to_safetensors(path)
+    weights_file.write_network(mlp, path)
     assert sorted(safetensors.numpy.load_file(path)) == ["0.bias", "0.weight", "2.bias", "2.weight"]
 
 
-@pytest.mark.grades("MLP.to_safetensors")
+@pytest.mark.grades("write_network")
 def test_existing_file_is_replaced(tmp_path, rng):
     """The new file takes the old one's place; whoever holds the old one (here: by a second name) keeps it whole."""
     path, held = tmp_path / "mlp.safetensors", tmp_path / "held"
     path.write_bytes(b"old")
     os.link(path, held)
-    random_network([5, 4, 3], rng).to_safetensors(path)
+    weights_file.write_network(random_network(mlp_forward, [5, 4, 3], rng), path)
     assert held.read_bytes() == b"old", (
         "the old file was overwritten in place, and a reader could see half of each: "
         "write a temporary file beside it, then move it there"
@@ -116,13 +122,13 @@ def test_existing_file_is_replaced(tmp_path, rng):
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.grades("MLP.from_safetensors")
+@pytest.mark.grades("read_network")
 @pytest.mark.parametrize("sizes", [(5, 3), (6, 6, 6), (5, 4, 3, 2)], ids=str)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_parameters_from_file(tmp_path, sizes, dtype):
     """Every parameter keeps its value, shape and dtype, and can be written to."""
     tensors = tensors_of(*sizes, dtype=dtype)
-    mlp = mlp_forward.MLP.from_safetensors(written(tmp_path / "mlp.safetensors", tensors))
+    mlp = weights_file.read_network(written(tmp_path / "mlp.safetensors", tensors))
     assert len(mlp.layers) == len(sizes) - 1, f"{len(sizes) - 1} layers in the file, {len(mlp.layers)} read"
     for k, (weight, bias) in enumerate(mlp.layers):
         expected = tensors[f"{2 * k}.weight"]
@@ -134,24 +140,24 @@ def test_parameters_from_file(tmp_path, sizes, dtype):
     assert mlp.forward(np.ones(sizes[0])).dtype == dtype, "the network's dtype is not the file's"
 
 
-@pytest.mark.grades("MLP.from_safetensors")
+@pytest.mark.grades("read_network")
 def test_file_written_by_torch(tmp_path, rng):
     """A file from torch.save's successor gives torch's logits; without metadata the activation is ReLU."""
     torch.manual_seed(0)
     twin = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
     safetensors.torch.save_file(twin.state_dict(), tmp_path / "mlp.safetensors", metadata={"format": "pt"})
     x = rng.normal(size=(7, 5)).astype(np.float32)
-    mlp = mlp_forward.MLP.from_safetensors(str(tmp_path / "mlp.safetensors"))
+    mlp = weights_file.read_network(str(tmp_path / "mlp.safetensors"))
     assert_close(mlp.forward(x), twin(torch.from_numpy(x)).detach().numpy(), n=5, what="logits")
 
 
-@pytest.mark.grades("MLP.from_safetensors", "MLP.to_safetensors")
+@pytest.mark.grades("read_network", "write_network")
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "identity"])
 def test_round_trip(tmp_path, rng, activation):
     """Written and read again, a network gives the same bits, and keeps its activation."""
-    mlp, x = random_network([5, 4, 4, 3], rng, activation=activation), rng.normal(size=(7, 5))
-    mlp.to_safetensors(tmp_path / "mlp.safetensors")
-    again = mlp_forward.MLP.from_safetensors(tmp_path / "mlp.safetensors")
+    mlp, x = random_network(mlp_forward, [5, 4, 4, 3], rng, activation=activation), rng.normal(size=(7, 5))
+    weights_file.write_network(mlp, tmp_path / "mlp.safetensors")
+    again = weights_file.read_network(tmp_path / "mlp.safetensors")
     mistakes = {
         f"the activation is lost: {activation!r} came back as {name!r}": torch_outputs(mlp, x, name)[-1]
         for name in ("relu", "tanh", "sigmoid", "identity")
@@ -162,11 +168,11 @@ def test_round_trip(tmp_path, rng, activation):
     assert np.array_equal(again.forward(x), mlp.forward(x)), "the same parameters must give the same bits"
 
 
-@pytest.mark.grades("MLP.from_safetensors")
+@pytest.mark.grades("read_network")
 def test_reading_keeps_no_hold_of_the_file(tmp_path):
     """The network stays as it was read when the file is overwritten."""
     path = written(tmp_path / "mlp.safetensors", tensors_of(5, 3))
-    mlp = mlp_forward.MLP.from_safetensors(path)
+    mlp = weights_file.read_network(path)
     expected = tensors_of(5, 3)["0.weight"]
     path.write_bytes(b"\xff" * path.stat().st_size)
     assert_close(mlp.layers[0][0], expected, rtol=0.0, what="weight after the file changed")
@@ -184,15 +190,28 @@ def digits():
     return X_test, y_test
 
 
-@pytest.mark.grades("MLP.from_safetensors", "MLP.predict")
+@pytest.mark.grades("read_network")
+def test_the_kind_of_network(tmp_path):
+    """`network` says which class is made: the fast one, say, which takes float16."""
+    path = written(tmp_path / "mlp.safetensors", tensors_of(5, 3, dtype=np.float16))
+
+    class Network(mlp_forward.MLP):
+        pass
+
+    mlp = weights_file.read_network(path, Network)
+    assert type(mlp) is Network, f"a network of class Network was asked for, got {type(mlp).__name__}"
+    assert_close(mlp.layers[0][0], tensors_of(5, 3, dtype=np.float16)["0.weight"], rtol=0.0)
+
+
+@pytest.mark.grades("read_network", "MLP.predict")
 def test_digits_accuracy(digits):
     """The committed weights classify at least 97 % of the held-out digits."""
     X, y = digits
-    accuracy = np.mean(mlp_forward.MLP.from_safetensors(WEIGHTS).predict(X) == y)
+    accuracy = np.mean(weights_file.read_network(WEIGHTS).predict(X) == y)
     assert accuracy >= 0.97, f"{accuracy:.1%} of the held-out digits are right, expected at least 97 %"
 
 
-@pytest.mark.grades("MLP.from_safetensors", "MLP.forward", "MLP.predict_proba")
+@pytest.mark.grades("read_network", "MLP.forward", "MLP.predict_proba")
 def test_digits_logits_equal_torch(digits):
     """The same logits as torch.nn.Sequential with the same weights, to 1e-5 in float32."""
     X, _ = digits
@@ -200,7 +219,7 @@ def test_digits_logits_equal_torch(digits):
     twin.load_state_dict(safetensors.torch.load_file(WEIGHTS))
     with torch.no_grad():
         logits = twin(torch.from_numpy(X))
-    mlp = mlp_forward.MLP.from_safetensors(WEIGHTS)
+    mlp = weights_file.read_network(WEIGHTS)
     assert_close(mlp.forward(X), logits.numpy(), rtol=1e-5, what="logits of the digits")
     assert_close(
         mlp.predict_proba(X), logits.softmax(-1).numpy(), rtol=1e-5, what="probabilities of the digits"
@@ -261,27 +280,27 @@ MISMATCHED = {  # what is wrong -> tensors, and the name that the message must h
 }
 
 
-@pytest.mark.grades("MLP.from_safetensors")
+@pytest.mark.grades("read_network")
 @pytest.mark.parametrize("case", MISMATCHED)
 def test_mismatched_file(tmp_path, case):
     """Tensors that are no such network are refused, with the path and the tensor in the message."""
     tensors, name = MISMATCHED[case]
     path = written(tmp_path / "mismatched.safetensors", tensors)
     with expect_error(ValueError, str(path), name, otherwise=f"a file with {case} is accepted"):
-        mlp_forward.MLP.from_safetensors(path)
+        weights_file.read_network(path)
 
 
-@pytest.mark.grades("MLP.from_safetensors")
+@pytest.mark.grades("read_network")
 def test_unknown_activation_in_file(tmp_path):
     """An activation that the network does not have is refused."""
     path = written(tmp_path / "mlp.safetensors", tensors_of(5, 4, 3), {"activation": "softplus"})
     with expect_error(
         ValueError, str(path), "softplus", otherwise="an unknown activation in the file is accepted"
     ):
-        mlp_forward.MLP.from_safetensors(path)
+        weights_file.read_network(path)
 
 
-@pytest.mark.grades("MLP.from_safetensors")
+@pytest.mark.grades("read_network")
 def test_truncated_file(tmp_path):
     """A file cut off anywhere is refused: in the length, in the header, in the numbers."""
     good = written(tmp_path / "good.safetensors", tensors_of(5, 4, 3)).read_bytes()
@@ -290,7 +309,7 @@ def test_truncated_file(tmp_path):
         path.write_bytes(good[:n_bytes])
         problem = f"a file cut off after {n_bytes} of {len(good)} bytes is not refused with a ValueError"
         with expect_error(ValueError, str(path), otherwise=problem):
-            mlp_forward.MLP.from_safetensors(path)
+            weights_file.read_network(path)
 
 
 def file_bytes(header, data=b""):
@@ -319,30 +338,32 @@ MALFORMED = {
 }
 
 
-@pytest.mark.grades("MLP.from_safetensors")
+@pytest.mark.grades("read_network")
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_file(tmp_path, case):
     """A file that is not in the format is a ValueError with its path, not an error of the library's own kind."""
     path = tmp_path / "malformed.safetensors"
     path.write_bytes(MALFORMED[case])
     with expect_error(ValueError, str(path), otherwise=f"{case}: not refused with a ValueError"):
-        mlp_forward.MLP.from_safetensors(path)
+        weights_file.read_network(path)
 
 
-@pytest.mark.grades("MLP.from_safetensors")
+@pytest.mark.grades("read_network")
 def test_missing_file(tmp_path):
     """A file that is not there is a FileNotFoundError."""
     path = tmp_path / "nowhere.safetensors"
     with expect_error(FileNotFoundError, str(path), otherwise="a missing file must be a FileNotFoundError"):
-        mlp_forward.MLP.from_safetensors(path)
+        weights_file.read_network(path)
 
 
-@pytest.mark.grades("MLP.from_safetensors", "MLP.forward")
+@pytest.mark.grades("read_network", "MLP.forward")
 def test_file_by_hand(tmp_path):
     """A network of one neuron, its file written byte by byte: 3·1 + 5·2 + 100."""
     header = {"0.weight": WEIGHT, "0.bias": {"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}}
     path = tmp_path / "neuron.safetensors"
     path.write_bytes(file_bytes(header, struct.pack("<3f", 3, 5, 100)))
-    got = mlp_forward.MLP.from_safetensors(path).forward([1, 2])
+    got = weights_file.read_network(path).forward([1, 2])
     assert_close(got, np.array([113.0]), dtype=np.float32, what="logit")
-    assert_close(got, network(([[3.0, 5.0]], [100.0])).forward([1.0, 2.0]), dtype=np.float32, what="logit")
+    assert_close(
+        got, network(mlp_forward, ([[3.0, 5.0]], [100.0])).forward([1.0, 2.0]), dtype=np.float32, what="logit"
+    )
