@@ -1,4 +1,4 @@
-"""What a training loop does to parameters besides the optimizer's own step: decay groups, clipping, averaging."""
+"""Clipping that is fast, sharded and does not wait for a GPU, and averaged weights."""
 
 from __future__ import annotations
 
@@ -10,52 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-__all__ = ["parameter_groups", "clip_gradients", "Ema"]
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the trainable parameters into those with weight decay and those without.
-
-    Decay pulls a weight towards zero. That makes sense for the matrices of linear layers, whose size the loss can do
-    without. It does not for biases, for norm gains (their neutral value is 1), or for embeddings (a rare token's row
-    would shrink at every step in which it does not occur). A weight shared by two modules appears once, and counts as
-    an embedding if one of the two is.
-
-    Parameters
-    ----------
-    model : nn.Module
-    weight_decay : float
-        For the first group.
-
-    Returns
-    -------
-    list of dict
-        ``[{"params": [...], "weight_decay": weight_decay}, {"params": [...], "weight_decay": 0.0}]``, each list in the
-        order of ``model.parameters()``; frozen parameters are in neither.
-
-    Raises
-    ------
-    ValueError
-        If `weight_decay` is negative.
-    """
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay must not be negative, got {weight_decay}")
-    embeddings = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters(recurse=False)
-    }
-    decay: list[nn.Parameter] = []
-    no_decay: list[nn.Parameter] = []
-    for parameter in model.parameters():  # yields a shared parameter once
-        if parameter.requires_grad:
-            is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            (decay if is_matrix else no_decay).append(parameter)
-    return [
-        {"params": decay, "weight_decay": weight_decay},
-        {"params": no_decay, "weight_decay": 0.0},
-    ]
+__all__ = ["clip_gradients", "Ema"]
 
 
 @torch.no_grad()

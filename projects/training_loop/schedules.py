@@ -1,15 +1,14 @@
-"""Learning-rate schedules: the rate as a function of how many updates have been made.
+"""Three more learning-rate schedules beside warmup_cosine of training_loop.py: constant, linear, and warmup-stable-decay.
 
 Pure functions of the step, so that a resumed run needs no schedule state and a skipped step moves nothing. `step` counts
-from 0: it is the number of updates already made. All four warm up linearly, from ``peak_lr / (warmup_steps + 1)`` at
-step 0 (never from zero: that would waste a step) to exactly `peak_lr` at ``step == warmup_steps``.
+from 0: it is the number of updates already made. All warm up linearly, from ``peak_lr / (warmup_steps + 1)`` at
+step 0 (never from zero: that would waste a step) to exactly `peak_lr` at ``step == warmup_steps``. What cannot be meant
+raises ValueError, and the message contains the value.
 """
 
 from __future__ import annotations
 
-import math
-
-__all__ = ["warmup_constant", "warmup_cosine", "warmup_linear", "warmup_stable_decay"]
+__all__ = ["warmup_constant", "warmup_linear", "warmup_stable_decay"]
 
 
 def warmup_constant(step: int, *, warmup_steps: int, peak_lr: float) -> float:
@@ -39,12 +38,12 @@ def warmup_constant(step: int, *, warmup_steps: int, peak_lr: float) -> float:
     return peak_lr * min(1.0, (step + 1) / (warmup_steps + 1))
 
 
-def warmup_cosine(
+def warmup_linear(
     step: int, *, warmup_steps: int, total_steps: int, peak_lr: float, min_lr: float = 0.0
 ) -> float:
-    """Warm up, then follow half a cosine down to `min_lr`, which the last update (``total_steps - 1``) gets.
+    """Warm up, then go down in a straight line to `min_lr`, which the last update (``total_steps - 1``) gets.
 
-    lr(step) = min_lr + (peak_lr - min_lr)·(1 + cos(π·t))/2,  t = (step - warmup_steps)/(total_steps - 1 - warmup_steps)
+    lr(step) = peak_lr + (min_lr - peak_lr)·t,  t = (step - warmup_steps)/(total_steps - 1 - warmup_steps)
 
     Parameters
     ----------
@@ -63,22 +62,7 @@ def warmup_cosine(
     ------
     ValueError
         As for `warmup_constant`; also if `total_steps` is not above `warmup_steps`, or `min_lr` not in 0..peak_lr.
-
-    Notes
-    -----
-    Source: Loshchilov and Hutter, "SGDR", 2017, equation 5, without restarts.
     """
-    _check(step, warmup_steps, peak_lr, min_lr, total_steps)
-    if step <= warmup_steps:
-        return warmup_constant(step, warmup_steps=warmup_steps, peak_lr=peak_lr)
-    t = _progress(step, warmup_steps, total_steps - 1)
-    return min_lr + (peak_lr - min_lr) * (1 + math.cos(math.pi * t)) / 2
-
-
-def warmup_linear(
-    step: int, *, warmup_steps: int, total_steps: int, peak_lr: float, min_lr: float = 0.0
-) -> float:
-    """Warm up, then go down to `min_lr` in a straight line; everything else as for `warmup_cosine`."""
     _check(step, warmup_steps, peak_lr, min_lr, total_steps)
     if step <= warmup_steps:
         return warmup_constant(step, warmup_steps=warmup_steps, peak_lr=peak_lr)
@@ -96,7 +80,7 @@ def warmup_stable_decay(
     Parameters
     ----------
     step, warmup_steps, total_steps, peak_lr, min_lr
-        As for `warmup_cosine`.
+        As for `warmup_linear`.
     decay_steps : int
         Length of the decay, 1 or more; warmup and decay together are shorter than `total_steps`.
 
@@ -107,7 +91,7 @@ def warmup_stable_decay(
     Raises
     ------
     ValueError
-        As for `warmup_cosine`; also if `decay_steps` does not fit.
+        As for `warmup_linear`; also if `decay_steps` does not fit.
 
     Notes
     -----

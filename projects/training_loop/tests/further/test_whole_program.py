@@ -60,7 +60,7 @@ def test_killed_while_writing(tmp_path):
         assert (state["w"] == state["step"]).all(), "half of an older file, half of a newer one"
 
 
-@pytest.mark.grades("train", "main", "Trainer", "Trainer.step")
+@pytest.mark.grades("run.train", "main", "Trainer", "Trainer.step")
 def test_sigterm(tmp_path):
     """SIGTERM: a checkpoint, a message, status 0; and the resumed run ends as if nothing had happened."""
     whole = trials.train(tmp_path / "whole", steps=150)
@@ -78,7 +78,7 @@ def test_sigterm(tmp_path):
     assert resumed["weights_sha256"] == whole["weights_sha256"], "the resumed run differs"
 
 
-@pytest.mark.grades("train", "Trainer", "Trainer.step", "process_group")
+@pytest.mark.grades("run.train", "Trainer", "Trainer.step", "process_group")
 def test_sigterm_on_one_of_two_ranks(tmp_path):
     """One rank is told to stop: both stop after the same update."""
     ranks = start_ranks(2, "trials:train", out=str(tmp_path), steps=100_000)
@@ -97,7 +97,7 @@ def test_sigterm_on_one_of_two_ranks(tmp_path):
 
 
 @pytest.mark.grades(
-    "train", "write_checkpoint", "read_checkpoint", "Checkpoint", "Checkpoint.save", "Checkpoint.load"
+    "run.train", "write_checkpoint", "read_checkpoint", "Checkpoint", "Checkpoint.save", "Checkpoint.load"
 )
 def test_kill_9_at_50_random_moments(tmp_path):
     """A run that writes a checkpoint after every update is killed 50 times and ends as if it never had been.
@@ -133,9 +133,9 @@ def test_kill_9_at_50_random_moments(tmp_path):
     assert resumed["weights_sha256"] == whole["weights_sha256"], "after 50 kills the weights differ"
 
 
-@pytest.mark.grades("main", "train")
+@pytest.mark.grades("main", "run.train")
 def test_program(tmp_path):
-    """`python -m training_loop --preset tiny`: records, figure, sample, final line."""
+    """`python -m run --preset tiny`: records, figure, sample, final line."""
     command = ["--preset", "tiny", "--steps", "2", "--out", str(tmp_path / "a")]
     process = Process("trials:program", {"arguments": command})
     process.answer(limit_s=120)
@@ -156,7 +156,7 @@ def children(pid):
     return [int(child) for child, parent in map(str.split, found.splitlines()) if int(parent) == pid]
 
 
-@pytest.mark.grades("main", "train", "process_group")
+@pytest.mark.grades("main", "run.train", "process_group")
 def test_torchrun_restarts_a_killed_worker(tmp_path):
     """Two processes, one killed in the middle: restarted, resumed, and the same weights as without the kill."""
     options = {"steps": 200, "checkpoint_every": 10}
@@ -179,7 +179,7 @@ def test_torchrun_restarts_a_killed_worker(tmp_path):
 
 
 @pytest.mark.grades(
-    "train", "Reporter", "Reporter.step", "Reporter.evaluation", "Reporter.close", "Reporter.records"
+    "run.train", "Reporter", "Reporter.step", "Reporter.evaluation", "Reporter.close", "Reporter.records"
 )
 def test_live_records(tmp_path):
     """TensorBoard events, a loss curve, text samples, and evaluations in between."""
@@ -197,7 +197,7 @@ def test_live_records(tmp_path):
     )
 
 
-@pytest.mark.grades("train", "Trainer", "Trainer.step")
+@pytest.mark.grades("run.train", "Trainer", "Trainer.step")
 def test_precisions_agree_after_100_steps(tmp_path):
     """fp32, bf16 and fp16: the same training loss within 2 % after 100 updates."""
     runs = {
@@ -219,7 +219,7 @@ def test_precisions_agree_after_100_steps(tmp_path):
 
 
 @pytest.mark.grades(
-    "train", "ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "ShardedCheckpoint.paths",
+    "run.train", "ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "ShardedCheckpoint.paths",
     "Trainer.sharded_state", "Trainer.load_sharded", "parallelize",
 )  # fmt: skip
 def test_sharded_run_resumes_on_other_numbers_of_ranks(tmp_path):

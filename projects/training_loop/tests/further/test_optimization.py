@@ -1,4 +1,4 @@
-"""The judge of decay groups, clipping and averaging. Oracles: hand values, torch.nn.utils, torch.optim.swa_utils, laws."""
+"""optimization.py: clipping and averaging. Oracles: hand values, torch.nn.utils, torch.optim.swa_utils, laws."""
 
 from pathlib import Path
 
@@ -9,25 +9,7 @@ from torch import nn
 import optimization
 from shared.testing.checks import assert_close, expect_error
 
-
-class Tied(nn.Module):
-    """An embedding tied to the head, a norm, a convolution, something frozen."""
-
-    def __init__(self):
-        super().__init__()
-        self.tokens = nn.Embedding(11, 6)
-        self.norm = nn.LayerNorm(6)
-        self.linear = nn.Linear(6, 7)
-        self.conv = nn.Conv1d(7, 6, 3)
-        self.frozen = nn.Linear(6, 6)
-        self.frozen.requires_grad_(False)
-        self.head = nn.Linear(6, 11, bias=False)
-        self.head.weight = self.tokens.weight
-
-
-def named(model, parameters):
-    names = {id(p): name for name, p in model.named_parameters()}
-    return [names.get(id(p), "?") for p in parameters]
+pytestmark = pytest.mark.module("optimization")
 
 
 @pytest.mark.grades
@@ -36,54 +18,6 @@ def test_clipping_is_written_out():
     source = Path(optimization.__file__).read_text(encoding="utf-8")
     for name in ("clip_grad_norm", "clip_grads_with_norm", "get_total_norm"):
         assert name not in source, f"calls the library instead: {name} does the work that is asked of you"
-
-
-@pytest.mark.grades("parameter_groups")
-def test_groups_by_hand():
-    """Matrices of linear and convolution layers decay; biases, norms and the embedding do not."""
-    model = Tied()
-    groups = optimization.parameter_groups(model, 0.3)
-    decayed = [n for g in groups if g["weight_decay"] for n in named(model, g["params"])]
-    others = [n for g in groups if not g["weight_decay"] for n in named(model, g["params"])]
-    everything = sorted(decayed + others)
-    assert len(set(everything)) == len(everything), (
-        f"a parameter is in the groups twice: {everything}\ntied weights are one parameter and get one step"
-    )
-    assert "frozen.weight" not in everything, "a frozen parameter is not the optimizer's business"
-    biases = [name for name in decayed if name.endswith("bias")]
-    assert not biases, f"biases are decayed: {biases}"
-    assert "norm.weight" not in decayed, (
-        "the gain of a norm is decayed: towards 0, although its neutral value is 1"
-    )
-    assert "tokens.weight" not in decayed, (
-        "the embedding is decayed: a rare token's row shrinks at every step"
-    )
-    assert decayed == ["linear.weight", "conv.weight"], f"decayed: {decayed}"
-    assert others == ["tokens.weight", "norm.weight", "norm.bias", "linear.bias", "conv.bias"], (
-        f"without decay, in the model's order: {others}"
-    )
-    assert {g["weight_decay"] for g in groups} == {0.3, 0.0}, "the groups' weight_decay must be 0.3 and 0.0"
-
-
-@pytest.mark.grades("parameter_groups")
-def test_groups_in_an_optimizer():
-    """AdamW with zero gradients moves nothing but the decayed matrices."""
-    model = Tied()
-    optimizer = torch.optim.AdamW(optimization.parameter_groups(model, 0.5), lr=0.1)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    for p in model.parameters():
-        p.grad = torch.zeros_like(p) if p.requires_grad else None
-    optimizer.step()
-    for name, p in model.named_parameters():
-        factor = 0.95 if name in ("linear.weight", "conv.weight") else 1.0
-        assert torch.allclose(p, before[name] * factor), f"{name} must be multiplied by {factor}"
-
-
-@pytest.mark.grades("parameter_groups")
-def test_groups_negative_decay():
-    """A negative decay is refused."""
-    with expect_error(ValueError, "-0.1", otherwise="a negative weight_decay is accepted"):
-        optimization.parameter_groups(Tied(), -0.1)
 
 
 def with_gradients(*gradients):

@@ -1,4 +1,4 @@
-"""The judge of the learning-rate schedules. Oracles: hand values, torch's own schedulers, laws."""
+"""schedules.py: the three other schedules. Oracles: hand values, torch's own scheduler, laws."""
 
 import itertools
 import math
@@ -13,9 +13,6 @@ from shared.testing.checks import assert_close, assert_imports_only, expect_erro
 # each with the same 3 warmup steps, 11 updates in all, peak 0.8, floor 0.1
 SCHEDULES = {
     "warmup_constant": lambda step: schedules.warmup_constant(step, warmup_steps=3, peak_lr=0.8),
-    "warmup_cosine": lambda step: schedules.warmup_cosine(
-        step, warmup_steps=3, total_steps=11, peak_lr=0.8, min_lr=0.1
-    ),
     "warmup_linear": lambda step: schedules.warmup_linear(
         step, warmup_steps=3, total_steps=11, peak_lr=0.8, min_lr=0.1
     ),
@@ -52,7 +49,6 @@ def test_warmup_by_hand(function):
     ("function", "expected"),
     [
         ("warmup_constant", [0.8, 0.8, 0.8]),
-        ("warmup_cosine", [0.8, 0.45, 0.1]),
         ("warmup_linear", [0.8, 0.45, 0.1]),
         ("warmup_stable_decay", [0.8, 0.625, 0.1]),
     ],
@@ -76,25 +72,23 @@ def test_peak_middle_end(function, expected):
     )
 
 
-@pytest.mark.grades("warmup_cosine", "warmup_linear")
+@pytest.mark.grades("warmup_linear")
 def test_decay_equals_torch():
-    """torch's CosineAnnealingLR and LinearLR give the same rates after the peak."""
-    for ours, make in {
-        schedules.warmup_cosine: lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(
-            o, T_max=16, eta_min=0.05
-        ),
-        schedules.warmup_linear: lambda o: torch.optim.lr_scheduler.LinearLR(
-            o, start_factor=1.0, end_factor=0.05 / 0.7, total_iters=16
-        ),
-    }.items():
-        optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.7)
-        scheduler, expected = make(optimizer), []
-        for _ in range(17):
-            expected.append(scheduler.get_last_lr()[0])
-            optimizer.step()
-            scheduler.step()
-        got = [ours(5 + k, warmup_steps=5, total_steps=22, peak_lr=0.7, min_lr=0.05) for k in range(17)]
-        assert_close(np.array(got), np.array(expected), rtol=1e-9, what=ours.__name__)
+    """torch's LinearLR gives the same rates after the peak."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.7)
+    scheduler = torch.optim.lr_scheduler.LinearLR(
+        optimizer, start_factor=1.0, end_factor=0.05 / 0.7, total_iters=16
+    )
+    expected = []
+    for _ in range(17):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    rates = [
+        schedules.warmup_linear(5 + k, warmup_steps=5, total_steps=22, peak_lr=0.7, min_lr=0.05)
+        for k in range(17)
+    ]
+    assert_close(np.array(rates), np.array(expected), rtol=1e-9, what="rates after the peak")
 
 
 @pytest.mark.grades("warmup_stable_decay")
@@ -117,22 +111,20 @@ def test_law(function):
     """Positive, never above the peak, no jump, and after the last update it stays where it is."""
     rates = [SCHEDULES[function](step) for step in range(30)]
     assert all(0.1 - 1e-12 <= rate <= 0.8 + 1e-12 for rate in rates), f"outside of min_lr..peak_lr: {rates}"
-    assert len(set(rates[10:])) == 1, "beyond the last update the rate must stay: a cosine comes up again"
+    assert len(set(rates[10:])) == 1, "beyond the last update the rate must stay"
     assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 0.3, f"the schedule jumps: {rates}"
     assert isinstance(rates[0], float), f"expected a float, got {type(rates[0]).__name__}"
 
 
-@pytest.mark.grades("warmup_cosine", "warmup_linear", "warmup_constant")
+@pytest.mark.grades("warmup_linear", "warmup_constant")
 def test_without_warmup():
     """warmup_steps=0 starts at the peak; min_lr defaults to zero."""
     options = {"warmup_steps": 0, "peak_lr": 0.5}
     assert schedules.warmup_constant(0, **options) == 0.5, "without warmup step 0 has the peak rate"
-    for schedule in (schedules.warmup_cosine, schedules.warmup_linear):
-        assert schedule(0, total_steps=5, **options) == 0.5, "without warmup step 0 has the peak rate"
-        assert math.isclose(schedule(4, total_steps=5, **options), 0.0, abs_tol=1e-15), (
-            "min_lr is 0 unless given"
-        )
-        assert schedule(0, total_steps=1, **options) == 0.5, "a run of one step has the peak rate"
+    linear = schedules.warmup_linear
+    assert linear(0, total_steps=5, **options) == 0.5, "without warmup step 0 has the peak rate"
+    assert math.isclose(linear(4, total_steps=5, **options), 0.0, abs_tol=1e-15), "min_lr is 0 unless given"
+    assert linear(0, total_steps=1, **options) == 0.5, "a run of one step has the peak rate"
 
 
 @pytest.mark.parametrize("function", SCHEDULES)

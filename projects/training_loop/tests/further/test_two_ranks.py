@@ -9,7 +9,7 @@ import pytest
 import torch
 import trials
 from fork_server import nothing_stays, run_ranks  # noqa: F401
-from test_training_loop import big_batch, dealt
+from test_trainer import big_batch, dealt
 
 import distributed
 from shared.testing.checks import assert_close, expect_error
@@ -75,7 +75,7 @@ def test_ranks_with_unequal_tokens(n_ranks, n_windows, accumulate):
         assert abs(rank["norm"] / gradient.norm().item() - 1) < 1e-5, "the norm is that of the whole gradient"
 
 
-@pytest.mark.grades("train", "process_group", "parallelize")
+@pytest.mark.grades("run.train", "process_group", "parallelize")
 def test_dropout_differs_weights_agree(tmp_path):
     """Two ranks draw different dropout masks and end with equal weights."""
     first, second = run_ranks(2, "trials:dropout_on_this_rank", out=str(tmp_path))
@@ -84,7 +84,7 @@ def test_dropout_differs_weights_agree(tmp_path):
 
 
 @pytest.mark.grades(
-    "train", "process_group", "gather_rng_states", "Trainer.state_dict", "Trainer.load_state_dict"
+    "run.train", "process_group", "gather_rng_states", "Trainer.state_dict", "Trainer.load_state_dict"
 )
 def test_exact_resume_two_ranks(tmp_path):
     """Stopped in mid-epoch and resumed on 2 ranks, with dropout: bitwise the weights of never stopping."""
@@ -103,7 +103,7 @@ def test_exact_resume_two_ranks(tmp_path):
     )
 
 
-@pytest.mark.grades("train", "process_group", "parallelize")
+@pytest.mark.grades("run.train", "process_group", "parallelize")
 def test_two_ranks_do_what_one_does(tmp_path):
     """Without dropout, 2 ranks with DDP end where 1 process ends, up to rounding."""
     one = trials.train(tmp_path / "1", dropout=0.0, steps=12)

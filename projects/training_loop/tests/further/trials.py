@@ -10,8 +10,10 @@ from torch import nn
 
 import checkpoint
 import distributed
+import run
+import settings
 import text_data
-import training_loop
+import trainer
 
 MICRO = {  # 9 or so updates in an epoch, the last of them incomplete; a few milliseconds each
     "steps": 22,
@@ -32,27 +34,27 @@ MICRO = {  # 9 or so updates in an epoch, the last of them incomplete; a few mil
 
 
 def config(out, **options):
-    return training_loop.Config(out=str(out), **{**MICRO, **options})
+    return settings.Config(out=str(out), **{**MICRO, **options})
 
 
 def train(out, **options):
     """Train; return the result as plain data."""
     torch.set_num_threads(1)
-    return asdict(training_loop.train(config(out, **options)))
+    return asdict(run.train(config(out, **options)))
 
 
 def command_line(arguments, **options):
     """Run the command line with the microscopic model in place of the preset."""
     torch.set_num_threads(1)
-    training_loop.PRESETS["tiny"] = {**MICRO, **options}
-    raise SystemExit(training_loop.main(arguments))
+    run.PRESETS["tiny"] = {**MICRO, **options}
+    raise SystemExit(run.main(arguments))
 
 
 def program(arguments):
-    """Do what `python -m training_loop` does."""
+    """Do what `python -m run` does."""
     torch.set_num_threads(1)
-    sys.argv = ["training_loop.py", *arguments]
-    runpy.run_module("training_loop", run_name="__main__")
+    sys.argv = ["run.py", *arguments]
+    runpy.run_module("run", run_name="__main__")
 
 
 def torchrun(arguments, options):
@@ -61,7 +63,7 @@ def torchrun(arguments, options):
     from torch.distributed.run import config_from_args, parse_args
 
     launcher = "--rdzv-backend c10d --rdzv-endpoint localhost:0 --nproc-per-node 2 --max-restarts 1 --start-method fork"
-    settings, _, _ = config_from_args(parse_args([*launcher.split(), "training_loop.py"]))
+    settings, _, _ = config_from_args(parse_args([*launcher.split(), "run.py"]))
     elastic_launch(settings, worker)(arguments, options)
 
 
@@ -112,7 +114,7 @@ def gradient_on_this_rank(n_windows, accumulate):
 
 
 def _gradient(world, n_windows, accumulate):
-    trainer = training_loop.Trainer(Plain(), training_loop.Config(out="", clip=1e9), world)
+    own = trainer.Trainer(Plain(), settings.Config(out="", clip=1e9), world)
     windows = unequal_windows()
     dealt = text_data.micro_batches(
         torch.arange(n_windows),
@@ -124,10 +126,10 @@ def _gradient(world, n_windows, accumulate):
     batches = [windows.batch(own) for own in dealt]
     _, targets = windows.batch(range(n_windows))
     n_tokens = int((targets != -100).sum())
-    loss = trainer.forward_backward(batches, n_tokens)
-    gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
-    trainer.optimizer.zero_grad(set_to_none=True)
-    report = trainer.step(batches)
+    loss = own.forward_backward(batches, n_tokens)
+    gradient = torch.cat([p.grad.flatten() for p in own.model.parameters()])
+    own.optimizer.zero_grad(set_to_none=True)
+    report = own.step(batches)
     return {
         "loss": loss.item(),
         "gradient": gradient.tolist(),
