@@ -2,6 +2,7 @@
 
 The limit is memory: an addition reads two elements and writes one, so n elements of s bytes are 3·n·s bytes; a copy of
 n elements is 2·n·s. The peer "copy" moves the same 3·n·s bytes, so its ratio is the share of copy bandwidth reached.
+"plain" is the core's `vector_add`, which allocates its result.
 
 Without a GPU nothing is timed. Then only the compile gate runs: registers and shared memory of every kernel.
 """
@@ -12,7 +13,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from cuda_vector_add import KERNELS, vector_add
+import cuda_vector_add
+from ladder import KERNELS, vector_add
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.gpu_benchmark import GpuBenchmark, without_gpu
@@ -22,7 +24,7 @@ SIZES = (1 << 20, 1 << 24, 1 << 28)
 
 
 def main() -> None:
-    """Measure, and write results/ and the tables of the README."""
+    """Measure, and write results/ and MEASURED.md."""
     if not gpu_present():
         without_gpu(__file__)
         return
@@ -42,6 +44,7 @@ def main() -> None:
                 "copy": partial(target.copy_, source),
                 "torch": partial(torch.add, a, b, out=out),
                 "Triton": partial(vector_add_triton, a, b),
+                "plain": partial(cuda_vector_add.vector_add, a, b),
             }
             for kernel in KERNELS:
                 bench.compare(
