@@ -44,7 +44,7 @@ def cross_entropy(
 ) -> Loss:
     """Return the surprise at the target classes: ``-sum_c q_c log(softmax(logits)_c)``, with q as above.
 
-    logits : (N, C); targets : (N,) integers, class indices from 0 to C - 1 or `ignore_index`
+    logits : (N, C); targets : (N,) class indices from 0 to C - 1, or `ignore_index`; any type of integer, else TypeError
     weight : (C,), the factor of each class, 1 by default
     ignore_index : positions with this target have loss 0, whatever their logits (NaN, too); it may be one of the classes
     reduction : "mean" divides by the summed weight of the targets that are not ignored; smoothing does not change that
@@ -162,9 +162,7 @@ def _coefficients(t: NDArray[np.integer], w: Array, label_smoothing: float) -> A
 
 
 def _log_softmax(x: Array) -> Array:
-    z = x - x.max(
-        axis=1, keepdims=True
-    )  # the largest becomes 0: exp cannot overflow, and the sum is at least 1
+    z = x - x.max(axis=1, keepdims=True)  # the largest is 0 now: exp cannot overflow, the sum is at least 1
     return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
 
 

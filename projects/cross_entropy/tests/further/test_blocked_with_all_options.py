@@ -1,25 +1,20 @@
-"""The cross-entropy and its gradient: all options together against torch, then the edges."""
+"""blocked.py: all options together against torch, large and strided arrays, half precision, then the edges."""
+
+from __future__ import annotations
 
 import itertools
 
 import numpy as np
 import pytest
-from oracles import (
-    BOTH,
-    LOGITS,
-    LOSSES,
-    ONE_HOT,
-    SOFTMAX,
-    TARGETS,
-    oracle_of,
-    random_probabilities,
-    torch_oracle,
-)
+from oracles import BOTH, LOGITS, LOSSES, ONE_HOT, SOFTMAX, TARGETS
 from sklearn.metrics import log_loss
+from torch_oracles import oracle_of, random_probabilities, torch_oracle
 
-import cross_entropy as ce
+import blocked
 from shared.testing.checks import assert_close, unchanged
 from shared.testing.gradients import assert_gradient
+
+pytestmark = pytest.mark.module("blocked")
 
 # --- everything together ------------------------------------------------------------------------------------
 
@@ -46,7 +41,7 @@ def test_every_combination_of_options(function, shape, kind, rng):
             cases = [(indices, {}), (indices, {"ignore_index": 0}), (blanked, {"ignore_index": -1})]
         for targets, ignore in cases:
             assert_close(
-                getattr(ce, function)(logits, targets, **options, **ignore),
+                getattr(blocked, function)(logits, targets, **options, **ignore),
                 oracle_of(function, logits, targets, **options, **ignore),
                 rtol=1e-12,
                 what=f"{function} with {options | ignore} at logits of size {scale:g}",
@@ -66,7 +61,7 @@ def test_large_arrays(function, shape, kind, rng):
     if kind == "class indices":
         options["ignore_index"] = -1
     assert_close(
-        getattr(ce, function)(logits, targets, **options),
+        getattr(blocked, function)(logits, targets, **options),
         oracle_of(function, logits, targets, **options),
         rtol=1e-12,
         hint="whatever is done in blocks must also do the last, incomplete one",
@@ -87,7 +82,7 @@ def test_strided_input(function, layout, rng):
         "reversed": lambda: (rng.standard_normal((4, 5, 3))[:, ::-1], rng.integers(0, 5, (3, 4)).T),
     }[layout]()
     with unchanged(logits, targets):
-        result = getattr(ce, function)(logits, targets, reduction="none")
+        result = getattr(blocked, function)(logits, targets, reduction="none")
     assert_close(result, oracle_of(function, logits, targets, reduction="none"), rtol=1e-12)
 
 
@@ -97,7 +92,7 @@ def test_equals_scikit_learn(rng):
     logits, targets, weight = rng.standard_normal((50, 4)), rng.integers(0, 4, 50), rng.uniform(0.5, 2.0, 4)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected = log_loss(targets, p, labels=range(4), sample_weight=weight[targets])
-    assert_close(ce.cross_entropy(logits, targets, weight=weight), expected, rtol=1e-12)
+    assert_close(blocked.cross_entropy(logits, targets, weight=weight), expected, rtol=1e-12)
 
 
 @pytest.mark.grades("cross_entropy_grad")
@@ -109,7 +104,7 @@ def test_gradient_is_the_derivative(smoothing, rng):
     t = np.moveaxis(np.eye(5)[targets], -1, 1)
     q = weight[:, None] * ((1 - smoothing) * t + smoothing / 5) / weight[targets].sum()
     assert_gradient(
-        ce.cross_entropy_grad(logits, targets, weight=weight, label_smoothing=smoothing),
+        blocked.cross_entropy_grad(logits, targets, weight=weight, label_smoothing=smoothing),
         lambda x: (q.sum(axis=1) * np.log(np.exp(x).sum(axis=1))).sum() - (q * x).sum(),
         logits,
         np.ones(()),
@@ -127,7 +122,7 @@ def test_masked_classes(function, smoothing, rng):
     logits = np.array([[1.0, -np.inf, 2.0, 0.5], [0.3, -np.inf, 1.0, 2.0], [1.0, 0.5, -np.inf, 0.1]])
     targets, options = np.array([0, 1, 3]), {"label_smoothing": smoothing, "reduction": "none"}
     assert_close(
-        getattr(ce, function)(logits, targets, **options),
+        getattr(blocked, function)(logits, targets, **options),
         oracle_of(function, logits, targets, **options),
         vacuous_ok="smoothing makes every loss inf",
     )
@@ -141,7 +136,7 @@ def test_nothing_times_infinity_is_nothing(function):
     is_loss = function == "cross_entropy"
     entropy = 0.25 * np.log(4.0) + 0.75 * np.log(4 / 3)
     assert_close(
-        getattr(ce, function)(logits, one_hot, reduction="sum"),
+        getattr(blocked, function)(logits, one_hot, reduction="sum"),
         entropy if is_loss else np.zeros((1, 3)),
         atol=1e-15,
         hint="0 · (-inf) is NaN; a probability of 0 must contribute 0",
@@ -150,11 +145,13 @@ def test_nothing_times_infinity_is_nothing(function):
     spread = 0.7 * 2 * np.log(4 / 3) + 0.1 * np.log(4.0) + 0.1 * 2 * np.log(4 / 3)
     q = np.array([[0.1, 0.0, 0.7 * 2 + 0.2]])
     assert_close(
-        getattr(ce, function)(logits, np.array([2]), weight=weight, label_smoothing=0.3, reduction="sum"),
+        getattr(blocked, function)(
+            logits, np.array([2]), weight=weight, label_smoothing=0.3, reduction="sum"
+        ),
         spread if is_loss else q.sum() * np.array([[0.25, 0.0, 0.75]]) - q,
         hint="0 · (-inf) is NaN; a class of weight 0 must contribute 0",
     )
-    result = getattr(ce, function)(logits, np.array([1]), weight=weight, reduction="sum")
+    result = getattr(blocked, function)(logits, np.array([1]), weight=weight, reduction="sum")
     assert not np.any(result), f"a target of weight 0 costs nothing, even at a logit of -inf; got {result}"
 
 
@@ -165,7 +162,7 @@ def test_undefined_positions(function, row):
     logits = np.array([row, LOGITS[1], LOGITS[2]])
     options = {"reduction": "none"}
     assert_close(
-        getattr(ce, function)(logits, np.array([1, 0, 1]), **options),
+        getattr(blocked, function)(logits, np.array([1, 0, 1]), **options),
         oracle_of(function, logits, [1, 0, 1], **options),
     )
 
@@ -182,7 +179,7 @@ def test_ignored_positions_may_hold_anything(function, poison):
     if function == "cross_entropy_grad":
         clean[1] = 0.0
     assert_close(
-        getattr(ce, function)(logits, targets),
+        getattr(blocked, function)(logits, targets),
         clean,
         hint="an ignored position spoils the result: select positions instead of multiplying them by zero",
     )
@@ -195,7 +192,7 @@ def test_nothing_counts(function, smoothing):
     targets, is_loss = np.full(4, -100), function == "cross_entropy"
     for reduction in ("mean", "sum"):
         assert_close(
-            getattr(ce, function)(LOGITS, targets, label_smoothing=smoothing, reduction=reduction),
+            getattr(blocked, function)(LOGITS, targets, label_smoothing=smoothing, reduction=reduction),
             (np.nan if reduction == "mean" else 0.0) if is_loss else np.zeros((4, 3)),
             what=f"{reduction} of nothing",
             mistakes={"a mean over nothing is NaN, as in torch": 0.0 if is_loss else np.full((4, 3), np.nan)},
@@ -203,7 +200,7 @@ def test_nothing_counts(function, smoothing):
         )
     weightless = np.array([0.0, 1.0, 1.0])
     assert_close(
-        getattr(ce, function)(LOGITS, np.zeros(4, int), weight=weightless, label_smoothing=smoothing),
+        getattr(blocked, function)(LOGITS, np.zeros(4, int), weight=weightless, label_smoothing=smoothing),
         np.nan if is_loss else np.full((4, 3), np.nan),
         what="mean over no weight",
         vacuous_ok="0/0",
@@ -217,7 +214,7 @@ def test_empty_batch(function, shape):
     for targets in (np.zeros(shape[:1] + shape[2:], int), np.zeros(shape)):
         for reduction in ("mean", "sum", "none"):
             assert_close(
-                getattr(ce, function)(np.zeros(shape), targets, reduction=reduction),
+                getattr(blocked, function)(np.zeros(shape), targets, reduction=reduction),
                 oracle_of(function, np.zeros(shape), targets, reduction=reduction),
                 what=f"{reduction} of an empty batch",
                 vacuous_ok="empty",
@@ -229,7 +226,9 @@ def test_empty_batch(function, shape):
 def test_integer_types_of_targets(function, dtype):
     """Any integer type indexes, also those that cannot hold ignore_index."""
     targets = TARGETS.astype(dtype)
-    assert_close(getattr(ce, function)(LOGITS, targets), oracle_of(function, LOGITS, TARGETS), rtol=1e-12)
+    assert_close(
+        getattr(blocked, function)(LOGITS, targets), oracle_of(function, LOGITS, TARGETS), rtol=1e-12
+    )
 
 
 @BOTH
@@ -237,7 +236,7 @@ def test_integer_logits(function):
     """Differences of uint8 must not wrap around: 0 - 255 is not 1."""
     logits = np.array([[0, 255, 3], [7, 0, 2]], dtype=np.uint8)
     assert_close(
-        getattr(ce, function)(logits, np.array([0, 1]), reduction="none"),
+        getattr(blocked, function)(logits, np.array([0, 1]), reduction="none"),
         oracle_of(function, logits, [0, 1], reduction="none"),
         rtol=1e-12,
     )
@@ -251,14 +250,14 @@ def test_single_and_half_precision(dtype, rng):
     for scale in (0.1, 1.0, 100.0):
         scaled = (scale * logits).astype(dtype)
         assert_close(
-            ce.cross_entropy(scaled, targets, reduction="none"),
+            blocked.cross_entropy(scaled, targets, reduction="none"),
             torch_oracle(scaled, targets, reduction="none")[0],
             dtype=dtype,
             n=3000 if dtype == np.float32 else 1,
         )
     logits, targets = rng.standard_normal((40_000, 3)).astype(dtype), rng.integers(0, 3, 40_000)
     assert_close(
-        ce.cross_entropy(logits, targets, weight=[2.0, 3.0, 4.0]),
+        blocked.cross_entropy(logits, targets, weight=[2.0, 3.0, 4.0]),
         torch_oracle(logits, targets, weight=[2.0, 3.0, 4.0])[0],
         dtype=dtype,
         hint="the sum of the losses passes 65504, where float16 ends: compute in float32",
@@ -272,7 +271,7 @@ def test_gradient_in_single_and_half_precision(dtype, rng):
     logits, p = rng.standard_normal((6, 40)).astype(dtype), random_probabilities(rng, (6, 40))
     weight = rng.uniform(0.5, 2.0, 40)
     assert_close(
-        ce.cross_entropy_grad(logits, p, weight=weight, label_smoothing=0.1),
+        blocked.cross_entropy_grad(logits, p, weight=weight, label_smoothing=0.1),
         torch_oracle(logits, p, weight=weight, label_smoothing=0.1)[1],
         dtype=dtype,
         n=40,
