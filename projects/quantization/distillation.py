@@ -25,28 +25,12 @@ def distillation_loss(
     """Compare a student with its teacher, softened by a temperature, and with the labels where there are any.
 
     ``alpha · T² · mean over rows of Σ_c p_c (log p_c - log s_c)``, with p = softmax(teacher/T) and s = softmax(student/T),
-    plus ``(1 - alpha) · cross_entropy(student, labels)``. T² keeps the size of the gradient: softened logits have
-    gradients of 1/T, and p - s is of order 1/T as well.
+    plus ``(1 - alpha) · cross_entropy(student, labels)``. Without labels the first term stands alone, unweighted. T² keeps
+    the size of the gradient: softened logits have gradients of 1/T, and p - s is of order 1/T as well.
 
-    Parameters
-    ----------
-    student_logits, teacher_logits : (batch, classes) float
-        No gradient flows to the teacher.
-    labels : (batch,) int64, optional
-        Without labels the first term stands alone, unweighted.
-    temperature : float
-        Above 0; the higher, the more the small probabilities count ("dark knowledge").
-    alpha : float
-        Weight of the teacher, 0 to 1.
-
-    Returns
-    -------
-    () tensor, 0 if student and teacher agree and there are no labels.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or are not (batch, classes), the batch is empty, or an option is out of its range.
+    student_logits, teacher_logits : (batch, classes); no gradient flows to the teacher. labels : (batch,) int64.
+    temperature above 0: the higher, the more the small probabilities count ("dark knowledge"). alpha : 0 to 1. Result ().
+    ValueError if the shapes differ or are not (batch, classes), the batch is empty, or an option is out of its range.
 
     Source: Hinton et al. 2015, arXiv 1503.02531, section 2 and 2.1.
     """
@@ -76,21 +60,11 @@ def train_student(
     temperature: float = 4.0,
     generator: torch.Generator,
 ) -> None:
-    """Train `student` in place with Adam: on a teacher's logits, on labels, or on both.
+    """Train `student` in place with Adam: on a teacher's logits, on labels, or on both; leave it in evaluation mode.
 
-    Parameters
-    ----------
-    student, teacher : nn.Module
-        (batch, features) to (batch, classes). The teacher is put into evaluation mode and gets no gradient.
-    inputs : (n, features) float
-    labels : (n,) int64, optional
-    generator : torch.Generator
-        Draws the batches, with replacement; the only source of randomness.
-
-    Raises
-    ------
-    ValueError
-        If there is neither a teacher nor labels: nothing to learn from.
+    student, teacher : (batch, features) to (batch, classes). The teacher is put into evaluation mode and gets no gradient.
+    inputs : (n, features); labels : (n,) int64. `generator` draws the batches, with replacement, and is the only source of
+    randomness. ValueError if there is neither a teacher nor labels: nothing to learn from.
     """
     if teacher is None and labels is None:
         raise ValueError("a teacher or labels are needed: there is nothing to learn from")

@@ -44,12 +44,8 @@ class OperatorProfile:
 def linear_cost(batch: int, n_in: int, n_out: int, *, bytes_per_weight: float = 4) -> tuple[int, int]:
     """Count FLOPs and least bytes of ``x @ weight.T + bias``, x and result in float32.
 
-    ``FLOPs = 2·batch·in·out`` (the profiler counts products the same way and leaves out the bias);
-    ``bytes = 4·batch·(in + out) + bytes_per_weight·in·out + 4·out``.
-
-    Returns
-    -------
-    (flops, n_bytes) : two int. ValueError if a size is negative.
+    Returns (flops, n_bytes), two int: ``2·batch·in·out`` (the profiler counts products the same way and leaves out the
+    bias) and ``4·batch·(in + out) + bytes_per_weight·in·out + 4·out``. ValueError, with the size, if one is negative.
     """
     if min(batch, n_in, n_out) < 0:
         raise ValueError(f"sizes must not be negative, got {batch}, {n_in}, {n_out}")
@@ -60,12 +56,8 @@ def linear_cost(batch: int, n_in: int, n_out: int, *, bytes_per_weight: float = 
 def verdict(flops: float, n_bytes: float, *, peak_flops: float, bandwidth: float) -> str:
     """Return "memory-bound" or "compute-bound": which of the two roofs is lower at this intensity.
 
-    Parameters
-    ----------
-    flops, n_bytes : float
-        Of the operator; n_bytes above 0.
-    peak_flops, bandwidth : float
-        FLOP/s and bytes/s of the machine, measured in the same session; above 0, ValueError otherwise.
+    flops, n_bytes : of the operator; peak_flops, bandwidth : FLOP/s and bytes/s of the machine, measured in the same session.
+    ValueError unless all but flops are above 0.
     """
     if not (n_bytes > 0 and peak_flops > 0 and bandwidth > 0):
         raise ValueError(
@@ -90,14 +82,8 @@ def profile_operators(
 ) -> list[OperatorProfile]:
     """Run `call` under torch.profiler and return its operators, the most self time first.
 
-    Parameters
-    ----------
-    call : callable
-        Runs once before, unprofiled, to warm up.
-    n_calls : int
-        How often it is profiled; all columns are sums over these calls. ValueError below 1.
-    trace : path, optional
-        Where to write a Chrome trace (open it at chrome://tracing or ui.perfetto.dev).
+    `call` runs once before, unprofiled, to warm up, and then `n_calls` times; all columns are sums over these. ValueError,
+    with the number, for n_calls below 1. `trace`: where to write a Chrome trace (open it at ui.perfetto.dev).
     """
     if n_calls < 1:
         raise ValueError(f"n_calls must be at least 1, got {n_calls}")

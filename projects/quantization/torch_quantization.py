@@ -1,8 +1,9 @@
-"""The same model through the libraries: torch.quantization (torch.ao) in four ways, and torchao in two.
+"""The same model through the libraries: torch.ao with fusion, FX and training, and torchao in two ways.
 
 `torch.quantization` is an alias of `torch.ao.quantization`. It still works, with a deprecation warning; torchao replaces
-it. Each function imports what it needs when it is called, and `MissingAPIError` says what took the place of a path that
-is gone. The known warnings are in `KNOWN_WARNINGS`, each with its reason; any other one still comes through.
+it. Each function returns a quantized copy, imports what it needs when it is called, and raises `MissingAPIError`, which says
+what took its place, for an API that is gone. The known warnings are in `KNOWN_WARNINGS`, each with its reason; any other
+one still comes through. An empty calibration raises ValueError.
 
 Sources: https://docs.pytorch.org/docs/stable/quantization.html; https://docs.pytorch.org/ao/stable.
 """
@@ -13,6 +14,7 @@ import contextlib
 import copy
 import importlib
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,7 +25,6 @@ from torch import Tensor, nn
 __all__ = [
     "MissingAPIError",
     "known_warnings",
-    "torch_dynamic",
     "torch_static",
     "torch_fx",
     "torch_qat",
@@ -56,26 +57,16 @@ def known_warnings() -> Iterator[None]:
     """Silence the warnings in `KNOWN_WARNINGS`, and no other: an unknown warning is still shown, or raised."""
     with warnings.catch_warnings():
         for message in KNOWN_WARNINGS:
-            warnings.filterwarnings("ignore", message=_escaped(message))
+            warnings.filterwarnings("ignore", message=re.escape(message))
         yield
 
 
-def torch_dynamic(model: nn.Module) -> nn.Module:
-    """Quantize linear layers dynamically: ``torch.quantization.quantize_dynamic``.
-
-    Returns a copy in evaluation mode. `nn.TransformerEncoderLayer` then fails in its fast path, which reads
-    ``linear1.weight`` as a tensor: turn it off with ``torch.backends.mha.set_fastpath_enabled(False)``.
-    """
-    aq = _api("torch.ao.quantization", "quantize_dynamic")
-    with known_warnings():
-        quantized: nn.Module = aq.quantize_dynamic(
-            copy.deepcopy(model).eval(), {nn.Linear}, dtype=torch.qint8
-        )
-    return quantized
-
-
 def torch_static(model: nn.Sequential, calibration: Iterable[Tensor]) -> nn.Module:
-    """Quantize statically in eager mode: stubs, fusion (`fusable`), ``prepare``, calibration batches, ``convert``."""
+    """Quantize statically in eager mode, as the core does, and convolutions too.
+
+    Runs of convolution, batch norm and ReLU, and of linear and ReLU, are fused before ``prepare``: the core rounds twice where
+    this rounds once.
+    """
     aq = _api("torch.ao.quantization", "prepare")
     with known_warnings(), torch.no_grad():
         stubbed = nn.Sequential(aq.QuantStub(), copy.deepcopy(model), aq.DeQuantStub()).eval()
@@ -189,7 +180,3 @@ def _fusable(model: nn.Sequential) -> list[list[str]]:
                 groups.append(names[k : k + len(pattern)])
                 break
     return groups
-
-
-def _escaped(message: str) -> str:
-    return "".join(f"\\{c}" if c in r".()[]{}*+?^$|\\" else c for c in message)

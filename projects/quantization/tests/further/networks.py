@@ -108,3 +108,25 @@ def accuracy(model, pixels, classes):
     """Return the share of right answers."""
     with torch.no_grad():
         return (model(pixels).argmax(1) == classes).float().mean().item()
+
+
+def signal(name, generator):
+    """Return a model, calibration batches and a test batch."""
+    if name == "block":
+        return (
+            block(),
+            [torch.randn(6, 20, 96, generator=generator)] * 2,
+            torch.randn(5, 20, 96, generator=generator),
+        )
+    shape = (1, 8, 8) if name == "cnn" else (64,)
+    batches = [torch.rand(100, *shape, generator=generator) * 3 for _ in range(4)]
+    return {"cnn": cnn, "mlp": mlp}[name](), batches[:3], batches[3]
+
+
+def run(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+def kinds(model):
+    return [type(module).__name__ for module in model.modules() if not list(module.children())]

@@ -9,14 +9,12 @@ import warnings
 import pytest
 import torch
 from networks import block, cnn, mlp
+from oracles import decibels
 
 import torch_quantization as T
 from shared.testing.checks import expect_error
 
-
-def decibels(reference, actual):
-    noise = (reference.double() - actual.double()).square().sum()
-    return float(10 * torch.log10(reference.double().square().sum() / noise))
+pytestmark = pytest.mark.module("torch_quantization")
 
 
 def available(call):
@@ -55,21 +53,21 @@ def test_known_warnings_only():
         warnings.warn("something new", UserWarning, stacklevel=1)
 
 
-@pytest.mark.grades("MissingAPIError", "torch_dynamic", "torch_static", "torchao_dynamic")
+@pytest.mark.grades("MissingAPIError", "torch_static", "torch_qat", "torchao_dynamic")
 def test_an_api_that_is_gone(monkeypatch):
     """The message names what replaced it."""
     import torch.ao.quantization as aq
 
-    monkeypatch.delattr(aq, "quantize_dynamic")
+    monkeypatch.delattr(aq, "prepare_qat")
     monkeypatch.delattr(aq, "prepare")
-    for call in (lambda: T.torch_dynamic(mlp()), lambda: T.torch_static(mlp(), [torch.ones(2, 64)])):
+    for call in (lambda: T.torch_qat(mlp(), mlp), lambda: T.torch_static(mlp(), [torch.ones(2, 64)])):
         with expect_error(T.MissingAPIError, "torchao", otherwise="a missing API gives another error"):
             call()
     available(lambda: T.torchao_dynamic(mlp()))
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "block"])
-@pytest.mark.parametrize("function", ["torch_dynamic", "torchao_dynamic"])
+@pytest.mark.parametrize("function", ["torchao_dynamic"])
 def test_dynamic(function, name, generator):
     """The float model stays float; the copy is int8 and 25 to 70 dB from it."""
     model, x = inputs(name, generator)
@@ -115,27 +113,6 @@ def test_qat(generator):
     with torch.no_grad():
         ratio = decibels(model(x), quantized(x))
     assert ratio > 8, f"{ratio:.1f} dB"
-
-
-@pytest.mark.grades("torch_dynamic")
-def test_encoder_layer_needs_the_slow_path(generator):
-    """In evaluation the fast path of nn.TransformerEncoderLayer reads a weight that is now a method, and crashes."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
-    x = torch.randn(2, 5, 16, generator=generator)
-    quantized = available(lambda: T.torch_dynamic(layer))
-    was = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():
-            ratio = decibels(layer(x), quantized(x))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was)
-    assert 25 < ratio < 70, f"{ratio:.1f} dB without the fast path"
-    if was:
-        with torch.no_grad(), pytest.raises(AttributeError, match="device"):
-            quantized(x)
 
 
 @pytest.mark.grades("torchao_dynamic")
