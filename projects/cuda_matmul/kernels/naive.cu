@@ -1,5 +1,8 @@
 // c = alpha a b + beta c, row-major: one thread computes one element of c, a row of a times a column of b.
 //
+// Rows of c are counted along x, columns along y; a block may have any shape. a is m x k, b is k x n, c is m x n. With beta = 0,
+// c is not read: it may hold NaN. A matrix may have more than 2^31 elements: positions are 64 bits wide.
+//
 // Neighbouring threads (threadIdx.x) take neighbouring rows. So the loads of b are the same address for the whole warp,
 // but those of a, and the stores to c, are a row apart: 32 lanes touch 32 sectors.
 // profile: matmul<<<(2, 8), (32, 8)>>>(float[64, 64], float[64, 64], float[64, 64], 64, 64, 64, 1.0f, 0.0f)

@@ -1,5 +1,7 @@
 // A block computes a TILE x TILE piece of c and walks along k: each step loads a tile of a and one of b to shared memory.
 //
+// A block has TILE x TILE threads; columns of c are counted along x, rows along y. With beta = 0, c is not read.
+//
 // Each element is then read from global memory once per block, not once per thread: TILE times less traffic. Still one
 // thread per element of c, so every multiplication takes two loads, now from shared memory.
 

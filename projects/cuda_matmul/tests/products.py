@@ -1,0 +1,233 @@
+"""What the tests share: launching a kernel on NumPy matrices, and the comparison. Oracle: NumPy's product in float64."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+import cuda_matmul
+from shared import cuda_emulator
+from shared.testing.checks import assert_close
+from shared.testing.devices import device_array, launch
+
+KERNELS = Path(cuda_matmul.__file__).parent / "kernels"
+IT_COUNTS = "the emulator counts; on a GPU ask ncu for l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum"
+ITS_ORDER = "a GPU runs its threads in an order of its own"
+TILES = {  # kernel: rows and columns of c for each block, threads of a block, and whether x counts rows
+    "naive": ((32, 8), (32, 8), True),
+    "coalesced": ((8, 32), (32, 8), False),
+    "tiled": ((32, 32), (32, 32), False),
+    "thread_tiled_1d": ((64, 64), (512, 1), False),
+    "thread_tiled_2d": ((128, 128), (256, 1), False),
+    "vectorized": ((128, 128), (256, 1), False),
+    "warp_tiled": ((128, 128), (128, 1), False),
+    "tensor_core": ((64, 64), (128, 1), False),
+}
+
+
+def queue(kernel, arguments, m, n, k, *, alpha=1.0, beta=0.0):
+    """Launch one kernel on device arrays (a, b, c)."""
+    (tile_m, tile_n), block, rows_in_x = TILES[kernel]
+    rows, columns = -(-m // tile_m), -(-n // tile_n)
+    grid = (rows, columns) if rows_in_x else (columns, rows)
+    sizes = (np.int32(m), np.int32(n), np.int32(k), np.float32(alpha), np.float32(beta))
+    launch(KERNELS / f"{kernel}.cu", "matmul", (*arguments, *sizes), grid=grid, block=(*block, 1))
+
+
+def run(kernel, a, b, *, alpha=1.0, beta=0.0, c=None):
+    """Launch one kernel on copies of NumPy matrices and return c, which starts as NaN where none is given."""
+    (m, k), n = a.shape, b.shape[1]
+    device_a, device_b = device_array(a), device_array(b)
+    device_c = device_array(np.full((m, n), np.nan, np.float32) if c is None else c)
+    queue(kernel, (device_a, device_b, device_c), m, n, k, alpha=alpha, beta=beta)
+    for name, before, after in (("a", a, device_a), ("b", b, device_b)):
+        assert after.get().tobytes() == before.tobytes(), f"{name} was modified: the kernel writes c only"
+    return device_c.get()
+
+
+def random(rng, *shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def only_blocks(first, n_blocks, device):
+    """On the emulator, run only some blocks of a grid whose others have the same work; a GPU runs all of them."""
+    emulated = device == "emulator"
+    return cuda_emulator.settings(window=(first, n_blocks)) if emulated else contextlib.nullcontext()
+
+
+def kernel_files(counters):
+    """Return the kernel files that ran while `counters` counted."""
+    return {Path(row.file).stem for row in counters.rows}
+
+
+def gaps(actual, expected, start):
+    """Return the mistake of a result that is right but for elements that were never written, or hold an empty sum."""
+    found = {}
+    if isinstance(actual, np.ndarray) and actual.shape == expected.shape:
+        unwritten, empty = np.isnan(actual) & ~np.isnan(expected), (actual == start) & (expected != start)
+        if unwritten.any():
+            where = f"no thread writes {extent(unwritten)}: NaN is what c started with"
+            found[
+                f"{where}. Which piece of c is a block's, and a thread's? Are rows and columns swapped?"
+            ] = np.where(unwritten, np.nan, expected)
+        if empty.any():
+            where = f"{extent(empty)} of the product are 0"
+            found[f"{where}: a part of a tile for which no thread adds up products (is a pass missing?)"] = (
+                np.where(empty, start, expected)
+            )
+    return found
+
+
+def extent(where):
+    """Say which rows and columns an array of bool is true in."""
+    rows, columns = (np.flatnonzero(where.any(axis=axis)) for axis in (1, 0))
+    return f"rows {rows[0]} to {rows[-1]}, columns {columns[0]} to {columns[-1]}"
+
+
+def assert_product(actual, a, b, *, what="product", alpha=1.0, beta=0.0, c=None, **options):
+    """Compare with the product in float64; the tolerance grows with the root of the length of the sums."""
+    wide = a.astype(np.float64) @ b.astype(np.float64)
+    expected = alpha * wide + (0 if c is None or beta == 0 else beta * c.astype(np.float64))
+    square = a.shape[0] == a.shape[1] == b.shape[1]
+    mistakes = {
+        "c still holds the NaN it started with: nothing was written, or c was read although beta is 0": np.full(
+            expected.shape, np.nan
+        ),
+        "alpha is ignored": expected - alpha * wide + wide,
+        "beta is ignored": alpha * wide,
+        "only the first tile of k is added up": alpha * (a[:, :32].astype(np.float64) @ b[:32]),
+        "only the first tile of k is added up ": alpha * (a[:, :8].astype(np.float64) @ b[:8]),
+        **({"rows and columns are swapped: this is b a": b.astype(np.float64) @ a} if square else {}),
+        **({"rows and columns are swapped: this is the transpose": wide.T} if square else {}),
+        **gaps(actual, expected, 0 if c is None or beta == 0 else beta * c),
+    }
+    n = a.shape[1] or 1
+    assert_close(actual, expected, dtype=np.float32, n=n, what=what, mistakes=mistakes, **options)
+
+
+# --- what every kernel of the ladder has to pass -----------------------------------------------------------------
+
+
+def check_by_hand(kernel):
+    """A 2 x 3 matrix times a 3 x 2 one, worked by hand."""
+    a, b = np.float32([[1, 2, 3], [4, 5, 6]]), np.float32([[1, 0], [10, 2], [100, 0]])
+    expected = np.float32([[321, 4], [654, 10]])
+    wrong = {
+        "b is read transposed: c[i, j] sums a[i, :] · b[:, j]": a @ b.reshape(2, 3).T,
+        "rows and columns are swapped: this is the transpose": expected.T,
+        "both rows are the first: the sums of a thread are not kept apart, or take the same row of a": expected[
+            [0, 0]
+        ],
+        "c still holds the NaN it started with: nothing was written, or c was read although beta is 0": np.full(
+            (2, 2), np.nan
+        ),
+    }
+    assert_close(run(kernel, a, b), expected, rtol=1e-6, what="product", mistakes=wrong)
+
+
+def check_shapes(kernel, rng):
+    """Sizes around a warp and a tile, all different, long and short sums; and a square."""
+    for m, k, n in ((1, 1, 1), (33, 7, 5), (5, 33, 31), (32, 32, 32), (31, 40, 67), (65, 9, 130), (1, 65, 2)):
+        a, b = random(rng, m, k), random(rng, k, n)
+        hint = (
+            "are the edges right? Past them tiles hold zeros, and nothing is stored. "
+            "If only the last digits differ: sums must be float32"
+        )
+        constant = "one number" if (m, n) == (1, 1) else None
+        assert_product(
+            run(kernel, a, b), a, b, what=f"({m}, {k}) x ({k}, {n})", hint=hint, vacuous_ok=constant
+        )
+
+
+def check_several_tiles(kernel, rng):
+    """A product of several tiles in each direction, the last ones incomplete."""
+    a, b = random(rng, 140, 50), random(rng, 50, 136)
+    hint = "does each block add up all tiles of k, and write its own tile of c?"
+    assert_product(run(kernel, a, b), a, b, what="(140, 50) x (50, 136)", hint=hint)
+
+
+def check_alpha_and_beta(kernel, rng):
+    """Alpha scales the product, beta what c held; with beta = 0 the NaN in c does not matter."""
+    a, b, c = random(rng, 40, 21), random(rng, 21, 35), random(rng, 40, 35)
+    options = {"alpha": -0.5, "beta": 3.0, "c": c}
+    assert_product(run(kernel, a, b, **options), a, b, what="-0.5 a b + 3 c", **options)
+    nan = np.full_like(c, np.nan)
+    hint = "beta is 0, so c must not be read: 0 times NaN is NaN"
+    assert_product(run(kernel, a, b, alpha=2.0, c=nan), a, b, what="2 a b + 0 c", alpha=2.0, c=nan, hint=hint)
+
+
+def check_no_inner_dimension(kernel):
+    """K = 0: an empty sum is 0, so the result is beta c."""
+    a, b = np.zeros((3, 0), np.float32), np.zeros((0, 5), np.float32)
+    result = run(kernel, a, b, beta=2.0, c=np.arange(15, dtype=np.float32).reshape(3, 5))
+    assert_close(result, 2 * np.arange(15, dtype=np.float32).reshape(3, 5), what="2 c")
+
+
+def check_order(kernel, schedule, rng):
+    """Whichever warp goes first, no tile is overwritten while another warp reads it."""
+    a, b = random(rng, 34, 70), random(rng, 70, 33)
+    with cuda_emulator.settings(schedule=schedule):
+        hint = "a barrier is missing: after the loads of a tile, or before the next loads"
+        assert_product(run(kernel, a, b), a, b, what=f"product, threads in {schedule} order", hint=hint)
+
+
+def global_loads(kernel, size):
+    """Return the counters of the global loads of a product of two size x size matrices."""
+    a = np.ones((size, size), np.float32)
+    with cuda_emulator.counting() as counters:
+        run(kernel, a, a)
+    return counters.total("global load")
+
+
+def check_reads(kernel, size=128):
+    """An element of a is read once for each tile column, one of b once for each tile row: 2 n³ / tile in all."""
+    loads, (tile_m, tile_n) = global_loads(kernel, size), TILES[kernel][0]
+    if kernel in ("naive", "coalesced"):
+        tile_m = tile_n = 1
+    expected = 4 * size**3 * (1 / tile_m + 1 / tile_n)
+    assert loads.bytes <= expected, (
+        f"{loads.bytes:,} bytes are read from global memory, {expected:,.0f} are enough for tiles of {tile_m} x {tile_n}"
+    )
+
+
+def check_end_of_c(kernel):
+    """The last tile of a c with more than 2**31 elements: row * n needs 64 bits."""
+    from pycuda import driver
+
+    m, n = 2**16, 2**15 + 128
+    tile_m, tile_n = TILES[kernel][0]
+    a, b = np.arange(m, dtype=np.float32)[:, None], np.arange(n, dtype=np.float32)[None] % 101
+    target = driver.mem_alloc(4 * m * n)
+    try:
+        with cuda_emulator.settings(window=(m // tile_m * (n // tile_n) - 1, 1)):
+            queue(kernel, (device_array(a), device_array(b), target), m, n, 1)
+        result = np.empty(8, np.float32)
+        driver.memcpy_dtoh(result, int(target) + 4 * (m * n - 8))
+    finally:
+        target.free()
+    hint = "an index of 32 bits: row * n wraps around; make the row a long long"
+    assert_close(result, a[-1] * b[0, -8:], what="the end of the last row", hint=hint)
+
+
+def check_end_of_b(kernel):
+    """The last row of a b with more than 2**31 elements: i * n needs 64 bits too."""
+    from pycuda import driver
+
+    k, n = (4200, 8 * 65535) if TILES[kernel][2] else (3, 2**30)  # naive counts columns in y
+    pointers = [
+        device_array(np.ones((1, k), np.float32)),
+        driver.mem_alloc(4 * k * n),
+        driver.mem_alloc(4 * n),
+    ]
+    end = np.arange(1, 9, dtype=np.float32)
+    driver.memcpy_htod(int(pointers[1]) + 4 * (k * n - 8), end)
+    try:
+        with cuda_emulator.settings(window=(n // TILES[kernel][0][1] - 1, 1)):
+            queue(kernel, pointers, 1, n, k)
+        result = np.empty(8, np.float32)
+        driver.memcpy_dtoh(result, int(pointers[2]) + 4 * (n - 8))
+    finally:
+        for pointer in pointers[1:]:
+            pointer.free()
+    hint = "an index of 32 bits: i * n wraps around; make i, or the row of b, a long long"
+    assert_close(result, end, what="the end of the row", hint=hint)
