@@ -347,8 +347,7 @@ def policy_gradient(demo: Demo) -> None:
         fig,
         alt="The distance from the policy that acted, over 300 steps on one batch. Unclipped it keeps growing; with PPO's "
         "clipping it levels off early.",
-        caption="Many steps on one batch of 32 noisy actions, median of 100 batches. The batch says little about policies "
-        "far from the one that acted; clipping the probability ratio stops before it gets there.",
+        caption="Many steps on one batch of 32 noisy actions, median of 100 batches.",
     )
     demo.number("ppo_steps", steps, "d", "gradient steps on one batch of a policy's own actions")
     for name in styles:

@@ -128,7 +128,9 @@ def test_by_hand(module):
         LOSSES.mean(),
         what="loss",
         mistakes={
-            "right to six digits only: is a constant added to the probability before the log?": LOSSES.mean(),
+            "right to six digits only: is a constant added to the probability before the log? Or is it float32?": (
+                LOSSES.mean()
+            ),
             "softmax runs over the batch (axis 0), not over the classes (axis 1)": over_batch,
             "the sign: the log of a probability is negative, the loss is not": -LOSSES.mean(),
             "this is the sum of the losses, not their mean": LOSSES.sum(),
@@ -489,7 +491,7 @@ def test_large_logits(dtype, module):
     first = float(np.asarray(losses).flat[0])
     floor = next((tiny for tiny in 10.0 ** -np.arange(5, 308) if abs(first + np.log(tiny)) < 1e-3), None)
     assert floor is None, (
-        f"a constant like {floor:g} is added to the probability: the loss stops growing there"
+        f"the loss stops growing at -log({floor:g}): is that added to the probability, or is the probability clipped to it?"
     )
     assert_close(
         losses,
