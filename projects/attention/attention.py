@@ -1,35 +1,31 @@
-"""Scaled dot-product attention of one head, written out, and the same result in memory that grows with T, not T².
+"""Scaled dot-product attention of one head: who looks at whom, and the weighted mean of what they find.
 
     weights = softmax(query keyᵀ / sqrt(d) + mask),   output = weights value
 
-Reading order: `attention_weights` says who looks at whom, `attention` takes the weighted mean of the values,
-`chunked_attention` does both tile by tile and never holds the whole matrix of weights, `SingleHeadAttention` makes
-query, key and value from a sequence.
+Shapes: query (..., Tq, d), key (..., Tk, d), value (..., Tk, dv). Leading axes (batch, heads) broadcast as in torch.matmul.
 
-Shape names: Tq queries and Tk keys of d numbers, Tk values of dv numbers. Any number of leading axes (batch, heads)
-broadcast as in ``torch.matmul``. The file is longer than others because of the backward pass of `chunked_attention`.
+The contract: all tensors, a float mask too, are of one dtype, float32 or float64, and the result has it. Every query may
+attend to at least one key. Inputs are not modified; gradients reach all of them. Scores of ±1e4 do not overflow. torch's
+own attention is not called.
 
-Sources: Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762; Dao et al., "FlashAttention", 2022,
-arXiv 2205.14135; Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, arXiv 1805.02867.
+Further, judged by tests/further: a query that may attend to nothing gets zeros, with finite gradients. float16 and
+bfloat16 are computed in float32 and rounded once, at the end; the mask may be of any float dtype. A NaN in a query spoils
+its row and no other; NaN and inf in a value reach every query. Axes may be empty. What does not fit raises ValueError (shapes,
+widths, probabilities) or TypeError (dtypes), with what came in the message.
+
+chunked_attention.py computes the same in memory that grows with T, not T².
+
+Source: Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762, section 3.2.1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-# Numbers in the tiles of one group of heads: 2 MB of float32. On an AMD EPYC, tiles of 4 MB (all eight heads) take up to
-# 1.25 times as long, tiles of 0.5 MB about as long.
-_BUFFER = 2**19
-
-__all__ = ["attention_weights", "attention", "chunked_attention", "SingleHeadAttention"]
+__all__ = ["attention_weights", "attention", "SingleHeadAttention"]
 
 
 def attention_weights(
@@ -40,42 +36,27 @@ def attention_weights(
     causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """Say how much each query attends to each key: ``softmax(scale · query keyᵀ + mask)`` over the keys.
+    """Say how much each query attends to each key, (..., Tq, Tk): ``softmax(scale · query keyᵀ + mask)`` over the keys.
 
-    Parameters
-    ----------
-    query : (..., Tq, d) tensor
-        float16, bfloat16, float32 or float64.
-    key : (..., Tk, d) tensor
-        Of the same dtype.
-    mask : tensor, optional
-        Broadcast to (..., Tq, Tk). Boolean: True where attention is allowed. Float: added to the scaled scores, so
-        ``-inf`` forbids.
-    causal : bool
-        Query i sees key j only if ``j <= i + Tk - Tq``: the last query sees every key, whatever Tq and Tk are.
-        Together with a mask, both must allow.
-    scale : float, optional
-        The default is ``1 / sqrt(d)``.
-
-    Returns
-    -------
-    (..., Tq, Tk) tensor
-        Of the dtype of `query`. Each row sums to 1, or is all 0 if the query may attend to nothing (with finite
-        gradients). The half types are computed in float32 and rounded once, at the end. A NaN spoils the row of its
-        query; Tk = 0 gives (..., Tq, 0).
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit; the message holds them.
-    TypeError
-        If query and key are not of one floating dtype, or the mask is neither boolean nor float; the message holds the
-        dtypes.
-
-    Source: Vaswani et al. 2017, eq. 1.
+    mask : broadcasts to (..., Tq, Tk). Boolean: True where attention is allowed. Float: added to the scaled scores, so -inf
+        forbids. A mask of integers raises TypeError: 0 and 1 could mean either.
+    causal : query i sees key j only if ``j <= i + Tk - Tq``, so the last query sees every key. Beside a mask, both must allow.
+    scale : the default is ``1 / sqrt(d)``.
     """
     _check(query, key, key, mask)
-    return _wide_weights(query, key, mask, causal, scale).to(query.dtype)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (_widen(query) * scale) @ _widen(key).mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    n_queries, n_keys = scores.shape[-2:]
+    if causal:
+        seen = torch.ones(n_queries, n_keys, dtype=torch.bool, device=scores.device).tril(n_keys - n_queries)
+        scores = scores.masked_fill(~seen, -math.inf)
+    if mask is None and n_queries <= n_keys:  # every query sees a key
+        return torch.softmax(scores, dim=-1).to(query.dtype)
+    # The softmax of a row of -inf is 0/0. Replacing the NaN afterwards would not do: its gradient is NaN as well.
+    nothing = scores.isneginf().all(dim=-1, keepdim=True)
+    return torch.softmax(scores.masked_fill(nothing, 0), dim=-1).masked_fill(nothing, 0).to(query.dtype)
 
 
 def attention(
@@ -89,131 +70,31 @@ def attention(
     dropout_p: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Give each query the mean of the values, weighted by `attention_weights`: ``weights value``.
+    """Give each query the mean of the values, (..., Tq, dv), weighted by `attention_weights`: ``weights value``.
 
-    Parameters
-    ----------
-    query, key, mask, causal, scale
-        As for `attention_weights`.
-    value : (..., Tk, dv) tensor
-        Of the same dtype; dv need not be d.
-    dropout_p : float
-        In [0, 1). Each weight is set to 0 with this probability, independently, and the others are divided by
-        ``1 - dropout_p``: inverted dropout, so that the mean stays. The rows are not normalised again.
-    generator : torch.Generator, optional
-        Where the dropout draws from; the default is torch's global generator.
+    mask, causal, scale : as for `attention_weights`.
+    dropout_p : each weight is set to 0 with this probability, independently, and the others are divided by ``1 - dropout_p``.
+        The rows are not normalised again. With 0, nothing is drawn. Outside [0, 1) raises ValueError.
+    generator : where dropout draws from; the default is torch's global one.
 
-    Returns
-    -------
-    (..., Tq, dv) tensor
-        Of the dtype of `query`; 0 where a query may attend to nothing. The half types are computed in float32 and
-        rounded once, at the end. NaN and inf in a value reach every query, also one whose weight for it is 0.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit or `dropout_p` is out of range; the message holds what came.
-    TypeError
-        As for `attention_weights`.
-
-    Source: Vaswani et al. 2017, eq. 1; Srivastava et al., "Dropout", JMLR 2014 (dropout).
+    Source of the dropout: Srivastava et al., JMLR 2014.
     """
     _check(query, key, value, mask)
     _check_dropout("dropout_p", dropout_p)
-    weights = _wide_weights(query, key, mask, causal, scale)
+    weights = attention_weights(_widen(query), _widen(key), mask=mask, causal=causal, scale=scale)
     if dropout_p > 0:
         chance = torch.rand(weights.shape, generator=generator, dtype=weights.dtype, device=weights.device)
         weights = weights * (chance >= dropout_p) / (1 - dropout_p)
     return (weights @ _widen(value)).to(query.dtype)
 
 
-def chunked_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    mask: Tensor | None = None,
-    causal: bool = False,
-    scale: float | None = None,
-    query_chunk: int = 256,
-    key_chunk: int = 512,
-) -> Tensor:
-    """Compute `attention` exactly, in tiles of ``query_chunk × key_chunk`` scores: memory O(T), not O(T²).
-
-    A softmax needs the largest score and the sum of exponentials of its whole row. Both can be kept up to date while the
-    tiles of the row go by: with `m` the largest score so far, `z` the sum of ``exp(score - m)`` and `o` the sum of
-    ``exp(score - m) value``, a tile with the scores `s` changes them to
-
-        m' = max(m, max s),   z' = z·exp(m - m') + sum exp(s - m'),   o' = o·exp(m - m') + exp(s - m') value
-
-    and the output is o / z at the end. The backward pass computes each tile again instead of storing it.
-
-    Parameters
-    ----------
-    query, key, value, mask, causal, scale
-        As for `attention`. A float mask gets its gradient too.
-    query_chunk, key_chunk : int
-        Rows and columns of a tile; the last ones may be smaller. They change time and memory, not the result.
-
-    Returns
-    -------
-    (..., Tq, dv) tensor
-        As for `attention`. Beside inputs, output and gradients, neither pass holds more than a few tiles and a few
-        numbers per query (for the half types: also float32 copies). Tiles that `causal` forbids entirely are
-        skipped, so a NaN behind them stays unseen. The gradient cannot be differentiated again.
-
-    Raises
-    ------
-    ValueError
-        As for `attention`, or if a chunk is not a positive integer; the message holds its name and what came.
-    TypeError
-        As for `attention`.
-
-    Source: Milakov and Gimelshein 2018, algorithm 3 (online softmax); Dao et al. 2022, algorithms 1 and 4.
-    """
-    _check(query, key, value, mask)
-    for name, chunk in (("query_chunk", query_chunk), ("key_chunk", key_chunk)):
-        if not isinstance(chunk, int) or chunk < 1:
-            raise ValueError(f"{name} must be a positive integer, got {chunk!r}")
-    leading = _leading(query, key, value)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    tiles = _Tiles(leading, query.shape[-2], key.shape[-2], query_chunk, key_chunk, causal, scale)
-    batches = [  # one leading axis, as torch.bmm wants it; a copy only where something is broadcast
-        _widen(x).expand(*leading, *x.shape[-2:]).reshape(math.prod(leading), *x.shape[-2:])
-        for x in (query, key, value)
-    ]
-    if mask is not None:
-        mask = mask.reshape((1,) * (len(leading) + 2 - mask.ndim) + mask.shape)
-    output: Tensor = _ChunkedAttention.apply(*batches, mask, tiles)  # type: ignore[no-untyped-call]
-    return output.view(*leading, query.shape[-2], value.shape[-1]).to(query.dtype)
-
-
 class SingleHeadAttention(nn.Module):
     """One attention head: three learned projections make query, key and value, then `attention`.
 
-    Parameters
-    ----------
-    d_model : int
-        Width of the input.
-    d_head : int, optional
-        Width of query, key, value and output; the default is `d_model`.
-    bias : bool
-        Whether the projections add a bias.
-    causal : bool
-        As for `attention_weights`.
-    dropout : float
-        In [0, 1): `dropout_p` of `attention` in training mode. It draws from torch's global generator. In evaluation
-        mode there is no dropout.
-
-    Attributes
-    ----------
-    query, key, value : nn.Linear
-        (d_model, d_head), initialised by torch.
-
-    Raises
-    ------
-    ValueError
-        If a width is not positive or `dropout` is out of range; the message holds it.
+    query, key, value : the projections, nn.Linear from `d_model` to `d_head`, with a bias if `bias`.
+    d_head : the default is `d_model`.
+    causal : as for `attention_weights`.
+    dropout : `dropout_p` of `attention` in training mode, drawn from torch's global generator; none in evaluation mode.
     """
 
     def __init__(
@@ -239,201 +120,19 @@ class SingleHeadAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None) -> Tensor:
         """Let each position of `x` attend to `context`, or to `x` itself (self-attention).
 
-        Parameters
-        ----------
-        x : (..., Tq, d_model) tensor
-            Gives the queries.
-        context : (..., Tk, d_model) tensor, optional
-            Gives the keys and the values (cross-attention); the default is `x`.
-        mask : tensor, optional
-            As for `attention_weights`.
+        x : (..., Tq, d_model), gives the queries.
+        context : (..., Tk, d_model), gives keys and values (cross-attention); the default is `x`.
+        mask : as for `attention_weights`.
 
-        Returns
-        -------
-        (..., Tq, d_head) tensor
-
-        Raises
-        ------
-        ValueError
-            If `x` or `context` is not d_model wide; the message holds d_model and both shapes.
+        Returns (..., Tq, d_head).
         """
         context = x if context is None else context
-        d_model = self.query.in_features
-        if x.shape[-1] != d_model or context.shape[-1] != d_model:
-            shapes = f"{tuple(x.shape)} and {tuple(context.shape)}"
-            raise ValueError(f"x and context must be (..., T, {d_model}), got {shapes}")
-        return attention(
-            self.query(x),
-            self.key(context),
-            self.value(context),
-            mask=mask,
-            causal=self.causal,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-
-
-def _wide_weights(
-    query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float | None
-) -> Tensor:
-    """Return `attention_weights` before they are rounded to a half type."""
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    scores = (_widen(query) * scale) @ _widen(key).mT  # (..., Tq, Tk)
-    if mask is not None:
-        allowed = mask.dtype == torch.bool
-        scores = scores.masked_fill(~mask, -math.inf) if allowed else scores + mask.to(scores.dtype)
-    if causal:
-        scores = scores.masked_fill(~_causal_mask(*scores.shape[-2:], device=scores.device), -math.inf)
-    if mask is None and scores.shape[-2] <= scores.shape[-1]:
-        return torch.softmax(scores, dim=-1)  # every query sees a key
-    # The softmax of a row of -inf is 0/0. Replacing the NaN afterwards would not do: its gradient is NaN as well.
-    nothing = scores.isneginf().all(dim=-1, keepdim=True)
-    return torch.softmax(scores.masked_fill(nothing, 0.0), dim=-1).masked_fill(nothing, 0.0)
-
-
-def _causal_mask(n_queries: int, n_keys: int, *, device: torch.device) -> Tensor:
-    """Return (n_queries, n_keys) bool, True where key j <= query i + n_keys - n_queries."""
-    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
-
-
-@dataclass(frozen=True)
-class _Tiles:
-    """How the (Tq, Tk) matrix of scores is cut, and how one tile of it is computed."""
-
-    leading: torch.Size  # the axes before (T, d), which are one axis in what follows
-    n_queries: int
-    n_keys: int
-    query_chunk: int
-    key_chunk: int
-    causal: bool
-    scale: float
-
-    def rows(self) -> Iterator[slice]:
-        """Cut the queries."""
-        return _spans(self.n_queries, self.query_chunk)
-
-    def columns(self, rows: slice) -> Iterator[slice]:
-        """Cut the keys that any of these queries may see: no tile is all masked, the last ends at the diagonal."""
-        last = rows.stop + self.n_keys - self.n_queries if self.causal else self.n_keys
-        return _spans(last, self.key_chunk)
-
-    def groups(self, mask: Tensor | None) -> Iterator[slice]:
-        """Cut the heads, so that the tiles of a group stay in the cache; a mask is cut for all heads at once."""
-        n_heads = math.prod(self.leading)
-        return _spans(n_heads, n_heads if mask is not None else max(1, _BUFFER // max(1, self._tile())))
-
-    def buffer(self, like: Tensor, mask: Tensor | None) -> Tensor:
-        """Return room for a group's tiles: fresh memory for each would cost more than the arithmetic saves."""
-        n_heads = max((group.stop - group.start for group in self.groups(mask)), default=0)
-        return like.new_empty(n_heads * self._tile())
-
-    def _tile(self) -> int:
-        return min(self.query_chunk, self.n_queries) * min(self.key_chunk, self.n_keys)
-
-    def scores(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, rows: slice, columns: slice, buffer: Tensor
-    ) -> Tensor:
-        """Return the scores of one tile, (heads, rows, columns) in `buffer`, of these rows, scaled, and these columns."""
-        scores = _product(query, key.mT, buffer)
-        if mask is not None:
-            tile, view = _mask_tile(mask, rows, columns), scores.view(*self.leading, *scores.shape[1:])
-            _ = view.masked_fill_(~tile, -math.inf) if tile.dtype == torch.bool else view.add_(tile)
-        diagonal = rows.start + self.n_keys - self.n_queries - columns.start
-        if self.causal and scores.shape[2] - 1 > diagonal:  # the first row does not see the last column
-            seen = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).tril(diagonal)
-            scores.masked_fill_(~seen, -math.inf)
-        return scores
-
-
-class _ChunkedAttention(torch.autograd.Function):
-    """`chunked_attention` for (N, T, d) tensors of one wide dtype."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, tiles: _Tiles
-    ) -> Tensor:
-        """Go along each row of tiles with the running maximum, sum and output."""
-        exp_, unit = _exponential(mask)
-        output = query.new_empty(*query.shape[:2], value.shape[2])
-        # finfo.min instead of -inf: then a row that has seen no key yet computes -inf - min = -inf, never inf - inf.
-        largest = query.new_full((*query.shape[:2], 1), torch.finfo(query.dtype).min)
-        total = torch.zeros_like(largest)
-        buffer = tiles.buffer(query, mask)
-        for group, rows in product(tiles.groups(mask), tiles.rows()):
-            scaled = query[group, rows] * (tiles.scale * unit)
-            m, z, o = largest[group, rows], total[group, rows], torch.zeros_like(output[group, rows])
-            for columns in tiles.columns(rows):
-                scores = tiles.scores(scaled, key[group, columns], mask, rows, columns, buffer)
-                new_m = torch.maximum(m, scores.amax(dim=-1, keepdim=True))
-                weights = exp_(scores.sub_(new_m))
-                shrink = exp_(m - new_m)
-                z.mul_(shrink).add_(weights.sum(dim=-1, keepdim=True))
-                o.mul_(shrink).baddbmm_(weights, value[group, columns])
-                m.copy_(new_m)
-            z.masked_fill_(z == 0, 1.0)  # nothing to attend to: 0 / 1, and weights of 0 in the backward pass
-            torch.div(o, z, out=output[group, rows])
-        # Not m + log(z) in one number: beside an m of 1e4, float32 would keep only three digits of log(z).
-        ctx.save_for_backward(query, key, value, mask, output, largest, total)
-        ctx.tiles = tiles
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute each tile of weights again; with weights p = exp(s - m) / z and p' their gradient, s' = p (p' - Σ p p').
-
-        The 1/z of every p goes into the gradient of the output instead, once per query. Σ p p' over the keys is
-        the product of the output and its gradient (Dao et al. 2022, appendix B.2, eq. 4).
-        """
-        query, key, value, mask, output, largest, total = ctx.saved_tensors
-        tiles: _Tiles = ctx.tiles
-        exp_, unit = _exponential(mask)
-        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query, key, value))
-        grad_mask = query.new_zeros(mask.shape) if ctx.needs_input_grad[3] else None
-        buffers = tiles.buffer(query, mask), tiles.buffer(query, mask)
-        for group, rows in product(tiles.groups(mask), tiles.rows()):
-            scaled = query[group, rows] * (tiles.scale * unit)
-            grad = grad_output[group, rows] / total[group, rows]
-            mean = (grad * output[group, rows]).sum(dim=-1, keepdim=True)
-            for columns in tiles.columns(rows):
-                scores = tiles.scores(scaled, key[group, columns], mask, rows, columns, buffers[0])
-                weights = exp_(scores.sub_(largest[group, rows]))
-                grad_value[group, columns].baddbmm_(weights.mT, grad)
-                grad_scores = _product(grad, value[group, columns].mT, buffers[1]).sub_(mean).mul_(weights)
-                grad_query[group, rows].baddbmm_(grad_scores, key[group, columns], alpha=tiles.scale)
-                grad_key[group, columns].baddbmm_(grad_scores.mT, query[group, rows], alpha=tiles.scale)
-                if grad_mask is not None:
-                    tile = _mask_tile(grad_mask, rows, columns)
-                    tile += grad_scores.view(*tiles.leading, *grad_scores.shape[1:]).sum_to_size(tile.shape)
-        return grad_query, grad_key, grad_value, None if grad_mask is None else grad_mask.to(mask.dtype), None
-
-
-def _exponential(mask: Tensor | None) -> tuple[Any, float]:
-    """Return an exponential that works in place, and the factor that goes into the scale with it.
-
-    2^(s · log2 e) is e^s, and exp2 is the faster of the two (benchmark.py measures it). But a float mask may hold
-    finfo.min, which the factor would turn into -inf.
-    """
-    additive = mask is not None and mask.dtype != torch.bool
-    return (torch.exp_, 1.0) if additive else (torch.exp2_, math.log2(math.e))
-
-
-def _spans(n: int, size: int) -> Iterator[slice]:
-    """Cut range(n) into slices of `size`, the last one shorter."""
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def _product(a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
-    """Return a @ b, written into the front of `buffer`."""
-    shape = (a.shape[0], a.shape[1], b.shape[2])
-    return torch.bmm(a, b, out=buffer[: math.prod(shape)].view(shape))
-
-
-def _mask_tile(mask: Tensor, rows: slice, columns: slice) -> Tensor:
-    """Cut a tile out of a mask, along the axes that it does not leave to broadcasting."""
-    everything = slice(None)
-    return mask[
-        ..., rows if mask.shape[-2] > 1 else everything, columns if mask.shape[-1] > 1 else everything
-    ]
+        d_model, shapes = self.query.in_features, [tuple(x.shape), tuple(context.shape)]
+        if any(shape[-1:] != (d_model,) for shape in shapes):
+            raise ValueError(f"x and context must be (..., T, {d_model}), got {shapes[0]} and {shapes[1]}")
+        query, key, value = self.query(x), self.key(context), self.value(context)
+        dropout_p = self.dropout if self.training else 0.0
+        return attention(query, key, value, mask=mask, causal=self.causal, dropout_p=dropout_p)
 
 
 def _widen(x: Tensor) -> Tensor:
@@ -442,7 +141,7 @@ def _widen(x: Tensor) -> Tensor:
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
-    """Refuse what the docstrings of the public functions refuse."""
+    """Refuse what does not fit together."""
     dtypes = [x.dtype for x in (query, key, value)]
     if len(set(dtypes)) > 1 or dtypes[0] not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(f"query, key and value must be of one floating dtype, got {dtypes}")
@@ -450,8 +149,8 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> No
     problem = f"query (..., Tq, d), key (..., Tk, d) and value (..., Tk, dv) do not fit: {shapes}"
     if min(map(len, shapes)) < 2 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         raise ValueError(problem)
-    try:
-        leading = _leading(query, key, value)
+    try:  # torch.broadcast_shapes would do, but its first call imports for a second
+        leading = torch.broadcast_tensors(*(torch.empty(shape[:-2]) for shape in shapes))[0].shape
     except RuntimeError:
         raise ValueError(problem) from None
     if mask is None:
@@ -462,11 +161,6 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> No
     fits = all(size in (1, wanted) for size, wanted in zip(mask.shape[::-1], full[::-1], strict=False))
     if mask.ndim > len(full) or not fits:
         raise ValueError(f"mask must be broadcastable to {full}, got {tuple(mask.shape)}")
-
-
-def _leading(*tensors: Tensor) -> torch.Size:
-    """Return what the axes before the last two broadcast to."""
-    return torch.broadcast_shapes(*(x.shape[:-2] for x in tensors))
 
 
 def _check_dropout(name: str, probability: float) -> None:

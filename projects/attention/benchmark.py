@@ -1,4 +1,4 @@
-"""Attention in tiles beside torch's fused one (SDPA) and beside the written-out one: time, memory, forward and backward.
+"""Attention in tiles beside the plain one, written out, and beside torch's fused one (SDPA): time, memory, both passes.
 
 8 heads of width 64, float32, one process, interleaved; one thread, and the forward pass with two as well. Both sides
 hand out a fresh output. The long sequences get few rounds, because the written-out version needs seconds per call
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention import attention, chunked_attention
+from attention import attention
+from chunked_attention import chunked_attention
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.benchmark import Benchmark
@@ -100,7 +101,7 @@ def resident_kb(field: str) -> int:
 
 
 def compare_forward(bench: Benchmark, longest: int, *, n_threads: int) -> None:
-    """Time the tiles beside SDPA, and with one thread beside the written-out version where that is the point."""
+    """Time the tiles beside SDPA, and with one thread beside the written-out version."""
     torch.set_num_threads(n_threads)
     for causal in (False, True):
         for n_tokens, n_rounds in ROUNDS.items():
@@ -111,15 +112,15 @@ def compare_forward(bench: Benchmark, longest: int, *, n_threads: int) -> None:
                 name: lambda f=function, x=inputs, c=causal: f(*x, causal=c)
                 for name, function in FUNCTIONS.items()
             }
-            peers = ["SDPA"]
-            if causal and n_tokens >= 2048 and n_threads == 1:
-                peers.append("written out")
+            peers = ["SDPA", "written out"] if n_threads == 1 else ["SDPA"]
+            wanted = peers if causal and n_tokens >= 2048 else ["SDPA"]
             bench.compare(
                 f"in tiles: forward, {n_threads} thread{'s' if n_threads > 1 else ''}",
                 f"T = {n_tokens}{', causal' if causal else ''}",
                 ours=calls["in tiles"],
                 peers={name: calls[name] for name in peers},
-                targets={name: TARGETS[name] for name in peers},
+                targets={name: TARGETS[name] for name in wanted},
+                name="in tiles",
                 rounds=n_rounds,
             )
 
@@ -142,6 +143,7 @@ def compare_backward(bench: Benchmark) -> None:
             f"T = {n_tokens}{', causal' if causal else ''}",
             ours=calls["in tiles"],
             peers={name: calls[name] for name in ("SDPA", "written out")},
+            name="in tiles",
             rounds=n_rounds,
         )
 
@@ -179,7 +181,7 @@ def record_memory(bench: Benchmark) -> None:
 
 
 def main() -> None:
-    """Measure, and write results/ and the tables of the README."""
+    """Measure, and write results/ and MEASURED.md."""
     bench = Benchmark(__file__, threads=1)
     for n_threads in (2, 1):  # what follows uses one
         compare_forward(bench, longest=1024 if "--quick" in sys.argv else 8192, n_threads=n_threads)

@@ -29,8 +29,9 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn.functional import one_hot, scaled_dot_product_attention
 
-from attention import SingleHeadAttention, attention, attention_weights, chunked_attention
+from attention import SingleHeadAttention, attention, attention_weights
 from benchmark import peak_megabytes
+from chunked_attention import chunked_attention
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.demo import Demo
@@ -263,10 +264,10 @@ def measure_growth(demo: Demo) -> None:
     demo.figure(
         "growth",
         fig,
-        alt="Time and memory over the number of tokens, both axes logarithmic. Both times rise with slope two; the memory "
-        "of the written-out version too, that of the tiles with slope one.",
-        caption="Twice the tokens, four times the work, for both. But only the written-out version needs four times the "
-        "memory. One head of width 64, float32, peak resident memory of a fresh process.",
+        alt="Time and memory over the number of tokens, logarithmic axes. Both times and the memory of the "
+        "written-out version rise with slope two, that of the tiles with slope one.",
+        caption="Twice the tokens, four times the work, for both. Only the written-out version needs four times "
+        "the memory.",
     )
 
 
@@ -339,11 +340,10 @@ def compare_with_rnn(demo: Demo) -> None:
     demo.figure(
         "rnn",
         fig,
-        alt="Left: the gradient of a GRU falls exponentially with the distance, that of attention is flat. Right: time of a "
-        "training step, the GRU far above attention for short sequences, closer for long ones.",
-        caption="Left, path length: a GRU passes a signal through every step in between, attention has one step to every "
-        "position. Both as initialised, width 64. Right, parallelism: a GRU does T small products one after "
-        "the other, attention a few large ones.",
+        alt="Left: the gradient of a GRU falls exponentially with the distance, that of attention is flat. "
+        "Right: a training step of the GRU takes far longer on short sequences.",
+        caption="Left, width 64, as initialised: a GRU passes a signal through every step in between. Right, "
+        "width 256: it does T small products one after the other.",
     )
 
 

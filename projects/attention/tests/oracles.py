@@ -8,11 +8,17 @@ tests with hand-worked values come first.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from torch.autograd.gradcheck import GradcheckError
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, resolve_name
 
-from shared.testing.checks import unchanged
+import attention
+from shared.testing.checks import assert_close
+from shared.testing.gradients import assert_gradient
+
+LIBRARY = ("scaled_dot_product", "multi_head_attention", "flex_attention", "flash_attention")
+FUNCTIONS = ("attention_weights", "attention")
 
 
 def double(x):
@@ -57,14 +63,106 @@ def sdpa_weights(query, key, **options):
     return sdpa(query, key, identity, **options)
 
 
-def gradients(output, inputs, cotangent):
-    """Return the gradients of ``sum(cotangent * output)``; a detached output is diagnosed."""
+def run(function, query, key, value=None, **options):
+    """Call `attention_weights` or `attention` of the answer."""
+    inputs = (query, key) if function == "attention_weights" else (query, key, value)
+    return getattr(attention, function)(*inputs, **options)
+
+
+def oracle(function, query, key, value=None, **options):
+    """Return what `run` should give, in float64."""
+    if function == "attention_weights":
+        return sdpa_weights(query, key, **options)
+    return sdpa(query, key, value, **options)
+
+
+def check(
+    function,
+    query,
+    key,
+    value,
+    *,
+    what="",
+    hint=None,
+    n=11,
+    rtol=None,
+    atol=None,
+    vacuous_ok=None,
+    generator=None,
+    dropout_p=None,
+    **options,
+):
+    """Compare one function with torch's attention in float64, the usual mistakes at hand."""
+    inputs = (query, key) if function == "attention_weights" else (query, key, value)
+    leading = np.broadcast_shapes(*(x.shape[:-2] for x in inputs))  # torch's imports for a second
+    wide = [x.detach().double().expand(*leading, *x.shape[-2:]) for x in inputs]
+    likely = weight_mistakes if function == "attention_weights" else output_mistakes
+    mistakes = likely(*inputs, **options)
+    drawing = {} if dropout_p is None else {"dropout_p": dropout_p, "generator": generator}
+    try:
+        got = run(function, query, key, value, **options, **drawing)
+    except NotImplementedError:  # a RuntimeError too
+        raise
+    except RuntimeError as error:
+        raise AssertionError(f"{hint or function + ' of shapes that fit'}: {error}") from error
+    assert_close(
+        got,
+        oracle(function, *wide, **options).detach(),
+        dtype=query.dtype,
+        n=n,
+        rtol=rtol,
+        atol=atol,
+        what=f"{function} {what}".strip(),
+        mistakes=mistakes,
+        hint=hint,
+        vacuous_ok=vacuous_ok,
+    )
+
+
+def random_mask(kind, leading, generator, n_queries=5, n_keys=7):
+    """Return a mask for (*leading, n_queries, n_keys) in which every query sees the first key; most kinds broadcast."""
+    full = torch.Size((*leading, n_queries, n_keys))
+    shapes = {
+        "key padding": (full[0], *(1,) * (len(full) - 2), n_keys),
+        "per query": (n_queries, 1),
+        "per key": (n_keys,),
+    }
+    if kind == "none":
+        return None
+    shape = shapes.get(kind, full)
+    allowed = torch.rand(shape, generator=generator) > 0.4
+    allowed[..., 0] = True
+    if kind in ("boolean", "key padding"):
+        return allowed
+    bias = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return (bias if kind == "per query" else bias.masked_fill(~allowed, -math.inf)).requires_grad_()
+
+
+def gradients(output, leaves, cotangent, names=("query", "key", "value", "mask")):
+    """Return the gradients of ``sum(cotangent * output)`` by the leaves; a detached output is diagnosed.
+
+    The product is written out, because the first call of torch.autograd.grad with a cotangent imports for a second.
+    """
     assert output.requires_grad, "the result has no graph: something was detached, or the data was copied"
-    with unchanged(cotangent):
-        found = torch.autograd.grad(output, inputs, cotangent.to(output.dtype), allow_unused=True)
-    for name, gradient in zip(("query", "key", "value", "mask"), found, strict=False):
+    product = (output * cotangent.to(output.dtype)).sum()
+    found = torch.autograd.grad(product, leaves, allow_unused=True)
+    for name, gradient in zip(names, found, strict=False):
         assert gradient is not None, f"the gradient does not reach {name}: something was detached"
     return found
+
+
+class RefuseLibrary(TorchFunctionMode):
+    """Refuse torch's own attention in the block.
+
+    The functions suffice, since torch's operators are seen as they are called too. (refuse_calls watches the dispatcher
+    as well, and torch imports its compiler for that, which takes longer than all core tests.)
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        called = resolve_name(func) or getattr(func, "__name__", "")
+        if any(name in called for name in LIBRARY):
+            raise AssertionError(f"calls the library instead: {called} does the work that is asked of you")
+        return func(*args, **(kwargs or {}))
 
 
 def softmax(scores, dim=-1):
@@ -175,9 +273,18 @@ def output_mistakes(query, key, value, **options) -> dict[str, Callable]:
     return mistakes
 
 
-def check_finite_differences(function, inputs):
-    """Run torch's gradcheck and turn its error into a diagnosis."""
-    try:
-        torch.autograd.gradcheck(function, inputs)
-    except GradcheckError as error:
-        raise AssertionError(f"finite differences disagree with the gradients\n{error}") from error
+def check_finite_differences(function, inputs, names=("query", "key", "value", "mask"), generator=None):
+    """Compare the gradient by each of `inputs` with central differences, for a random cotangent."""
+    output = function(*inputs)
+    cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    found = gradients(output, inputs, cotangent, names)
+    for position, (name, mine) in enumerate(zip(names, found, strict=False)):
+
+        def with_one_changed(x, position=position):
+            tensors = [tensor.detach() for tensor in inputs]
+            tensors[position] = torch.from_numpy(x)
+            return function(*tensors).detach().numpy()
+
+        x = inputs[position].detach().numpy()
+        hint = "finite differences disagree with the gradients"
+        assert_gradient(mine, with_one_changed, x, cotangent.numpy(), what=f"gradient of {name}", hint=hint)
