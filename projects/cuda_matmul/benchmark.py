@@ -2,7 +2,8 @@
 
 A product of (M, K) and (K, N) matrices is 2·M·N·K FLOP. The peer is torch's matmul, which calls cuBLAS, with TF32 switched off:
 float32 all the way, as in the kernels. The peer of `tensor_core` and of Triton in bfloat16 is cuBLAS in bfloat16. The ceilings
-are a copy of 1 GB, and a kernel that does nothing but multiply and add in registers.
+are a copy of 1 GB, and a kernel that does nothing but multiply and add in registers. "plain" is the core's `matmul` with its
+tiled kernel, which allocates its result.
 
 Without a GPU nothing is timed. Then only the compile gate runs: registers and shared memory of every kernel.
 """
@@ -14,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cuda_matmul import RUNGS, matmul
+import cuda_matmul
+from ladder import RUNGS, matmul
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.gpu_benchmark import GpuBenchmark, without_gpu
@@ -64,6 +66,7 @@ def measure_float32(bench: GpuBenchmark, torch: Any) -> None:
         peers = {
             "cuBLAS": partial(torch.matmul, a, b, out=peer_c),
             "Triton": partial(matmul_triton, a, b, c=c),
+            "plain": partial(cuda_matmul.matmul, a, b, kernel="tiled"),
         }
         for kernel in ladder if (m, n, k) == shapes[0] else ladder[-1:]:
             bench.compare(
@@ -91,7 +94,7 @@ def measure_bfloat16(bench: GpuBenchmark, torch: Any) -> None:
 
 
 def main() -> None:
-    """Measure, and write results/ and the tables of the README."""
+    """Measure, and write results/ and MEASURED.md."""
     if not gpu_present():
         without_gpu(__file__)
         return

@@ -25,7 +25,7 @@ from shared.measuring.demo import Demo
 
 FOLDER = Path(__file__).parent
 cuda_emulator.activate_anyway(FOLDER / "kernels")
-from cuda_matmul import RUNGS, Rung, matmul  # noqa: E402
+from ladder import RUNGS, Rung, matmul  # noqa: E402
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito
 SIZE = 128
