@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from peers import block_mistakes, gradients, normal, randomised
+from oracles import block_mistakes, gradients, normal, randomised
 
 import transformer_block as tb
 from shared.testing.checks import assert_close

@@ -1,0 +1,67 @@
+"""RMS norm, and layer norm as today's models use it: half types, no bias, an error for a wrong shape.
+
+Both accept float16, bfloat16, float32 and float64 and give back the dtype they got; the half types are computed in float32 and
+rounded once, after weight and bias. NaN and inf propagate within their token. ValueError for another last axis: the message
+holds both sizes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LayerNorm", "RMSNorm"]
+
+
+class LayerNorm(nn.Module):
+    """Give each token mean 0 and variance 1: ``(x - mean) / sqrt(variance + eps) · weight + bias``.
+
+    weight, bias : (d_model,) Parameter, starting at one and at zero; with bias=False, `bias` is None.
+
+    Source: Ba, Kiros and Hinton, arXiv 1607.06450, eq. 3 and 4.
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, bias: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x : (..., d_model)."""
+        wide = _widened(x, self.weight)
+        centred = wide - wide.mean(dim=-1, keepdim=True)
+        return _scaled(centred, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Give each token the root mean square 1: ``x / sqrt(mean(x²) + eps) · weight``.
+
+    Layer norm without the mean and without the bias: one reduction less, and as good in practice.
+
+    weight : (d_model,) Parameter, starting at one.
+
+    Source: Zhang and Sennrich, arXiv 1910.07467, eq. 4.
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x : (..., d_model)."""
+        return _scaled(_widened(x, self.weight), self.weight, None, self.eps).to(x.dtype)
+
+
+def _widened(x: Tensor, weight: Tensor) -> Tensor:
+    """Return `x` in float32 or wider, or raise for a last axis that is not the weight's."""
+    if x.shape[-1:] != weight.shape:
+        raise ValueError(f"x must be (..., {len(weight)}), got {tuple(x.shape)}")
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _scaled(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Return x / sqrt(mean(x²) + eps) · weight + bias."""
+    y = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+    return y if bias is None else y + bias
