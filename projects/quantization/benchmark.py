@@ -1,8 +1,8 @@
 """Every method beside float32: MLPs of width 128 and 1024, a convolutional network, a transformer block of width 768.
 
-One process, both sides interleaved, random data, one thread and two. "ours" is `quantize_model(mode="dynamic",
+One process, both sides interleaved, random data, one thread and two. "ours" is `quantize_network(mode="dynamic",
 reduce_range=True)`: activations of 7 bits, which the int8 kernels multiply exactly on every x86 CPU; "ours, 8 bits" has
-to use float32 arithmetic where the CPU lacks VNNI. Rows that take long get fewer rounds.
+to use float32 arithmetic where the CPU lacks VNNI. "plain" is the core: int32 products. Rows that take long get fewer rounds.
 
 ``--gpu`` instead measures a CUDA device (torchao int8, float16, bfloat16, float8 where it exists); no committed result yet.
 """
@@ -22,8 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantization import _kernel, int8_matmul, quantize_model
-from torch_quantization import known_warnings, torch_dynamic, torch_static, torchao_dynamic
+import quantization
+from deploy import quantize_network
+from int8_kernel import int8_matmul
+from profiling import profile_operators
+from quantization import quantize_model, torch_dynamic
+from torch_quantization import known_warnings, torch_static, torchao_dynamic
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.benchmark import Benchmark
@@ -84,17 +88,19 @@ def compare(bench: Benchmark, group: str, case: str, calls: Mapping[str, Call], 
 def methods(model: nn.Module, x: Tensor, *, static: bool = True, linear_only: bool = True) -> dict[str, Call]:
     """Return calls of the model in every form that is worth timing at this size."""
     calibration = [x[:256]]
-    dynamic = quantize_model(model, reduce_range=True)
+    dynamic = quantize_network(model, reduce_range=True)
     forms: dict[str, nn.Module] = {"ours": dynamic, FP32: model}
     if linear_only:
         forms[TORCH] = torch_dynamic(model)
     if static:
         assert isinstance(model, nn.Sequential)
-        forms["ours, static"] = quantize_model(
+        forms["ours, static"] = quantize_network(
             model, mode="static", calibration=calibration, reduce_range=True
         )
         forms["torch.ao static"] = torch_static(model, calibration)
-    forms["ours, 8 bits"] = quantize_model(model)
+    forms["ours, 8 bits"] = quantize_network(model)
+    if linear_only and len(x.flatten(0, -2)) <= 64:
+        forms["plain"] = quantize_model(model)
     return {name: functools.partial(form, x) for name, form in forms.items()}
 
 
@@ -118,6 +124,10 @@ def limits(bench: Benchmark, threads: int) -> None:
         unsigned, w_columns = (q + 64).view(torch.uint8), w.T
         packed = torch.ops.onednn.qlinear_prepack(w, None)
         ones, zeros = torch.ones(n), torch.zeros(n, dtype=torch.int64)
+        one_dnn = functools.partial(
+            torch.ops.onednn.qlinear_pointwise,
+            *(unsigned, 1.0, 0, packed, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""),
+        )
         with known_warnings():
             qx = torch.quantize_per_tensor(x, 0.05, 64, torch.quint8)
             qw = torch.quantize_per_channel(weight, ones * 0.03, zeros, 0, torch.qint8)
@@ -127,7 +137,7 @@ def limits(bench: Benchmark, threads: int) -> None:
             f"{rows} x 1024 x 1024",
             {
                 "float32": gops(functools.partial(torch.mm, x, weight.T), 2 * rows * n * n),
-                "oneDNN u8·s8": gops(functools.partial(_kernel, unsigned, packed, n), 2 * rows * n * n),
+                "oneDNN u8·s8": gops(one_dnn, 2 * rows * n * n),
                 "fbgemm": gops(
                     functools.partial(torch.ops.quantized.linear, qx, fbgemm, 0.1, 64), 2 * rows * n * n
                 ),
@@ -135,6 +145,9 @@ def limits(bench: Benchmark, threads: int) -> None:
                     functools.partial(torch._int_mm, q, w_columns), 2 * rows * n * n, rounds=1
                 ),
                 "ours, int8_matmul": gops(functools.partial(int8_matmul, q, w), 2 * rows * n * n),
+                "plain, int8_matmul": gops(
+                    functools.partial(quantization.int8_matmul, q, w), 2 * rows * n * n, rounds=1
+                ),
             },
         )
 
@@ -194,15 +207,32 @@ def casts(bench: Benchmark) -> None:
         x = torch.randn(batch, 1024)
         forms = {dtype: mlp(1024).to(dtype) for dtype in (torch.float16, torch.bfloat16)}
         calls: dict[str, Call] = {
-            "ours": functools.partial(quantize_model(model, reduce_range=True), x),
+            "ours": functools.partial(quantize_network(model, reduce_range=True), x),
             FP32: functools.partial(model, x),
         }
         for dtype, form in forms.items():
             calls[str(dtype).removeprefix("torch.")] = functools.partial(form, x.to(dtype))
         for n_bits in (8, 4):
-            lighter = quantize_model(model, mode="weight_only", n_bits=n_bits)
+            lighter = quantize_network(model, mode="weight_only", n_bits=n_bits)
             calls[f"ours, int{n_bits} weights"] = functools.partial(lighter, x)
         compare(bench, "casts and weight-only, MLP of width 1024, 1 thread", f"batch {batch}", calls)
+
+
+def where_the_time_goes(bench: Benchmark, threads: int) -> None:
+    """Record the operators of one dynamic layer, batch 64 and width 1024: what stands between it and its kernel."""
+    torch.set_num_threads(threads)
+    layer, x = nn.Linear(1024, 1024), torch.randn(64, 1024)
+    quantized = quantize_network(layer, reduce_range=True)
+    n_calls = 200
+    rows = profile_operators(functools.partial(quantized, x), n_calls=n_calls)
+    label = f"one layer, batch 64, width 1024, {threads} thread{'s' * (threads > 1)}"
+    for row in rows[:9]:
+        columns = {
+            "calls": f"{row.n_calls / n_calls:g}",
+            "self µs": f"{row.self_ms * 1e3 / n_calls:.0f}",
+            "share": f"{row.share:.0%}",
+        }
+        bench.record(f"where the time goes under the profiler, {label}", row.name, columns)
 
 
 def gpu() -> None:
@@ -248,6 +278,7 @@ def main() -> None:
     for threads in (1, 2):
         torch.set_num_threads(threads)
         limits(bench, threads)
+        where_the_time_goes(bench, threads)
         sweep(bench, threads)
     casts(bench)
     bench.save()

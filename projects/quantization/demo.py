@@ -31,11 +31,16 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-import quantization as Q
 from benchmark import Block
+from deploy import quantize_network
 from distillation import train_student
+from files import save_quantized
+from observers import sqnr
 from profiling import Bottlenecked, linear_cost, measure_peaks, profile_operators, verdict
-from torch_quantization import known_warnings, torch_dynamic, torch_static, torchao_dynamic
+from qat import prepare_qat
+from quantization import choose_qparams, fake_quantize, torch_dynamic
+from smooth import smooth
+from torch_quantization import known_warnings, torch_static, torchao_dynamic
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.benchmark import interleave
@@ -70,8 +75,8 @@ def affine_figure(demo: Demo) -> None:
     """Draw a curve and its values on 16 levels, and the error, which stays within half a step."""
     t = torch.linspace(0, 6.28, 400)
     x = torch.sin(t) + 0.43
-    scale, zero_point = Q.choose_qparams(x.min(), x.max(), n_bits=4)
-    back = Q.fake_quantize(x, scale, zero_point, n_bits=4)
+    scale, zero_point = choose_qparams(x.min(), x.max(), n_bits=4)
+    back = fake_quantize(x, scale, zero_point, n_bits=4)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     left.plot(t, x, color=GREY, label="float")
     left.plot(t, back, color=BLUE, label="4 bits")
@@ -82,8 +87,7 @@ def affine_figure(demo: Demo) -> None:
     right.set_ylim(-0.75, 0.75)
     right.axhline(0.5, color="black", lw=0.5, ls=":")
     right.axhline(-0.5, color="black", lw=0.5, ls=":")
-    right.set_xlabel("t")
-    right.set_ylabel("error, in steps")
+    right.set(xlabel="t", ylabel="error, in steps")
     demo.figure(
         "affine",
         figure,
@@ -100,35 +104,23 @@ def forms_table(demo: Demo, data: Data) -> nn.Module:
     train_student(model, pixels, labels=classes, generator=torch.Generator().manual_seed(0))
     block = Block(768, 12).eval()
     x, seen = torch.randn(2, 64, 768), [torch.randn(2, 64, 768)]
-    trained = Q.prepare_qat(model, n_bits=4, group_size=32)
-    train_student(
-        trained,
-        pixels,
-        labels=classes,
-        n_steps=200,
-        learning_rate=1e-3,
-        generator=torch.Generator().manual_seed(1),
-    )
+    trained = prepare_qat(model, n_bits=4, group_size=32)
+    again: dict[str, Any] = {"n_steps": 200, "learning_rate": 1e-3}
+    train_student(trained, pixels, labels=classes, generator=torch.Generator().manual_seed(1), **again)
     int4: dict[str, Any] = {"mode": "weight_only", "n_bits": 4}
-    rows: list[tuple[str, nn.Module, nn.Module | None]] = [
-        ("ours, dynamic (per row)", Q.quantize_model(model), Q.quantize_model(block)),
-        (
-            "ours, dynamic, 7-bit activations",
-            Q.quantize_model(model, reduce_range=True),
-            Q.quantize_model(block, reduce_range=True),
-        ),
-        (
-            "ours, static",
-            Q.quantize_model(model, mode="static", calibration=[pixels[:256]]),
-            Q.quantize_model(block, mode="static", calibration=seen),
-        ),
-        (
-            "ours, int8 weights only",
-            Q.quantize_model(model, mode="weight_only"),
-            Q.quantize_model(block, mode="weight_only"),
-        ),
-        ("ours, int4 weights only", Q.quantize_model(model, **int4), Q.quantize_model(block, **int4)),
-        ("ours, int4 after QAT", Q.quantize_model(trained, **int4), None),
+    forms: dict[str, dict[str, Any]] = {
+        "ours, dynamic (per row)": {},
+        "ours, dynamic, 7-bit activations": {"reduce_range": True},
+        "ours, static": {"mode": "static"},
+        "ours, int8 weights only": {"mode": "weight_only"},
+        "ours, int4 weights only": int4,
+    }
+    rows: list[tuple[str, nn.Module, nn.Module | None]] = []
+    for name, options in forms.items():
+        form = quantize_network(model, calibration=[pixels[:256]], **options)
+        rows.append((name, form, quantize_network(block, calibration=seen, **options)))
+    rows += [
+        ("ours, int4 after QAT", quantize_network(trained, **int4), None),
         ("torch.ao, dynamic", torch_dynamic(model), torch_dynamic(block)),
         ("torch.ao, static", torch_static(model, [pixels[:256]]), None),
         ("torchao, dynamic (per token)", torchao_dynamic(model), torchao_dynamic(block)),
@@ -137,8 +129,8 @@ def forms_table(demo: Demo, data: Data) -> nn.Module:
     cells = [["float32", f"{accuracy(model, data):.1%}", "", ""]]
     measured = {}
     for name, form, block_form in rows:
-        ratios = [Q.sqnr(exact, run(form, held_out))]
-        ratios += [Q.sqnr(exact_block, run(block_form, x))] if block_form is not None else []
+        ratios = [sqnr(exact, run(form, held_out))]
+        ratios += [sqnr(exact_block, run(block_form, x))] if block_form is not None else []
         measured[name] = accuracy(form, data), *ratios
         cells.append(
             [name, f"{accuracy(form, data):.1%}", *(f"{r:.1f}" for r in ratios), *[""] * (2 - len(ratios))]
@@ -147,9 +139,7 @@ def forms_table(demo: Demo, data: Data) -> nn.Module:
         cast, block_cast = copy.deepcopy(model).to(dtype), copy.deepcopy(block).to(dtype)
         y, z = run(cast, held_out.to(dtype)).float(), run(block_cast, x.to(dtype)).float()
         right = (y.argmax(1) == data[3]).float().mean().item()
-        cells.append(
-            [str(dtype)[6:], f"{right:.1%}", f"{Q.sqnr(exact, y):.1f}", f"{Q.sqnr(exact_block, z):.1f}"]
-        )
+        cells.append([str(dtype)[6:], f"{right:.1%}", f"{sqnr(exact, y):.1f}", f"{sqnr(exact_block, z):.1f}"])
     demo.table(
         "forms",
         ["form", "digits read", "SQNR of digits, dB", "SQNR of a block of width 768, dB"],
@@ -158,13 +148,8 @@ def forms_table(demo: Demo, data: Data) -> nn.Module:
         "the forms apart; the signal to noise ratio does.",
     )
     demo.number("float_accuracy", accuracy(model, data), ".1%", "held-out digits read by the float32 network")
-    for key, name in (
-        ("dynamic", "ours, dynamic (per row)"),
-        ("seven", "ours, dynamic, 7-bit activations"),
-        ("static", "ours, static"),
-        ("torch_dynamic", "torch.ao, dynamic"),
-        ("torch_static", "torch.ao, static"),
-    ):
+    names = [*list(forms)[:3], "torch.ao, dynamic", "torch.ao, static"]
+    for key, name in zip(("dynamic", "seven", "static", "torch_dynamic", "torch_static"), names, strict=True):
         demo.number(f"{key}_db", measured[name][1], ".1f", f"SQNR on digits in dB: {name}")
     demo.number("int8_accuracy", measured["ours, static"][0], ".1%", "digits read by the static int8 network")
     demo.number("qat_accuracy", measured["ours, int4 after QAT"][0], ".1%", "digits read by int4 after QAT")
@@ -174,7 +159,7 @@ def forms_table(demo: Demo, data: Data) -> nn.Module:
         save_file(model.state_dict(), path)
         sizes.append(path.stat().st_size)
         for options in ({}, int4):
-            Q.save_quantized(Q.quantize_model(model, **options), path)
+            save_quantized(quantize_network(model, **options), path)
             sizes.append(path.stat().st_size)
     demo.number("int8_size", sizes[1] / sizes[0], ".2f", "size of the int8 file, float32 = 1")
     demo.number("int4_size", sizes[2] / sizes[0], ".2f", "size of the int4 file, float32 = 1")
@@ -184,7 +169,7 @@ def forms_table(demo: Demo, data: Data) -> nn.Module:
 def smoothed(block: Block, x: Tensor) -> Block:
     """Return the same function with the input outliers of qkv moved from the norm into the weight."""
     moved = copy.deepcopy(block)
-    factors = Q.smooth(run(block.norm1, x).flatten(0, 1).abs().amax(0), block.qkv.weight)
+    factors = smooth(run(block.norm1, x).flatten(0, 1).abs().amax(0), block.qkv.weight)
     with torch.no_grad():
         moved.norm1.weight.div_(factors)
         moved.norm1.bias.div_(factors)
@@ -198,29 +183,25 @@ def outliers(demo: Demo) -> None:
     block, x = Block(192, 4).eval(), torch.randn(4, 64, 192)
     sizes = [1, 3, 10, 30, 100, 300]
     curves: dict[str, list[float]] = {
-        "static, per tensor": [],
-        "dynamic, per token": [],
-        "static, smoothed": [],
+        name: [] for name in ("static, per tensor", "dynamic, per token", "static, smoothed")
     }
     for size in sizes:
         with torch.no_grad():
             block.norm1.weight[7] = size
-        smooth = smoothed(block, x)
+        moved = smoothed(block, x)
         exact = run(block.qkv, run(block.norm1, x))
-        for name, net, mode in zip(
-            curves, (block, block, smooth), ("static", "dynamic", "static"), strict=True
-        ):
+        modes = ("static", "dynamic", "static")
+        for name, net, mode in zip(curves, (block, block, moved), modes, strict=True):
             projection = nn.Sequential(net.norm1, net.qkv).eval()
-            quantized = Q.quantize_model(projection, mode=mode, calibration=[x] if mode == "static" else None)
+            quantized = quantize_network(projection, mode=mode, calibration=[x] if mode == "static" else None)
             rest = exact - run(block.norm1, x)[..., 7:8] * block.qkv.weight[:, 7].detach()
             noise = run(quantized, x) - exact
-            curves[name].append(Q.sqnr(rest, rest + noise))
+            curves[name].append(sqnr(rest, rest + noise))
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for (name, values), color in zip(curves.items(), (RED, BLUE, GREEN), strict=True):
         axes.plot(sizes, values, "o-", color=color, label=name)
     axes.set_xscale("log")
-    axes.set_xlabel("size of one input channel, the others 1")
-    axes.set_ylabel("SQNR of the other channels' part, dB")
+    axes.set(xlabel="size of one input channel, the others 1", ylabel="SQNR of the other channels' part, dB")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     demo.figure(
@@ -230,14 +211,10 @@ def outliers(demo: Demo) -> None:
         caption="One outlier channel sets the scale for all others. A scale per token helps while many tokens escape the "
         "outlier; where it is large, moving it into the weights helps more.",
     )
-    demo.number(
-        "outlier_static_db",
-        curves["static, per tensor"][4],
-        ".1f",
-        "dB left beside a channel 100 times larger, static",
-    )
-    demo.number("outlier_token_db", curves["dynamic, per token"][4], ".1f", "the same with a scale per token")
-    demo.number("outlier_smooth_db", curves["static, smoothed"][4], ".1f", "the same with smoothing")
+    static, token, smoothed_db = (curve[4] for curve in curves.values())
+    demo.number("outlier_static_db", static, ".1f", "dB left beside a channel 100 times larger, static")
+    demo.number("outlier_token_db", token, ".1f", "the same with a scale per token")
+    demo.number("outlier_smooth_db", smoothed_db, ".1f", "the same with smoothing")
 
 
 def saturation(demo: Demo) -> None:
@@ -261,7 +238,7 @@ def crossover(demo: Demo) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.4), layout="constrained")
     for width, style in ((128, "--"), (1024, "-")):
         layer = nn.Sequential(nn.Linear(width, width)).eval()
-        forms = {"ours": Q.quantize_model(layer, reduce_range=True), "torch.ao": torch_dynamic(layer)}
+        forms = {"ours": quantize_network(layer, reduce_range=True), "torch.ao": torch_dynamic(layer)}
         speedups: dict[str, list[float]] = {name: [] for name in forms}
         for batch in batches:
             x = torch.randn(batch, width)
@@ -272,32 +249,20 @@ def crossover(demo: Demo) -> None:
                 pairs = zip(times["float32"], times[name], strict=True)
                 speedups[name].append(statistics.median(float32 / own for float32, own in pairs))
         for name, color in (("ours", BLUE), ("torch.ao", ORANGE)):
-            axes.plot(
-                batches, speedups[name], style, marker="o", ms=3, color=color, label=f"{name}, width {width}"
-            )
-            first = next((b for k, b in enumerate(batches) if all(s > 1 for s in speedups[name][k:])), None)
+            speeds, which = speedups[name], f"{name}, width {width}"
+            axes.plot(batches, speeds, style, marker="o", ms=3, color=color, label=which)
+            first = next((b for k, b in enumerate(batches) if min(speeds[k:]) > 1), None)
             key = f"pays_{name.replace('.', '_')}_{width}"
             if first is not None:
                 demo.number(
-                    key,
-                    first,
-                    ".0f",
-                    f"smallest measured batch from which int8 stays ahead: {name}, width {width}",
+                    key, first, ".0f", f"smallest measured batch from which int8 stays ahead: {which}"
                 )
-            demo.number(
-                f"batch1_{key}",
-                speedups[name][0],
-                ".2f",
-                f"speed at batch 1, float32 = 1: {name}, width {width}",
-            )
-            demo.number(
-                f"most_{key}", max(speedups[name]), ".2f", f"best speed, float32 = 1: {name}, width {width}"
-            )
+            demo.number(f"batch1_{key}", speeds[0], ".2f", f"speed at batch 1, float32 = 1: {which}")
+            demo.number(f"most_{key}", max(speeds), ".2f", f"best speed, float32 = 1: {which}")
     axes.axhline(1, color="black", lw=0.8)
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(b) for b in batches])
-    axes.set_xlabel("batch size")
-    axes.set_ylabel("speed, float32 = 1")
+    axes.set(xlabel="batch size", ylabel="speed, float32 = 1")
     axes.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     axes.grid(alpha=0.3)
     demo.figure(
@@ -335,21 +300,16 @@ def distillation(demo: Demo, data: Data, teacher: nn.Module) -> None:
         alt="Six lines, each rising from a student of 60 labels to the same student of the teacher's logits.",
         caption="Six seeds: a student with 16 hidden neurons learns more from logits on unlabelled digits than from 60 labels.",
     )
-    demo.number(
-        "student_labels", statistics.mean(p[0] for p in pairs), ".1%", "students of 60 labels, mean of six"
-    )
-    demo.number(
-        "student_logits",
-        statistics.mean(p[1] for p in pairs),
-        ".1%",
-        "students of the teacher's logits, mean of six",
-    )
+    of_labels, of_logits = (statistics.mean(column) for column in zip(*pairs, strict=True))
+    demo.number("student_labels", of_labels, ".1%", "students of 60 labels, mean of six")
+    demo.number("student_logits", of_logits, ".1%", "students of the teacher's logits, mean of six")
     demo.number("student_wins", sum(b > a for a, b in pairs), ".0f", "seeds of six in which the logits win")
 
 
 def bottleneck(demo: Demo) -> None:
     """Profile the network with the planted loop, fix it, profile again, and place two batch sizes on the roofline."""
     peak, bandwidth = measure_peaks()
+    peaks = {"peak_flops": peak, "bandwidth": bandwidth}
     demo.number("peak_gflops", peak / 1e9, ".0f", "GFLOP/s of a float32 product, one thread")
     demo.number("bandwidth_gbs", bandwidth / 1e9, ".1f", "GB/s of a copy")
     demo.number("ridge", peak / bandwidth, ".1f", "FLOP per byte from which on arithmetic is the limit")
@@ -365,11 +325,7 @@ def bottleneck(demo: Demo) -> None:
                 net(x)
             times.append((time.perf_counter() - start) / 5)
         for row in profile[:4]:
-            bound = (
-                verdict(row.flops, row.n_bytes, peak_flops=peak, bandwidth=bandwidth)
-                if row.n_bytes
-                else "no product"
-            )
+            bound = verdict(row.flops, row.n_bytes, **peaks) if row.n_bytes else "no product"
             rate = f"{row.flops / row.self_ms / 1e6:.0f}" if row.flops and row.n_bytes else ""
             rows.append([name, row.name, row.n_calls, f"{row.self_ms:.2f}", f"{row.share:.0%}", rate, bound])
     demo.table(
@@ -382,7 +338,7 @@ def bottleneck(demo: Demo) -> None:
     demo.number("fixed_speedup", times[0] / times[1], ".1f", "times faster without the planted loop")
     for batch in (1, 1024):
         flops, n_bytes = linear_cost(batch, 1024, 1024)
-        bound = verdict(flops, n_bytes, peak_flops=peak, bandwidth=bandwidth)
+        bound = verdict(flops, n_bytes, **peaks)
         label = f"FLOP per byte of a 1024 x 1024 layer at batch {batch} ({bound})"
         demo.number(f"intensity_{batch}", flops / n_bytes, ".1f", label)
 
@@ -406,16 +362,13 @@ def codebook(demo: Demo, data: Data, model: nn.Module) -> None:
         book = KMeans(n_codes, n_init=1, random_state=0).fit(patches(pixels).numpy())
         tokens = torch.tensor(book.predict(patches(held_out).numpy()), dtype=torch.long)  # 16 per digit
         seen = from_patches(torch.tensor(book.cluster_centers_)[tokens])
-        bits, db, right = (
-            math.log2(n_codes) / 4,
-            Q.sqnr(held_out, seen),
-            accuracy(model, (*data[:2], seen, data[3])),
-        )
+        bits, db = math.log2(n_codes) / 4, sqnr(held_out, seen)
+        right = accuracy(model, (*data[:2], seen, data[3]))
         rows.append([f"{n_codes} codes of 2×2 pixels", f"{bits:g}", f"{db:.1f}", f"{right:.1%}"])
     demo.number("code_bits", 16 * 4 * bits, ".0f", f"bits of a digit as 16 tokens of {n_codes} codes")
     demo.number("code_db", db, ".1f", f"SQNR in dB of digits from {n_codes} codes")
-    seen = Q.fake_quantize(held_out, *Q.choose_qparams(pixels.min(), pixels.max(), n_bits=2), n_bits=2)
-    db, right = Q.sqnr(held_out, seen), accuracy(model, (*data[:2], seen, data[3]))
+    seen = fake_quantize(held_out, *choose_qparams(pixels.min(), pixels.max(), n_bits=2), n_bits=2)
+    db, right = sqnr(held_out, seen), accuracy(model, (*data[:2], seen, data[3]))
     rows.append(["each pixel on 4 levels", "2", f"{db:.1f}", f"{right:.1%}"])
     demo.number("scalar_db", db, ".1f", "SQNR in dB of digits with each pixel on 4 levels, as many bits")
     demo.table(

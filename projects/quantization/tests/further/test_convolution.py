@@ -65,7 +65,12 @@ def test_conv_follows_its_state(generator):
     quantized, wanted = QuantizedConv2d(layer), QuantizedConv2d(other)(x)
     quantized(x)
     quantized.load_state_dict(QuantizedConv2d(other).state_dict())
-    assert_close(quantized(x), wanted, what="the result", hint="an old copy of the weight was used")
+    assert_close(
+        quantized(x),
+        wanted,
+        what="the result",
+        hint="the weight was changed in place, but an old copy of it was multiplied",
+    )
     assert not list(quantized.parameters()), "a quantized layer has buffers, no parameters"
 
 
