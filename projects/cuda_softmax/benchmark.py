@@ -2,7 +2,7 @@
 
 Softmax has to read each element once and write it once: 2·n·s bytes for n elements of s bytes, as much as a copy of it. So
 the ratio to "copy" is the share of the copy bandwidth that is reached. Attention over n queries and keys of dimension d is
-4·n²·d FLOP per head (half of that if causal).
+4·n²·d FLOP per head (half of that if causal). "plain" is the core's `softmax` with block_reduce, which allocates its result.
 
 Without a GPU nothing is timed. Then only the compile gate runs: registers and shared memory of every kernel.
 """
@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cuda_softmax import KERNELS, flash_attention, softmax
+import cuda_softmax
+from flash_attention import flash_attention
+from ladder import KERNELS, softmax
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.gpu_benchmark import GpuBenchmark, without_gpu
@@ -35,6 +37,7 @@ def measure_softmax(bench: GpuBenchmark, torch: Any) -> None:
             "copy": partial(out.copy_, x),
             "torch": partial(torch.softmax, x, -1, out=out),
             "Triton": partial(softmax_triton, x),
+            "plain": partial(cuda_softmax.softmax, x, kernel="block_reduce"),
         }
         for kernel in KERNELS if width == 8192 else ("online", "single_read"):
             targets = (
@@ -81,7 +84,7 @@ def measure_attention(bench: GpuBenchmark, torch: Any) -> None:
 
 
 def main() -> None:
-    """Measure, and write results/ and the tables of the README."""
+    """Measure, and write results/ and MEASURED.md."""
     if not gpu_present():
         without_gpu(__file__)
         return

@@ -23,7 +23,8 @@ from shared import cuda_emulator
 from shared.measuring.demo import Demo
 
 cuda_emulator.activate_anyway(Path(__file__).parent / "kernels")
-from cuda_softmax import KERNELS, flash_attention, softmax  # noqa: E402
+from flash_attention import flash_attention  # noqa: E402
+from ladder import KERNELS, softmax  # noqa: E402
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito
 ROWS, WIDTH = 32, 1024

@@ -1,12 +1,11 @@
 """The judge of flash attention, kernel and host side, goes on: dtypes, counts, arguments. Oracle: torch in float64."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from attention_cases import assert_attention, inputs, oracle
+from rows import KERNELS
 
-import cuda_softmax
+from flash_attention import flash_attention
 from shared import cuda_emulator
 from shared.testing.checks import assert_close, expect_error, unchanged
 from shared.testing.devices import device_array, launch
@@ -33,10 +32,10 @@ def test_attention_dtypes(rng, cuda_device):
     arrays = inputs(rng, 1, 2, 18, 40, 64)
     half = [array.astype(np.float16) for array in arrays]
     expected = oracle(*half).astype(np.float32)
-    assert_close(cuda_softmax.flash_attention(*half), expected, dtype=np.float16, rtol=2.0**-10, atol=1e-6)
+    assert_close(flash_attention(*half), expected, dtype=np.float16, rtol=2.0**-10, atol=1e-6)
     brain = [(array.view(np.uint32) >> 16).astype(np.uint16) for array in arrays]
     wide = [(bits.astype(np.uint32) << 16).view(np.float32) for bits in brain]
-    result = cuda_softmax.flash_attention(*(bits.view("V2") for bits in brain))
+    result = flash_attention(*(bits.view("V2") for bits in brain))
     got = (result.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     assert_close(got, oracle(*wide).astype(np.float32), rtol=2.0**-8, atol=1e-6, what="bfloat16 attention")
 
@@ -56,7 +55,7 @@ def test_memory_is_linear(rng, cuda_device):
     for n_keys in (64, 128):
         arrays = [device_array(array) for array in inputs(rng, 1, 1, 32, n_keys, 32)]
         with cuda_emulator.counting() as counters:
-            cuda_softmax.flash_attention(*arrays)
+            flash_attention(*arrays)
         read[n_keys] = counters.global_bytes_read
         written = counters.global_bytes_written
         assert written == 32 * 32 * 4, (
@@ -69,7 +68,7 @@ def test_memory_is_linear(rng, cuda_device):
     )
     arrays = [device_array(array) for array in inputs(rng, 1, 1, 32, 128, 32)]
     with cuda_emulator.counting() as counters:
-        cuda_softmax.flash_attention(*arrays, causal=True)
+        flash_attention(*arrays, causal=True)
     seen = counters.global_bytes_read - 32 * 32 * 4
     assert seen == 2 * 2 * 32 * 32 * 4, (  # two blocks, keys and values, 32 of them, d = 32
         f"{seen // (32 * 4)} keys and values are read, {2 * 2 * 32} are enough: with a causal mask, the tiles after a "
@@ -82,11 +81,9 @@ def test_attention_views_and_out(rng, cuda_device):
     arrays = [rng.normal(size=(2, n, 3, 32)).astype(np.float32).transpose(0, 2, 1, 3) for n in (5, 7, 7)]
     out = np.full((2, 3, 5, 32), np.nan, np.float32)
     with unchanged(*arrays):
-        assert cuda_softmax.flash_attention(*arrays, out) is out, (
-            "flash_attention(q, k, v, out) returns out itself"
-        )
+        assert flash_attention(*arrays, out) is out, "flash_attention(q, k, v, out) returns out itself"
     assert_close(out, oracle(*arrays), dtype=np.float32, rtol=2e-5, what="attention of views")
-    on_device = cuda_softmax.flash_attention(*(device_array(np.ascontiguousarray(array)) for array in arrays))
+    on_device = flash_attention(*(device_array(np.ascontiguousarray(array)) for array in arrays))
     assert not isinstance(on_device, np.ndarray), "device arrays were copied to the host"
     assert_close(
         on_device.get(), oracle(*arrays), dtype=np.float32, rtol=2e-5, what="attention on the device"
@@ -108,7 +105,7 @@ def test_heads_past_two_to_the_31(rng, cuda_device):
     try:
         with cuda_emulator.settings(window=(heads * n // 16 - n // 16, 1)):
             path, grid = (
-                Path(cuda_softmax.__file__).parent / "kernels" / "flash_attention.cu",
+                KERNELS / "flash_attention.cu",
                 (n // 16, heads),
             )
             launch(path, "attention_float16_32", (*pointers, *sizes), grid=grid, block=(128, 1, 1))
@@ -125,7 +122,7 @@ def test_heads_past_two_to_the_31(rng, cuda_device):
 def test_no_queries(cuda_device):
     """No queries: no launch."""
     keys = np.ones((1, 2, 3, 32), np.float32)
-    assert cuda_softmax.flash_attention(keys[:, :, :0], keys, keys).shape == (1, 2, 0, 32)
+    assert flash_attention(keys[:, :, :0], keys, keys).shape == (1, 2, 0, 32)
 
 
 def test_attention_arguments_that_do_not_fit(cuda_device):
@@ -148,4 +145,4 @@ def test_attention_arguments_that_do_not_fit(cuda_device):
         ((good.astype(np.float64),) * 3, TypeError, "float64"),
     ):
         with expect_error(error, mention, otherwise="an argument that does not fit is accepted"):
-            cuda_softmax.flash_attention(*arrays)
+            flash_attention(*arrays)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-import cuda_softmax
+from flash_attention import flash_attention
 from shared.testing.checks import assert_close
 
 
@@ -52,7 +52,7 @@ def mistakes(query, key, value, *, causal=False, scale=None):
 
 
 def assert_attention(arrays, *, what="attention", **options):
-    result = cuda_softmax.flash_attention(*arrays, **options)
+    result = flash_attention(*arrays, **options)
     hint = "does a new largest score correct both the sum and the weighted values? Does a masked key weigh nothing?"
     expected = oracle(*arrays, **options)
     diagnoses = mistakes(*arrays, **options)

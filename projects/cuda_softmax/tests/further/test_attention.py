@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from attention_cases import assert_attention, inputs
 
-import cuda_softmax
+from flash_attention import flash_attention
 from shared.testing.checks import assert_close
 
 pytestmark = pytest.mark.grades("flash_attention")
@@ -14,7 +14,7 @@ def test_attention_by_hand(cuda_device):
     """Two keys with equal scores: the mean of their values; with one key, its value."""
     query, key = np.zeros((1, 1, 1, 32), np.float32), np.ones((1, 1, 2, 32), np.float32)
     value = np.stack([np.arange(32), np.arange(32) + 10]).astype(np.float32)[None, None]
-    result = cuda_softmax.flash_attention(query, key, value)
+    result = flash_attention(query, key, value)
     wrong = {
         "the weights are not divided by their sum": value.sum(axis=2, keepdims=True),
         "only the first key is seen": value[:, :, :1],

@@ -1,0 +1,214 @@
+"""What the tests share: launching a kernel on NumPy rows, and the comparison.
+
+Oracle: ``exp(x - log(sum(exp(x))))`` in float64, the logarithm by np.logaddexp.
+"""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+import cuda_softmax
+from shared import cuda_emulator
+from shared.testing.checks import assert_close
+from shared.testing.devices import device_array, launch
+
+KERNELS = Path(cuda_softmax.__file__).parent / "kernels"
+CACHED = 200  # elements of a row that single_read may keep in shared memory here
+IT_COUNTS = "the emulator counts; on a GPU ask ncu for l1tex__t_sectors_pipe_lsu_mem_global_op_ld.sum"
+ITS_ORDER = "a GPU runs its threads in an order of its own"
+ONE_BLOCK = "the emulator runs a few blocks of this grid; a GPU would need 17 GB for all of it"
+
+
+def run(kernel, x, *, blocks=None, threads=64, entry="float32"):
+    """Launch one kernel on a copy of the (rows, width) array `x` and return the result, which starts as -7 (no softmax is)."""
+    n_rows, width = x.shape
+    source = device_array(x)
+    out = device_array(np.full(x.shape, -7 if x.dtype.kind == "f" else 0xFFFF, x.dtype))
+    arguments = [source, out, np.int64(n_rows), np.int32(width)]
+    grid, block = (blocks or n_rows, (threads, 1, 1))
+    shared_bytes = 0
+    if kernel == "naive":
+        grid = -(-n_rows // threads)
+    elif kernel == "warp_shuffle":
+        grid, block = blocks or -(-n_rows // 2), (32, 2, 1)
+    elif kernel == "single_read":
+        arguments.append(np.int32(min(width, CACHED)))
+        shared_bytes = 4 * min(width, CACHED)
+    path, name = KERNELS / f"{kernel}.cu", f"softmax_{entry}"
+    launch(path, name, arguments, grid=grid, block=block, shared_bytes=shared_bytes)
+    assert source.get().tobytes() == x.tobytes(), "x was modified: the kernel writes out only"
+    return out.get()
+
+
+def expected(x):
+    """Return the softmax of each row, in float64."""
+    wide = x.astype(np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)  # or 1e38 + log(7) would be 1e38
+    return np.exp(wide - np.logaddexp.reduce(wide, axis=-1, keepdims=True))
+
+
+def mistakes(x):
+    """Return what likely mistakes would give for `x`."""
+    wide = x.astype(np.float64)
+    with np.errstate(all="ignore"):
+        exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
+        unshifted = np.exp(x.astype(np.float32))
+        by_column = np.exp(wide - wide.max(axis=0))
+        return {
+            "nothing was written: out still holds the -7 it started with": np.full(x.shape, -7.0),
+            "all is NaN: -inf minus -inf? What does a thread start with that has seen no element": x * np.nan,
+            "the exponentials are not divided by their sum": exponentials,
+            "the largest value is not subtracted: exp overflows": unshifted
+            / unshifted.sum(axis=-1, keepdims=True),
+            "normalised over the wrong axis: each row sums to one": by_column / by_column.sum(axis=0),
+            "the sum is one over all rows": exponentials / exponentials.sum(),
+            "this is the logarithm of the softmax": np.log(
+                exponentials / exponentials.sum(axis=-1, keepdims=True)
+            ),
+        }
+
+
+def assert_softmax(actual, x, *, what="softmax", **options):
+    options.setdefault("mistakes", mistakes(x))
+    assert_close(actual, expected(x), dtype=np.float32, n=x.shape[-1], atol=1e-30, what=what, **options)
+
+
+def only_blocks(first, n_blocks, device):
+    """On the emulator, run only some blocks of a grid whose others have the same work; a GPU runs all of them."""
+    emulated = device == "emulator"
+    return cuda_emulator.settings(window=(first, n_blocks)) if emulated else contextlib.nullcontext()
+
+
+def kernel_files(counters):
+    """Return the kernel files that ran while `counters` counted."""
+    return {Path(row.file).stem for row in counters.rows}
+
+
+# --- what every kernel of the ladder has to pass -----------------------------------------------------------------
+
+
+def check_by_hand(kernel):
+    """Two rows whose exponentials are 1, 2, 5 and 1, 1, 2 times a constant."""
+    x = np.log(np.float32([[1, 2, 5], [1, 1, 2]]))
+    shares = np.float32([[0.125, 0.25, 0.625], [0.25, 0.25, 0.5]])
+    assert_close(run(kernel, x, threads=32), shares, rtol=1e-6, what="softmax", mistakes=mistakes(x))
+
+
+def check_width(kernel, width, rng):
+    """A width around a warp, a block of 64 threads, or the 200 elements that single_read may keep."""
+    x = (3 * rng.normal(size=(3, width))).astype(np.float32)
+    constant = "a row of one element has softmax 1" if width == 1 else None
+    hint = "are all elements counted, and none twice? The first 64 threads, and the last, incomplete turn, are suspects"
+    assert_softmax(run(kernel, x), x, what=f"softmax of width {width}", hint=hint, vacuous_ok=constant)
+
+
+def check_threads(kernel, threads, rng):
+    """One warp, and several: what the warps find must be combined, with more threads than elements too."""
+    for width in (20, 300):
+        x = (3 * rng.normal(size=(2, width))).astype(np.float32)
+        x[1, width * 5 // 6] += (
+            1000  # found by a thread of the upper half: exp overflows unless all know of it
+        )
+        hint = "each warp found its own part: are the parts of all warps combined, and of no others?"
+        assert_softmax(
+            run(kernel, x, threads=threads), x, what=f"{threads} threads, width {width}", hint=hint
+        )
+
+
+def check_many_rows(kernel, rng):
+    """More rows than blocks: each block goes on to further rows, and starts afresh."""
+    x = rng.normal(size=(37, 50)).astype(np.float32)
+    x -= np.arange(37, dtype=np.float32)[:, None] ** 2  # the first row holds the largest values
+    hint = "what is left from the row before? Start each row with its own largest value and sum"
+    assert_softmax(run(kernel, x, blocks=3), x, what="37 rows in 3 blocks", hint=hint)
+
+
+def check_large_logits(kernel, scale, rng):
+    """exp(89) overflows in float32; a softmax of large logits does not."""
+    x = (scale * rng.uniform(-1, 1, size=(3, 100))).astype(np.float32)
+    x[1] = np.float32(scale) * (np.arange(100) % 7 == 3)
+    x[2] = -np.float32(scale) * rng.uniform(
+        0.5, 1, size=100
+    )  # all below any number that one might start with
+    hint = "exp overflows: subtract the row's largest value first, and start to look for it at -inf, not at a number"
+    assert_softmax(run(kernel, x), x, what=f"softmax of logits up to {scale:g}", hint=hint)
+
+
+def check_minus_inf(kernel, rng):
+    """-inf gets probability 0, also where it is all that a thread, or the first 64 of them, see."""
+    x = rng.normal(size=(5, 70)).astype(np.float32)
+    x[0, ::2] = -np.inf
+    x[1, :-1] = -np.inf
+    x[2, :64] = -np.inf
+    x[3, 1:] = -np.inf
+    hint = "-inf minus -inf is NaN: what does a thread start with that has seen no element, or only -inf?"
+    assert_softmax(run(kernel, x), x, what="softmax with -inf", hint=hint, mistakes={})
+
+
+def check_order(kernel, schedule, rng):
+    """Whichever warp goes first, the barriers keep reading and writing apart."""
+    x = rng.normal(size=(5, 300)).astype(np.float32)
+    with cuda_emulator.settings(schedule=schedule):
+        result = run(kernel, x, blocks=2, threads=128)
+    hint = "a barrier is missing: a warp overwrites shared memory that another has not read yet, or reads too early"
+    assert_softmax(result, x, what=f"softmax, threads in {schedule} order", hint=hint)
+
+
+def check_long(kernel):
+    """The last rows of an array of more than 2**31 elements: row * width needs 64 bits."""
+    from pycuda import driver
+
+    width, rows_here = 32768, 2
+    n_rows = 2**31 // width + 8
+    x = np.tile(np.log(np.arange(1, width + 1, dtype=np.float32)), (rows_here, 1))
+    n_bytes = 4 * n_rows * width
+    source, target = driver.mem_alloc(n_bytes), driver.mem_alloc(n_bytes)
+    driver.memcpy_htod(int(source) + n_bytes - x.nbytes, x)
+    arguments = [source, target, np.int64(n_rows), np.int32(width)]
+    grid, block, shared_bytes = n_rows, (256, 1, 1), 0
+    if kernel == "warp_shuffle":
+        grid, block = -(-n_rows // 2), (32, 2, 1)
+    if kernel == "naive":
+        grid, block = -(-n_rows // 2), (2, 1, 1)
+    if kernel == "single_read":
+        arguments.append(np.int32(CACHED))
+        shared_bytes = 4 * CACHED
+    last = 1 if kernel in ("naive", "warp_shuffle") else rows_here  # blocks that hold the last rows
+    try:
+        path = KERNELS / f"{kernel}.cu"
+        with cuda_emulator.settings(window=(grid - last, last)):
+            launch(path, "softmax_float32", arguments, grid=grid, block=block, shared_bytes=shared_bytes)
+        result = np.empty_like(x)
+        driver.memcpy_dtoh(result, int(target) + n_bytes - x.nbytes)
+    finally:
+        source.free()
+        target.free()
+    hint = "an index of 32 bits: row * width wraps around; make the row a long long"
+    assert_softmax(result, x, what="the last rows", hint=hint, mistakes={})
+
+
+def check_passes(kernel, most):
+    """Each element is read `most` times at most, and written once."""
+    x = np.linspace(-1, 1, 4 * 128, dtype=np.float32).reshape(4, 128)
+    with cuda_emulator.counting() as counters:
+        run(kernel, x)
+    reads, writes = counters.global_bytes_read / x.nbytes, counters.global_bytes_written / x.nbytes
+    assert reads <= most, (
+        f"each element is read {reads:g} times, {most} are enough: "
+        "keep what was loaded in registers or shared memory, and find maximum and sum in one pass"
+    )
+    assert writes == 1, f"each element is written {writes:g} times"
+
+
+def check_coalesced(kernel):
+    """Neighbouring threads read neighbouring elements."""
+    x = np.linspace(-1, 1, 4 * 128, dtype=np.float32).reshape(4, 128)
+    with cuda_emulator.counting() as counters:
+        run(kernel, x)
+    for kind in ("global load", "global store"):
+        total = counters.total(kind)
+        assert total.sectors == total.ideal_sectors, (
+            f"not coalesced: {total.sectors} sectors for what fits into {total.ideal_sectors} ({kind}s); "
+            "thread t takes elements t, t + blockDim.x, and so on"
+        )
