@@ -1,5 +1,7 @@
 """Training, inference and decoding beside ``nn.MultiheadAttention`` with the same weights, one thread, one process.
 
+"grouped" is grouped_query_attention.py, written out or fused; "plain" is multi_head_attention.py.
+
 The peer runs as one would use it: ``need_weights=False``, with which it calls SDPA; its default ``need_weights=True``
 writes the attention out and is timed beside it. Its gradients, like ours, are thrown away after each backward pass.
 """
@@ -14,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multi_head_attention import KeyValueCache, MultiHeadAttention
+import multi_head_attention
+from grouped_query_attention import MultiHeadAttention
+from key_value_cache import KeyValueCache
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.benchmark import Benchmark
@@ -26,6 +30,13 @@ def twins(d_model: int, n_heads: int) -> tuple[nn.MultiheadAttention, MultiHeadA
     """Return torch's module and ours with the same weights."""
     theirs = nn.MultiheadAttention(d_model, n_heads, batch_first=True)
     return theirs, MultiHeadAttention.from_torch(theirs)
+
+
+def plain_twin(ours: MultiHeadAttention, *, causal: bool) -> multi_head_attention.MultiHeadAttention:
+    """Return the plain module with the same weights."""
+    twin = multi_head_attention.MultiHeadAttention(ours.d_model, ours.n_heads, causal=causal)
+    twin.load_state_dict(ours.state_dict())
+    return twin
 
 
 def training_step(module: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
@@ -52,6 +63,7 @@ def compare_forms(bench: Benchmark, B: int, T: int, d_model: int, n_heads: int, 
     elif form == "padded":
         options = {"key_padding_mask": ~real}
     ours.causal = form == "causal"
+    plain = plain_twin(ours, causal=ours.causal)
     mask = real[:, None, None, :] if form == "padded" else None
 
     def torch_forward(x: Tensor, *, need_weights: bool = False) -> Tensor:
@@ -60,11 +72,17 @@ def compare_forms(bench: Benchmark, B: int, T: int, d_model: int, n_heads: int, 
     def our_forward(x: Tensor) -> Tensor:
         return ours(x, mask=mask)
 
+    def plain_forward(x: Tensor) -> Tensor:
+        return plain(x, mask=mask)
+
     case = f"B {B}, T {T}, d {d_model}, {n_heads} heads, {form}"
     x.requires_grad_()
     for fused, target in ((False, WRITTEN_OUT), (True, FUSED)):
         ours.fused = fused
-        peers = {"torch": training_step(theirs, torch_forward, x)}
+        peers = {
+            "plain": training_step(plain, plain_forward, x),
+            "torch": training_step(theirs, torch_forward, x),
+        }
         if not fused:
             peers["torch, need_weights"] = training_step(
                 theirs, lambda x: torch_forward(x, need_weights=True), x
@@ -72,21 +90,23 @@ def compare_forms(bench: Benchmark, B: int, T: int, d_model: int, n_heads: int, 
         bench.compare(
             f"training step, {'fused' if fused else 'written out'}",
             case,
+            name="grouped",
             ours=training_step(ours, our_forward, x),
             peers=peers,
             targets={"torch": target},
         )
     x.requires_grad_(False)
-    theirs.eval()
-    ours.eval()
+    for module in (theirs, ours, plain):
+        module.eval()
     with torch.no_grad():
         for fused in (False, True):
             ours.fused = fused
             bench.compare(
                 f"inference, {'fused' if fused else 'written out'}",
                 case,
+                name="grouped",
                 ours=lambda: our_forward(x),
-                peers={"torch": lambda: torch_forward(x)},
+                peers={"plain": lambda: plain_forward(x), "torch": lambda: torch_forward(x)},
             )
 
 
@@ -117,6 +137,7 @@ def compare_decoding(bench: Benchmark, n_prompt: int, n_new: int, n_kv_heads: in
     bench.compare(
         "decoding, d 512, 8 heads, one sequence",
         f"{n_new} tokens after {n_prompt}, {n_kv_heads} kv heads",
+        name="cached",
         ours=cached,
         peers={"recomputing": recomputed, "torch, recomputing": torch_recomputed},
     )

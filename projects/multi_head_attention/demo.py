@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from multi_head_attention import KeyValueCache, MultiHeadAttention
+from grouped_query_attention import MultiHeadAttention
+from key_value_cache import KeyValueCache
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.demo import Demo

@@ -4,8 +4,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from multi_head_attention import MultiHeadAttention
-
 D_MODEL, N_HEADS = 24, 4
 SIZES = {"B": 3, "Tq": 5, "Tk": 7}  # all different, also from D_MODEL, N_HEADS and d_head = 6
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -16,9 +14,9 @@ def randn(*shape, generator, dtype=torch.float64):
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def random_module(generator, d_model=D_MODEL, n_heads=N_HEADS, *, dtype=torch.float64, **options):
-    """Build a module whose weights and biases are random and large enough to matter."""
-    module = MultiHeadAttention(d_model, n_heads, **options).to(dtype)
+def random_module(attention, generator, d_model=D_MODEL, n_heads=N_HEADS, *, dtype=torch.float64, **options):
+    """Build a module of class `attention` whose weights and biases are random and large enough to matter."""
+    module = attention(d_model, n_heads, **options).to(dtype)
     with torch.no_grad():
         for parameter in module.parameters():
             scale = 0.5 if parameter.ndim == 1 else 1.3 / d_model**0.5
@@ -30,7 +28,8 @@ def torch_twin(module):
     """Return the nn.MultiheadAttention with the same weights."""
     has_bias = module.q_proj.bias is not None
     dtype = module.q_proj.weight.dtype
-    twin = nn.MultiheadAttention(module.d_model, module.n_heads, bias=has_bias, batch_first=True, dtype=dtype)
+    d_model = len(module.q_proj.weight)
+    twin = nn.MultiheadAttention(d_model, N_HEADS, bias=has_bias, batch_first=True, dtype=dtype)
     inward = [getattr(module, name) for name in PROJECTIONS[:3]]
     with torch.no_grad():
         twin.in_proj_weight.copy_(torch.cat([layer.weight for layer in inward]))
@@ -60,6 +59,7 @@ def sdpa(
     key,
     value,
     *,
+    n_heads=N_HEADS,
     mask=None,
     scale=None,
     split="heads",
@@ -69,10 +69,11 @@ def sdpa(
     bias=True,
 ):
     """Return what the module should give, through SDPA; the options after `scale` are known mistakes."""
+    n_kv_heads = len(module.k_proj.weight) * n_heads // len(module.q_proj.weight)
 
     def project(name, x):
         layer = getattr(module, name)
-        return F.linear(x, layer.weight, layer.bias if bias else None)
+        return F.linear(x, layer.weight, layer.bias if bias is True or (bias and name in bias) else None)
 
     def heads(x, n_heads):
         B, T, width = x.shape
@@ -82,10 +83,10 @@ def sdpa(
             return x.unflatten(-1, (-1, n_heads)).movedim(-1, 1)
         return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
 
-    q = heads(project("q_proj", query), module.n_heads)
-    k, v = (heads(project(n, x), module.n_kv_heads) for n, x in (("k_proj", key), ("v_proj", value)))
+    q = heads(project("q_proj", query), n_heads)
+    k, v = (heads(project(n, x), n_kv_heads) for n, x in (("k_proj", key), ("v_proj", value)))
     if group == "tile":
-        k, v = (x.repeat(1, module.n_heads // module.n_kv_heads, 1, 1) for x in (k, v))
+        k, v = (x.repeat(1, n_heads // n_kv_heads, 1, 1) for x in (k, v))
     gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
     B, H, T, d_head = gathered.shape
     if merge == "view":  # no transpose
@@ -99,18 +100,18 @@ def sdpa(
     return project("out_proj", merged) if out else merged
 
 
-def mistakes(module, query, key, value, **options):
+def mistakes(module, query, key, value, *, n_heads=N_HEADS, **options):
     """Return what the usual mistakes give, for `assert_close`."""
 
     def computed(**mistake):
-        return lambda: sdpa(module, query, key, value, **{**options, **mistake})
+        return lambda: sdpa(module, query, key, value, n_heads=n_heads, **{**options, **mistake})
 
     def from_weights(weights_of):
         """Return the output with other weights than softmax over the keys (no grouped heads)."""
 
         def output():
             q, k, v = (
-                F.linear(x, layer.weight, layer.bias).unflatten(-1, (module.n_heads, -1))
+                F.linear(x, layer.weight, layer.bias).unflatten(-1, (n_heads, -1))
                 for x, layer in ((query, module.q_proj), (key, module.k_proj), (value, module.v_proj))
             )
             weights = weights_of(torch.einsum("bihd,bjhd->bhij", q, k) / d_head**0.5)
@@ -119,7 +120,8 @@ def mistakes(module, query, key, value, **options):
 
         return output
 
-    d_model, d_head = module.d_model, module.d_model // module.n_heads
+    d_model = len(module.q_proj.weight)
+    d_head = d_model // n_heads
     return {
         "the scale is 1/sqrt(d_model), not 1/sqrt(d_head)": computed(scale=d_model**-0.5),
         "the scale is 1/d_head, not 1/sqrt(d_head)": computed(scale=1 / d_head),
@@ -137,6 +139,10 @@ def mistakes(module, query, key, value, **options):
         "the heads are concatenated in reverse order": computed(merge="reversed"),
         "the output projection is missing": computed(out=False),
         "the biases of the projections are forgotten": computed(bias=False),
+        **{
+            f"the bias of {name} is forgotten": computed(bias=set(PROJECTIONS) - {name})
+            for name in ("q_proj", "v_proj", "out_proj")  # that of k_proj shifts all scores of a row alike
+        },
         "query heads share key heads in turn (repeat): neighbours must share (repeat_interleave)": computed(
             group="tile"
         ),
@@ -154,7 +160,7 @@ def mistakes(module, query, key, value, **options):
         ),
         "the softmax runs over the queries": from_weights(lambda scores: scores.softmax(-2)),
         "the keys are taken from query: this is self-attention": lambda: sdpa(
-            module, query, query, query, **options
+            module, query, query, query, n_heads=n_heads, **options
         ),
-        "the values are taken from key": lambda: sdpa(module, query, key, key, **options),
+        "the values are taken from key": lambda: sdpa(module, query, key, key, n_heads=n_heads, **options),
     }

@@ -1,7 +1,8 @@
-"""The judge of the module without a cache.
+"""The core: its contract, values worked by hand, isolated parts, torch beside it, masks, gradients, dropout, maps.
 
-Oracles: a hand-worked example, `nn.MultiheadAttention` and SDPA (with `enable_gqa`) in float64, laws (rows sum to one,
-a single key gives its value, samples are independent), central differences.
+Oracles: ``nn.MultiheadAttention`` and SDPA in float64, laws (rows sum to one, a single key gives its value, samples are
+independent), central differences. The fixture `attention` is the class that is judged; tests/further/ puts that of
+grouped_query_attention.py in its place.
 """
 
 import math
@@ -24,13 +25,17 @@ from torch import nn
 from torch.nn.attention.bias import causal_lower_right
 
 import multi_head_attention
-from multi_head_attention import MultiHeadAttention
 from shared.testing.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
 
 B, Tq, Tk = SIZES.values()
 D_HEAD = D_MODEL // N_HEADS
 CONSTRUCTOR, FORWARD = "MultiHeadAttention", "MultiHeadAttention.forward"
-MAPS, FROM_TORCH = "MultiHeadAttention.attention_maps", "MultiHeadAttention.from_torch"
+MAPS = "MultiHeadAttention.attention_maps"
+
+
+@pytest.fixture
+def attention():
+    return multi_head_attention.MultiHeadAttention
 
 
 def inputs(generator, dtype=torch.float64):
@@ -45,7 +50,7 @@ def random_mask(generator, *shape):
     return mask
 
 
-# --- contract ---------------------------------------------------------------------------------------------------------
+# --- contract -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.grades
@@ -56,58 +61,41 @@ def test_imports_torch_only():
 
 @pytest.mark.grades(CONSTRUCTOR)
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("n_kv_heads", [None, 2, 1])
-def test_projections(n_kv_heads, bias):
-    """Four linear layers; keys and values are narrower when heads share them."""
-    module = MultiHeadAttention(D_MODEL, N_HEADS, n_kv_heads=n_kv_heads, bias=bias)
-    narrow = D_MODEL if n_kv_heads is None else n_kv_heads * D_HEAD
+def test_projections(bias, attention):
+    """Four linear layers from d_model to d_model."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = attention(D_MODEL, N_HEADS, bias=bias)
     for name in PROJECTIONS:
         layer = getattr(module, name, None)
         assert isinstance(layer, nn.Linear), f"{name} must be an nn.Linear, got {type(layer).__name__}"
-        rows = narrow if name in ("k_proj", "v_proj") else D_MODEL
-        assert tuple(layer.weight.shape) == (rows, D_MODEL), (
-            f"{name} must map {D_MODEL} to {rows} for {n_kv_heads} kv heads: weight {tuple(layer.weight.shape)}"
+        assert tuple(layer.weight.shape) == (D_MODEL, D_MODEL), (
+            f"{name} must map {D_MODEL} to {D_MODEL}: weight {tuple(layer.weight.shape)}"
         )
         assert (layer.bias is not None) == bias, f"bias={bias} does not reach {name}"
         largest = float(layer.weight.detach().abs().max()) * D_MODEL**0.5
-        assert 0.8 < largest <= 1, (
+        assert 0.8 < largest < 1 + 4 * torch.finfo(torch.float32).eps, (  # a draw at the bound is rounded
             f"{name} must start as nn.Linear does, between -1/sqrt(d_model) and 1/sqrt(d_model): "
             f"its largest weight is {largest:.2f}/sqrt(d_model)"
         )
     n_parameters = sum(parameter.numel() for parameter in module.parameters())
-    expected = 2 * (D_MODEL + narrow) * D_MODEL + bias * 2 * (D_MODEL + narrow)
+    expected = 4 * D_MODEL * D_MODEL + bias * 4 * D_MODEL
     assert n_parameters == expected, f"{n_parameters} parameters, expected {expected}: is one not needed?"
 
 
 @pytest.mark.grades(CONSTRUCTOR)
-@pytest.mark.parametrize(
-    ("arguments", "options", "mentions"),
-    [
-        ((24, 5), {}, ("24", "5")),
-        ((24, 0), {}, ("0",)),
-        ((24, -4), {}, ("-4",)),
-        ((0, 1), {}, ("0",)),
-        ((24, 6), {"n_kv_heads": 4}, ("6", "4")),
-        ((24, 4), {"n_kv_heads": 8}, ("4", "8")),
-        ((24, 4), {"n_kv_heads": 0}, ("0",)),
-        ((24, 4), {"n_kv_heads": -2}, ("-2",)),
-        ((24, 4), {"dropout": -0.1}, ("-0.1",)),
-        ((24, 4), {"dropout": 1.0}, ("1.0",)),
-    ],
-    ids=str,
-)
-def test_wrong_options(arguments, options, mentions):
-    """Heads that do not divide, and a dropout that is no probability below 1, are refused with their numbers."""
-    with expect_error(ValueError, *mentions, otherwise=f"{arguments} {options} is accepted"):
-        MultiHeadAttention(*arguments, **options)
+@pytest.mark.parametrize("sizes", [(24, 5), (24, 48), (24, 0), (24, -4)], ids=str)
+def test_heads_that_do_not_divide(sizes, attention):
+    """`n_heads` divides `d_model`."""
+    with expect_error(ValueError, otherwise=f"d_model={sizes[0]} with n_heads={sizes[1]} is accepted"):
+        attention(*sizes)
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("fused", [False, True])
-def test_shape_and_dtype(generator, dtype, fused):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_shape_and_dtype(attention, generator, dtype):
     """(B, Tq, d_model) in the dtype of the module; the inputs stay as they are."""
-    module = random_module(generator, dtype=dtype, fused=fused)
+    module = random_module(attention, generator, dtype=dtype)
     query, key, value = inputs(generator, dtype)
     mask = random_mask(generator, B, 1, Tq, Tk)
     with torch.no_grad(), unchanged(query, key, value, mask):
@@ -121,56 +109,39 @@ def test_shape_and_dtype(generator, dtype, fused):
 @pytest.mark.parametrize(
     "shapes",
     [
-        ((2, 5, 23),),
         ((5, 24),),
         ((2, 3, 5, 24),),
         ((2, 5, 24), (3, 7, 24)),
         ((2, 5, 24), (1, 7, 24)),
-        ((2, 5, 24), (2, 7, 12)),
         ((2, 5, 24), (2, 7, 24), (2, 6, 24)),
         ((2, 5, 24), (2, 7, 24), (2, 1, 24)),
         ((2, 5, 24), (2, 7, 24), (1, 7, 24)),
     ],
     ids=str,
 )
-def test_wrong_shapes(shapes):
-    """Inputs are (B, T, d_model), with as many keys as values: nothing is broadcast. The message holds the shapes."""
-    module = MultiHeadAttention(D_MODEL, N_HEADS)
-    with expect_error(ValueError, *map(str, shapes), otherwise=f"inputs {shapes} are accepted"):
+def test_wrong_shapes(shapes, attention):
+    """Inputs are (B, T, d_model), with as many keys as values: nothing is broadcast."""
+    module = attention(D_MODEL, N_HEADS)
+    with expect_error(ValueError, otherwise=f"inputs {shapes} are accepted"):
         module(*(torch.ones(shape) for shape in shapes))
-
-
-@pytest.mark.grades(FORWARD, MAPS)
-@pytest.mark.parametrize(
-    "shape",
-    [(Tq, Tk + 1), (2, Tk), (B + 1, 1, 1, Tk), (B, 2, Tq, Tk), (B, Tk), (1, B, 1, Tq, Tk)],
-    ids=str,
-)
-def test_wrong_mask_shape(shape):
-    """A mask that does not broadcast to (B, n_heads, Tq, Tk) is refused, also one that would enlarge it."""
-    module = MultiHeadAttention(D_MODEL, N_HEADS)
-    query, key = torch.ones(B, Tq, D_MODEL), torch.ones(B, Tk, D_MODEL)
-    for call in (lambda **k: module(query, key, **k), lambda **k: module.attention_maps(query, key, **k)):
-        with expect_error(ValueError, str(shape), otherwise=f"a mask of shape {shape} is accepted"):
-            call(mask=torch.ones(shape, dtype=torch.bool))
 
 
 @pytest.mark.grades(FORWARD)
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=str)
-def test_wrong_mask_dtype(dtype):
+def test_wrong_mask_dtype(dtype, attention):
     """Ones and zeros are ambiguous: allowed or added?"""
-    module = MultiHeadAttention(D_MODEL, N_HEADS)
+    module = attention(D_MODEL, N_HEADS)
     query = torch.ones(B, Tq, D_MODEL)
-    with expect_error(TypeError, str(dtype), otherwise=f"a mask of {dtype} is accepted"):
+    with expect_error(TypeError, otherwise=f"a mask of {dtype} is accepted"):
         module(query, mask=torch.ones(Tq, Tq, dtype=dtype))
 
 
-# --- by hand ----------------------------------------------------------------------------------------------------------
+# --- by hand ------------------------------------------------------------------------------------------------
 
 
-def identity_module(d_model, n_heads, **options):
+def identity_module(attention, d_model, n_heads, **options):
     """Return a module whose projections do nothing, in float64."""
-    module = MultiHeadAttention(d_model, n_heads, bias=False, **options).double()
+    module = attention(d_model, n_heads, bias=False, **options).double()
     with torch.no_grad():
         for name in PROJECTIONS:
             weight = getattr(module, name).weight
@@ -179,7 +150,7 @@ def identity_module(d_model, n_heads, **options):
 
 
 @pytest.mark.grades(FORWARD)
-def test_by_hand():
+def test_by_hand(attention):
     """Two heads of one number each.
 
     Head 0: scores (0, ln 3), weights (1/4, 3/4), 10/4 + 3·20/4 = 17.5. Head 1: scores (ln 2, 0), weights (2/3, 1/3),
@@ -188,13 +159,13 @@ def test_by_hand():
     query = torch.tensor([[[math.log(3), math.log(2)]]], dtype=torch.float64)
     key = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]], dtype=torch.float64)
     value = torch.tensor([[[10.0, 1.0], [20.0, 4.0]]], dtype=torch.float64)
-    module = identity_module(2, 2)
+    module = identity_module(attention, 2, 2)
     expected = torch.tensor([[[17.5, 2.0]]], dtype=torch.float64)
     assert_close(
         module(query, key, value),
         expected,
         mistakes={
-            **mistakes(module, query, key, value),
+            **mistakes(module, query, key, value, n_heads=2),
             "one head of two numbers: n_heads is ignored": lambda: (
                 torch.softmax(
                     torch.tensor([math.log(2), math.log(3)], dtype=torch.float64) / 2**0.5, 0
@@ -210,17 +181,17 @@ def test_by_hand():
         module(query, key, value),
         expected,
         what="result with an output projection",
-        mistakes=mistakes(module, query, key, value),
+        mistakes=mistakes(module, query, key, value, n_heads=2),
     )
 
 
-# --- isolated parts ---------------------------------------------------------------------------------------------------
+# --- isolated parts -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.grades(FORWARD)
-def test_samples_are_independent(generator):
+def test_samples_are_independent(attention, generator):
     """Another sample in the batch changes nothing for this one."""
-    module = random_module(generator)
+    module = random_module(attention, generator)
     query, key, value = inputs(generator)
     whole = module(query, key, value)
     for i in range(B):
@@ -231,9 +202,9 @@ def test_samples_are_independent(generator):
 
 
 @pytest.mark.grades(FORWARD)
-def test_single_key(generator):
+def test_single_key(attention, generator):
     """With one key every weight is 1: what is left is out_proj(v_proj(value)), the value path alone."""
-    module = random_module(generator)
+    module = random_module(attention, generator)
     query, _, _ = inputs(generator)
     key, value = (randn(B, 1, D_MODEL, generator=generator) for _ in range(2))
     expected = module.out_proj(module.v_proj(value)).expand(B, Tq, D_MODEL)
@@ -247,9 +218,9 @@ def test_single_key(generator):
 
 
 @pytest.mark.grades(FORWARD)
-def test_equal_scores(generator):
+def test_equal_scores(attention, generator):
     """With queries of zero all weights are equal: each head gives the mean of its values."""
-    module = random_module(generator)
+    module = random_module(attention, generator)
     query, key, value = inputs(generator)
     with torch.no_grad():
         module.q_proj.weight.zero_()
@@ -266,9 +237,9 @@ def test_equal_scores(generator):
 
 @pytest.mark.grades(FORWARD)
 @pytest.mark.parametrize("defaults", [0, 1, 2])
-def test_default_key_and_value(generator, defaults):
+def test_default_key_and_value(attention, generator, defaults):
     """`key` is `query` and `value` is `key` where they are left out."""
-    module = random_module(generator)
+    module = random_module(attention, generator)
     query, key, value = inputs(generator)
     given = (query, key, value)[: 3 - defaults]
     meant = [(query, key, value), (query, key, key), (query, query, query)][defaults]
@@ -283,24 +254,24 @@ def test_default_key_and_value(generator, defaults):
         assert_close(got, sdpa(module, query, query, query.flip(1)), rtol=1e-12, hint="a value without a key")
 
 
-# --- full comparison --------------------------------------------------------------------------------------------------
+# --- full comparison ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.grades(FORWARD)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
-def test_cross_attention_is_torchs(generator, dtype, rtol, bias):
+def test_cross_attention_is_torchs(attention, generator, dtype, rtol, bias):
     """The same output as nn.MultiheadAttention with the same weights, all sizes different."""
-    module = random_module(generator, dtype=dtype, bias=bias)
+    module = random_module(attention, generator, dtype=dtype, bias=bias)
     query, key, value = inputs(generator, dtype)
     expected, _ = torch_twin(module)(query, key, value)
     assert_close(module(query, key, value), expected, rtol=rtol, mistakes=mistakes(module, query, key, value))
 
 
 @pytest.mark.grades(FORWARD)
-def test_no_library_call(generator):
-    """Without `fused` the attention is written out in matrix products and a softmax."""
-    module = random_module(generator, n_kv_heads=2, causal=True)
+def test_no_library_call(attention, generator):
+    """The attention is written out in matrix products and a softmax."""
+    module = random_module(attention, generator, causal=True)
     query, key, value = inputs(generator)
     mask = random_mask(generator, B, 1, Tq, Tk)
     with refuse_calls("attention"):
@@ -310,39 +281,17 @@ def test_no_library_call(generator):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("n_kv_heads", [1, 2, N_HEADS])
-def test_grouped_heads(generator, n_kv_heads):
-    """Neighbouring query heads share a key head, as in SDPA with `enable_gqa`."""
-    module = random_module(generator, n_kv_heads=n_kv_heads)
-    query, key, value = inputs(generator)
-    expected = sdpa(module, query, key, value)
-    assert_close(
-        module(query, key, value), expected, rtol=1e-12, mistakes=mistakes(module, query, key, value)
-    )
-
-
-@pytest.mark.grades(FORWARD)
-def test_strided_input(generator):
+def test_strided_input(attention, generator):
     """Inputs need not be contiguous: here they are transposed views."""
-    module = random_module(generator)
+    module = random_module(attention, generator)
     query, key, value = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in inputs(generator))
     assert_close(module(query, key, value), sdpa(module, query, key, value), rtol=1e-12)
 
 
 @pytest.mark.grades(FORWARD)
-def test_bfloat16(generator):
-    """bfloat16 is as near to float64 as its eight bits allow."""
-    module = random_module(generator, dtype=torch.bfloat16)
-    query, key, value = inputs(generator, torch.bfloat16)
-    exact = sdpa(*(x.double() for x in (module, query, key, value)))  # the module is float64 from here on
-    module.to(torch.bfloat16)
-    assert_close(module(query, key, value), exact, dtype=torch.bfloat16, rtol=0.03)
-
-
-@pytest.mark.grades(FORWARD)
-def test_large_scores(generator):
+def test_large_scores(attention, generator):
     """Scores of ±1e4 overflow no exponential."""
-    module = random_module(generator, dtype=torch.float32)
+    module = random_module(attention, generator, dtype=torch.float32)
     query, key, value = inputs(generator, torch.float32)
     query = query * 1e4
     got = module(query, key, value)
@@ -350,16 +299,15 @@ def test_large_scores(generator):
     assert_close(got, sdpa(module, query, key, value), rtol=1e-3)
 
 
-# --- masks ------------------------------------------------------------------------------------------------------------
+# --- masks --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
-def test_key_padding(generator, fused):
+def test_key_padding(attention, generator):
     """(B, 1, 1, Tk), True: a real token. nn.MultiheadAttention wants (B, Tk), True: ignore."""
-    module = random_module(generator, fused=fused)
+    module = random_module(attention, generator)
     query, key, value = inputs(generator)
-    real = torch.arange(Tk) < torch.tensor([6, 3, Tk])[:, None]
+    real = torch.arange(Tk) < torch.tensor([6, 3, 5])[:, None]
     mask = real[:, None, None, :]
     expected, _ = torch_twin(module)(query, key, value, key_padding_mask=~real)
     assert_close(
@@ -371,11 +319,10 @@ def test_key_padding(generator, fused):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("leading", [(), (1, 1), (B, 1), (1, N_HEADS), (N_HEADS,), (B, N_HEADS)], ids=str)
-def test_attention_mask(generator, leading, fused):
+def test_attention_mask(attention, generator, leading):
     """(Tq, Tk) for all, or one mask per sample, per head, or both. nn.MultiheadAttention wants (B·H, Tq, Tk), inverted."""
-    module = random_module(generator, fused=fused)
+    module = random_module(attention, generator)
     query, key, value = inputs(generator)
     mask = random_mask(generator, *leading, Tq, Tk)
     per_head = mask.expand(B, N_HEADS, Tq, Tk)
@@ -390,10 +337,9 @@ def test_attention_mask(generator, leading, fused):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
-def test_mask_hides_large_scores(generator, fused):
+def test_mask_hides_large_scores(attention, generator):
     """A hidden key stays hidden, however large its score is."""
-    module = random_module(generator, fused=fused)
+    module = random_module(attention, generator)
     query, key, value = inputs(generator)
     query = query * 1e5
     mask = random_mask(generator, B, 1, Tq, Tk)
@@ -406,10 +352,9 @@ def test_mask_hides_large_scores(generator, fused):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
-def test_float_mask(generator, fused):
+def test_float_mask(attention, generator):
     """A float mask is added to the scores, for each head its own; -inf forbids."""
-    module = random_module(generator, n_kv_heads=2, fused=fused)
+    module = random_module(attention, generator)
     query, key, value = inputs(generator)
     mask = randn(N_HEADS, Tq, Tk, generator=generator)
     mask[1, :, 2] = -math.inf
@@ -430,11 +375,10 @@ def test_float_mask(generator, fused):
 
 
 @pytest.mark.grades(CONSTRUCTOR, FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("n_queries", "n_keys"), [(6, 6), (4, 7), (1, 7)])
-def test_causal(generator, n_queries, n_keys, fused):
+def test_causal(attention, generator, n_queries, n_keys):
     """The last query sees all keys, each one before it one key less."""
-    module = random_module(generator, causal=True, fused=fused)
+    module = random_module(attention, generator, causal=True)
     query, key, value = (randn(B, T, D_MODEL, generator=generator) for T in (n_queries, n_keys, n_keys))
     top_left = torch.ones(n_queries, n_keys, dtype=torch.bool).tril()
     lower_right = causal_lower_right(n_queries, n_keys)
@@ -462,11 +406,10 @@ def test_causal(generator, n_queries, n_keys, fused):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", ["bool", "float"])
-def test_causal_and_mask(generator, kind, fused):
+def test_causal_and_mask(attention, generator, kind):
     """`mask` and `causal` both hold."""
-    module = random_module(generator, causal=True, fused=fused)
+    module = random_module(attention, generator, causal=True)
     query, _, _ = inputs(generator)
     mask = random_mask(generator, B, 1, 1, Tq)
     causal = torch.ones(Tq, Tq, dtype=torch.bool).tril()
@@ -489,166 +432,14 @@ def test_causal_and_mask(generator, kind, fused):
     )
 
 
-@pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
-def test_nan_is_not_hidden(generator, fused):
-    """A NaN in a value spreads in its sample, also from behind a mask, and nowhere else."""
-    module = random_module(generator, fused=fused)
-    query, key, value = inputs(generator)
-    mask = torch.ones(Tq, Tk, dtype=torch.bool)
-    mask[:, 4] = False
-    expected = sdpa(module, query, key, value, mask=mask)
-    value[1, 4] = math.nan
-    got = module(query, key, value, mask=mask)
-    assert got[1].isnan().all(), "a NaN in a value is hidden: something replaces it"
-    assert_close(got[[0, 2]], expected[[0, 2]], rtol=1e-12, hint="a NaN in a value reaches another sample")
+# --- gradients ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.grades(FORWARD)
-def test_causal_is_an_attribute(generator):
-    """`causal` may be switched after construction."""
-    module = random_module(generator)
-    query, _, _ = inputs(generator)
-    module.causal = True
-    lower = torch.ones(Tq, Tq, dtype=torch.bool).tril()
-    assert_close(module(query), sdpa(module, query, query, query, mask=lower), rtol=1e-12)
-    for n_queries, n_keys in ((5, 7), (2, 7), (5, 5), (3, 4)):  # one module, many sizes
-        q, k = query[:, :n_queries], randn(B, n_keys, D_MODEL, generator=generator)
-        lower = torch.ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries)
-        hint = "is the causal mask of an earlier call used again?"
-        assert_close(module(q, k), sdpa(module, q, k, k, mask=lower), rtol=1e-12, hint=hint)
-
-
-DEAD = {
-    "bool": {"mask": torch.tensor([[True] * Tk, [False] * Tk])[[0, 1, 0, 0, 0]]},
-    "one head of one sample": {"mask": torch.ones(B, N_HEADS, Tq, Tk, dtype=torch.bool)},
-    "float": {"mask": torch.zeros(Tq, 1, dtype=torch.float64)},
-    "causal with more queries than keys": {"causal": True},
-}
-DEAD["one head of one sample"]["mask"][1, 2, 1] = False
-DEAD["float"]["mask"][1] = -math.inf
-
-
-@pytest.mark.grades(FORWARD, MAPS)
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("case", DEAD)
-def test_nothing_to_attend_to(generator, case, fused):
-    """Such a query gathers zeros; gradients stay finite, those of the others right."""
-    module = random_module(generator, causal=DEAD[case].get("causal", False), fused=fused)
-    query, key, value = inputs(generator)
-    if module.causal:
-        key, value, query = query[:, :3], value[:, :3], query.clone()
-    leaves = [query, key, value]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    mask = DEAD[case].get("mask")
-    got = module(query, key, value, mask=mask)
-    assert got.isfinite().all(), (
-        "a row with nothing to attend to gives NaN: the softmax of nothing but -inf is 0/0"
-    )
-    n_keys = key.shape[1]
-    if module.causal:
-        mask_seen = torch.ones(Tq, n_keys, dtype=torch.bool).tril(n_keys - Tq)
-    else:
-        mask_seen = mask if mask.dtype == torch.bool else mask == 0
-    seen = mask_seen.expand(B, N_HEADS, Tq, n_keys)
-    # Oracle: let the dead rows see everything, then cut what they gathered out by a mask of ones and zeros.
-    alive = seen.any(-1)
-    merged = sdpa(module, query, key, value, mask=seen | ~alive[..., None], out=False)
-    cut = (merged.unflatten(-1, (N_HEADS, -1)) * alive.transpose(1, 2)[..., None]).flatten(2)
-    expected = module.out_proj(cut)
-    assert_close(
-        got,
-        expected,
-        rtol=1e-12,
-        mistakes={
-            "a row with nothing to attend to ignores its mask: it must gather zeros": lambda: module.out_proj(
-                merged
-            ),
-        },
-    )
-    cotangent = randn(*got.shape, generator=generator)
-    wanted = torch.autograd.grad(expected, leaves, cotangent)
-    gradients = torch.autograd.grad(got, leaves, cotangent, allow_unused=True)
-    for name, gradient, right in zip(("query", "key", "value"), gradients, wanted, strict=True):
-        assert gradient is not None, f"no gradient reaches {name}: something detaches it"
-        assert gradient.isfinite().all(), (
-            f"the gradient of {name} is NaN: the NaN was replaced after the softmax, not avoided before it"
-        )
-        assert_close(gradient, right, rtol=1e-11, what=f"gradient of {name}")
-    weights = module.attention_maps(query.detach(), key.detach(), mask=mask)
-    assert tuple(weights.shape) == (B, N_HEADS, Tq, n_keys), (
-        f"attention_maps must give one map for each head, got {tuple(weights.shape)}: are they averaged?"
-    )
-    sums = weights.sum(-1)
-    assert torch.equal(sums == 0, ~alive), (
-        "attention_maps: the weights of a row with nothing to attend to must be 0"
-    )
-
-
-@pytest.mark.grades(FORWARD, MAPS)
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("sizes", [(0, 5, 7), (2, 0, 7), (2, 5, 0)], ids=str)
-def test_empty(sizes, fused):
-    """No sample, no query, or no key: then there is nothing to attend to."""
-    n_samples, n_queries, n_keys = sizes
-    module = MultiHeadAttention(D_MODEL, N_HEADS, n_kv_heads=2, fused=fused)
-    query, key = torch.ones(n_samples, n_queries, D_MODEL), torch.ones(n_samples, n_keys, D_MODEL)
-    try:
-        output, maps = module(query, key), module.attention_maps(query, key)
-    except NotImplementedError:  # a RuntimeError too
-        raise
-    except RuntimeError as error:
-        raise AssertionError(f"an empty input fails: -1 in a view has no size to find. {error}") from error
-    assert output.shape == query.shape, f"output {tuple(output.shape)}, not {tuple(query.shape)}"
-    assert torch.equal(output, module.out_proj.bias.expand_as(output)) or n_keys, (
-        "without keys: zeros, then out_proj"
-    )
-    assert maps.shape == (n_samples, N_HEADS, n_queries, n_keys), f"maps {tuple(maps.shape)}"
-
-
-# --- fused ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.grades(CONSTRUCTOR, FORWARD)
-@pytest.mark.parametrize("n_kv_heads", [1, 2, N_HEADS])
-@pytest.mark.parametrize("causal", [False, True])
-def test_fused_is_the_same(generator, causal, n_kv_heads):
-    """`fused=True` gives the same output, with and without a mask; it may be switched on later."""
-    module = random_module(generator, causal=causal, n_kv_heads=n_kv_heads)
-    query, key, value = inputs(generator)
-    for given in ((query,), (query, key, value)):
-        for mask in (None, random_mask(generator, B, 1, 1, (Tq, Tq, Tk)[len(given) - 1])):
-            module.fused = False
-            expected = module(*given, mask=mask)
-            module.fused = True
-            assert_close(module(*given, mask=mask), expected, rtol=1e-12, what="fused result")
-
-
-@pytest.mark.grades(CONSTRUCTOR, FORWARD)
-@pytest.mark.parametrize("switch", ["argument", "attribute"])
-def test_fused_calls_sdpa(generator, switch):
-    """`fused=True` leaves the core to torch's SDPA."""
-    module = random_module(generator, **({"fused": True} if switch == "argument" else {}))
-    module.fused = True
-    query, _, _ = inputs(generator)
-    try:
-        with refuse_calls("scaled_dot_product"):
-            module(query)
-    except AssertionError:
-        return
-    raise AssertionError(f"fused=True as {switch} does not call scaled_dot_product_attention")
-
-
-# --- gradients --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
-def test_gradients_are_torchs(generator, dtype, rtol, fused):
+def test_gradients_are_torchs(attention, generator, dtype, rtol):
     """The gradients of inputs and parameters equal those of nn.MultiheadAttention, with a mask."""
-    module = random_module(generator, dtype=dtype, fused=fused)
+    module = random_module(attention, generator, dtype=dtype)
     twin = torch_twin(module)
     given = inputs(generator, dtype)
     ours, theirs = ([x.clone().requires_grad_() for x in given] for _ in range(2))
@@ -673,54 +464,34 @@ def test_gradients_are_torchs(generator, dtype, rtol, fused):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
-def test_gradients_of_grouped_heads(generator, fused):
-    """Each key head gathers the gradients of its query heads: SDPA with `enable_gqa` is the oracle."""
-    module = random_module(generator, n_kv_heads=2, causal=True, fused=fused)
-    query, key, value = inputs(generator)
-    leaves = [query, key, value, module.k_proj.weight, module.v_proj.weight, module.q_proj.weight]
-    for leaf in leaves:
-        leaf.requires_grad_()
-    expected = sdpa(module, query, key, value, mask=causal_lower_right(Tq, Tk))
-    cotangent = randn(*expected.shape, generator=generator)
-    wanted = torch.autograd.grad(expected, leaves, cotangent)
-    got = torch.autograd.grad(module(query, key, value), leaves, cotangent, allow_unused=True)
-    names = ("query", "key", "value", "k_proj.weight", "v_proj.weight", "q_proj.weight")
-    for name, gradient, right in zip(names, got, wanted, strict=True):
-        assert gradient is not None, f"no gradient reaches {name}: something detaches it"
-        assert_close(gradient, right, rtol=1e-11, what=f"gradient of {name}")
-
-
-@pytest.mark.grades(FORWARD)
-def test_gradient_of_a_float_mask(generator):
+def test_gradient_of_a_float_mask(attention, generator):
     """A learned bias (T5, ALiBi with slopes) gets its gradient: central differences agree."""
-    module = random_module(generator, d_model=4, n_heads=2, n_kv_heads=1)
+    module = random_module(attention, generator, d_model=4, n_heads=2)
     x = randn(2, 3, 4, generator=generator)
     mask = randn(2, 3, 3, generator=generator).requires_grad_()
     torch.autograd.gradcheck(lambda m: module(x, mask=m), (mask,))
 
 
-# --- dropout ----------------------------------------------------------------------------------------------------------
+# --- dropout ------------------------------------------------------------------------------------------------
 
 
-def weights_through_dropout(generator, p, *, fused=False, training=True, masked=False, n_kv_heads=3):
+def weights_through_dropout(attention, generator, p, *, training=True, masked=False):
     """Return (weights, output) where output[..., j] and output[..., Tk + j] of a head both are its weight of key j.
 
     The values are one-hot, so every weight can be read off the output twice.
     """
     H, T = 3, 8
     d_model = H * 2 * T
-    module = identity_module(d_model, H, n_kv_heads=n_kv_heads, dropout=0.1, fused=fused).train(training)
-    module.dropout = p  # it may be changed at any time
+    module = identity_module(attention, d_model, H, dropout=p).train(training)
     mask = torch.ones(T, T, dtype=torch.bool).triu(-5) if masked else None
     query, key = (randn(40, T, d_model, generator=generator) for _ in range(2))
     value = torch.eye(T, dtype=torch.float64).repeat(1, 2 * H).expand(40, T, d_model)
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
         output = (
             module(query, key, value, mask=mask).unflatten(-1, (H, 2, T)).permute(3, 0, 2, 1, 4)
         )  # (2, B, H, Tq, Tk)
         q, k = (x.unflatten(-1, (H, -1)) for x in (query, key))
-        k = k[:, :, :n_kv_heads].expand_as(k)  # one key head for all, or each its own
         scores = torch.einsum("bihd,bjhd->bhij", q, k)
         scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
         weights = torch.softmax(scores / math.sqrt(2 * T), dim=-1)
@@ -728,20 +499,18 @@ def weights_through_dropout(generator, p, *, fused=False, training=True, masked=
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("fused", [False, True])
-def test_no_dropout_in_eval(generator, fused):
+def test_no_dropout_in_eval(attention, generator):
     """In evaluation dropout does nothing."""
-    weights, output = weights_through_dropout(generator, 0.4, fused=fused, training=False)
+    weights, output = weights_through_dropout(attention, generator, 0.4, training=False)
     assert_close(output[0], weights, rtol=1e-12, hint="dropout is active in eval(): look at self.training")
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("options", [{}, {"masked": True}, {"n_kv_heads": 1}], ids=str)
-@pytest.mark.parametrize("fused", [False, True])
-def test_dropout_of_weights(generator, fused, options):
+@pytest.mark.parametrize("options", [{}, {"masked": True}], ids=str)
+def test_dropout_of_weights(attention, generator, options):
     """In training each weight is 0 with probability p, or 1/(1 - p) as large: of 7680 weights 40 % ± 3 %."""
     p = 0.4
-    weights, output = weights_through_dropout(generator, p, fused=fused, **options)
+    weights, output = weights_through_dropout(attention, generator, p, **options)
     first, second = output
     dropped = (first == 0) & (weights > 0)
     assert dropped.any(), f"dropout is ignored in training{f' with {options}' if options else ''}"
@@ -766,14 +535,13 @@ def test_dropout_of_weights(generator, fused, options):
         assert same < 0.9, f"all {what} drop the same keys: draw the mask for every weight"
 
 
-# --- attention maps ---------------------------------------------------------------------------------------------------
+# --- attention maps -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.grades(MAPS)
-@pytest.mark.parametrize("fused", [False, True])
-def test_attention_maps_are_torchs(generator, fused):
+def test_attention_maps_are_torchs(attention, generator):
     """(B, n_heads, Tq, Tk), as nn.MultiheadAttention gives them for each head; no dropout, no gradient."""
-    module = random_module(generator, dropout=0.5, fused=fused).train()
+    module = random_module(attention, generator, dropout=0.5).train()
     query, key, _ = inputs(generator)
     mask = random_mask(generator, N_HEADS, Tq, Tk)
     per_head = mask.expand(B, N_HEADS, Tq, Tk)
@@ -788,6 +556,9 @@ def test_attention_maps_are_torchs(generator, fused):
         _, expected = twin(query, context, context, attn_mask=attn_mask, average_attn_weights=False)
         got = module.attention_maps(*arguments, **options)
         assert module.training, "attention_maps leaves the module in evaluation mode"
+        assert got.shape == expected.shape, (
+            f"attention_maps must give one map for each head, {tuple(expected.shape)}, got {tuple(got.shape)}"
+        )
         assert not got.requires_grad, "maps are for plotting: compute them under torch.no_grad()"
         assert_close(
             got,
@@ -795,112 +566,22 @@ def test_attention_maps_are_torchs(generator, fused):
             rtol=1e-12,
             what="attention maps",
             mistakes={
-                "the maps are averaged over the heads": lambda e=expected: e.mean(1, keepdim=True),
                 "the maps are transposed: rows are queries": lambda e=expected: e.mT,
             },
             hint="is dropout active in the maps?",
         )
 
 
-@pytest.mark.grades(MAPS)
-@pytest.mark.parametrize("n_kv_heads", [1, 2])
-def test_attention_maps_of_grouped_heads(generator, n_kv_heads):
-    """Every query head has a map of its own, causal as the module is; together with the values they make the output."""
-    module = random_module(generator, n_kv_heads=n_kv_heads, causal=True)
+@pytest.mark.grades(CONSTRUCTOR, MAPS)
+def test_causal_maps(attention, generator):
+    """The maps are causal as the module is, with a mask too, and rows sum to one."""
+    module = random_module(attention, generator, causal=True)
     x, _, _ = inputs(generator)
-    maps = module.attention_maps(x)
-    assert tuple(maps.shape) == (B, N_HEADS, Tq, Tq), (
-        f"one map for each of {N_HEADS} query heads, got {tuple(maps.shape)}"
-    )
-    assert not maps.triu(1).any(), "the maps are not causal although the module is"
-    for mask in (random_mask(generator, B, 1, 1, Tq), randn(N_HEADS, Tq, Tq, generator=generator)):
-        later = module.attention_maps(x, mask=mask).triu(1)
-        assert not later.any(), "with a mask, the maps are not causal although the module is"
-    assert_close(maps.sum(-1), torch.ones(B, N_HEADS, Tq), dtype=torch.float64, vacuous_ok="rows sum to one")
-    v = module.v_proj(x).unflatten(-1, (n_kv_heads, -1)).repeat_interleave(N_HEADS // n_kv_heads, 2)
-    gathered = torch.einsum("bhij,bjhd->bihd", maps, v).flatten(2)
-    expected = sdpa(module, x, x, x, mask=causal_lower_right(Tq, Tq))
-    assert_close(module.out_proj(gathered), expected, rtol=1e-12, what="output rebuilt from the maps")
-
-
-# --- from torch -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.grades(FROM_TORCH)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_from_torch(generator, dtype, batch_first, bias):
-    """Weights, dtype, dropout and training mode are taken over."""
-    twin = torch_twin(random_module(generator, dtype=dtype, bias=bias))
-    module = nn.MultiheadAttention(
-        D_MODEL, N_HEADS, dropout=0.3, bias=bias, batch_first=batch_first, dtype=dtype
-    ).eval()
-    module.load_state_dict(twin.state_dict())
-    ours = MultiHeadAttention.from_torch(module)
-    assert isinstance(ours, MultiHeadAttention), f"from_torch gives a {type(ours).__name__}"
-    assert not ours.training, "the training mode is not taken over"
-    assert ours.dropout == 0.3, f"dropout is {ours.dropout}, not 0.3"
-    assert MultiHeadAttention.from_torch(module.train()).training, "the training mode is not taken over"
-    module.eval()
-    assert not ours.causal, "nn.MultiheadAttention is not causal by itself"
-    assert not ours.fused, "fused is False unless one asks for it"
-    query, key, value = inputs(generator, dtype)
-    expected, _ = twin.eval()(query, key, value)
-    in_proj = module.in_proj_weight.chunk(3)
-    for name, part in zip(PROJECTIONS[:3], in_proj, strict=True):
-        assert_close(
-            getattr(ours, name).weight,
-            part,
-            rtol=0.0,
-            what=f"{name}.weight",
-            mistakes={f"{name} got the rows of {other}": w for other, w in zip("qkv", in_proj, strict=True)},
-            hint="in_proj_weight stacks the rows of q, k and v",
+    for mask in (None, random_mask(generator, B, 1, 1, Tq), randn(N_HEADS, Tq, Tq, generator=generator)):
+        maps = module.attention_maps(x, mask=mask)
+        assert not maps.triu(1).any(), (
+            f"{'with a mask, ' if mask is not None else ''}the maps are not causal although the module is"
         )
-    assert (ours.q_proj.bias is not None) == bias, f"bias={bias} is not taken over"
-    assert_close(
-        ours(query, key, value),
-        expected,
-        rtol=1e-12 if dtype == torch.float64 else 1e-5,
-        hint="is a bias not copied?",
-    )
-
-
-@pytest.mark.grades(FROM_TORCH)
-def test_from_torch_copies(generator):
-    """Training one module does not change the other."""
-    module = torch_twin(random_module(generator)).eval()
-    ours = MultiHeadAttention.from_torch(module)
-    query, _, _ = inputs(generator)
-    before = ours(query).detach().clone()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.zero_()
-    assert_close(ours(query), before, rtol=0.0, hint="the weights are shared with torch's module: copy them")
-    assert all(parameter.requires_grad for parameter in ours.parameters()), (
-        "the copies cannot be trained: parameters without requires_grad"
-    )
-
-
-@pytest.mark.grades(FROM_TORCH)
-@pytest.mark.parametrize(
-    ("options", "mention"),
-    [
-        ({"kdim": 10}, "kdim"),
-        ({"vdim": 10}, "vdim"),
-        ({"add_bias_kv": True}, "add_bias_kv"),
-        ({"add_zero_attn": True}, "add_zero_attn"),
-    ],
-    ids=str,
-)
-def test_from_torch_refuses(options, mention):
-    """What has no counterpart is refused by name, not dropped."""
-    with expect_error(ValueError, mention, otherwise=f"{options} is dropped without a word"):
-        MultiHeadAttention.from_torch(nn.MultiheadAttention(D_MODEL, N_HEADS, **options))
-
-
-@pytest.mark.grades(FROM_TORCH)
-def test_from_torch_wrong_type():
-    """Anything else than an nn.MultiheadAttention is a TypeError."""
-    with expect_error(TypeError, "Linear", otherwise="an nn.Linear is accepted"):
-        MultiHeadAttention.from_torch(nn.Linear(4, 4))
+        assert_close(
+            maps.sum(-1), torch.ones(B, N_HEADS, Tq), dtype=torch.float64, vacuous_ok="rows sum to one"
+        )

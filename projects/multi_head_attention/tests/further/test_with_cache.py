@@ -8,8 +8,11 @@ import torch
 from oracles import D_MODEL, N_HEADS, mistakes, randn, random_module, sdpa
 from torch.nn.attention.bias import causal_lower_right
 
-from multi_head_attention import KeyValueCache
+from grouped_query_attention import MultiHeadAttention
+from key_value_cache import KeyValueCache
 from shared.testing.checks import assert_close, expect_error
+
+pytestmark = pytest.mark.module("grouped_query_attention")
 
 B, T = 3, 7
 CHUNKINGS = [(1,) * T, (T,), (4, 1, 1, 1), (1, 3, 2, 1), (2, 5)]
@@ -33,7 +36,7 @@ def decode(module, x, chunks, **options):
 @pytest.mark.parametrize("chunks", CHUNKINGS, ids=str)
 def test_decoding_is_the_full_pass(generator, chunks, n_kv_heads, fused):
     """In any chunking, the outputs are those of one causal pass over the whole sequence."""
-    module = random_module(generator, n_kv_heads=n_kv_heads, causal=True, fused=fused)
+    module = random_module(MultiHeadAttention, generator, n_kv_heads=n_kv_heads, causal=True, fused=fused)
     x = randn(B, T, D_MODEL, generator=generator)
     expected = sdpa(module, x, x, x, mask=causal_lower_right(T, T)).detach()
     ends = torch.tensor(chunks).cumsum(0)
@@ -64,7 +67,9 @@ def test_decoding_is_the_full_pass(generator, chunks, n_kv_heads, fused):
 @pytest.mark.parametrize("fused", [False, True])
 def test_decoding_in_float32(generator, fused):
     """Decoding 40 tokens in float32 stays within 1e-5 of the full pass of torch's SDPA."""
-    module = random_module(generator, dtype=torch.float32, causal=True, n_kv_heads=2, fused=fused)
+    module = random_module(
+        MultiHeadAttention, generator, dtype=torch.float32, causal=True, n_kv_heads=2, fused=fused
+    )
     x = randn(2, 40, D_MODEL, generator=generator, dtype=torch.float32)
     expected = sdpa(module, x, x, x, mask=causal_lower_right(40, 40)).detach()
     assert_close(decode(module, x, (1,) * 40), expected, rtol=1e-5)
@@ -74,7 +79,7 @@ def test_decoding_in_float32(generator, fused):
 @pytest.mark.parametrize("fused", [False, True])
 def test_padded_prompts(generator, fused):
     """A mask counts all tokens, old and new: prompts of different lengths, padded on the left."""
-    module = random_module(generator, causal=True, fused=fused)
+    module = random_module(MultiHeadAttention, generator, causal=True, fused=fused)
     x = randn(B, T, D_MODEL, generator=generator)
     real = torch.arange(T) >= torch.tensor([0, 2, 3])[:, None]
     expected = sdpa(
@@ -91,7 +96,7 @@ def test_padded_prompts(generator, fused):
 @pytest.mark.grades(FORWARD)
 def test_not_causal_with_a_cache(generator):
     """Without `causal` the new tokens see all that the cache holds, and each other."""
-    module = random_module(generator)
+    module = random_module(MultiHeadAttention, generator)
     x = randn(B, T, D_MODEL, generator=generator)
     ends = torch.tensor([3, 3, 3, T, T, T, T])[:, None]
     expected = sdpa(module, x, x, x, mask=torch.arange(T) < ends).detach()
@@ -101,7 +106,7 @@ def test_not_causal_with_a_cache(generator):
 @pytest.mark.grades(FORWARD)
 def test_cache_takes_projected_heads(generator):
     """What the cache holds are n_kv_heads heads: with grouped heads it is smaller by n_heads/n_kv_heads."""
-    module = random_module(generator, n_kv_heads=2, causal=True)
+    module = random_module(MultiHeadAttention, generator, n_kv_heads=2, causal=True)
     x = randn(B, T, D_MODEL, generator=generator)
     cache = KeyValueCache(T + 1)
     with torch.no_grad():
@@ -124,7 +129,7 @@ def test_cache_takes_projected_heads(generator):
 @pytest.mark.parametrize("n_new", [1, 3])
 def test_overflow_while_decoding(generator, n_new):
     """A token that does not fit is a ValueError, and the cache is as before: what fits still decodes."""
-    module = random_module(generator, causal=True)
+    module = random_module(MultiHeadAttention, generator, causal=True)
     x = randn(B, T, D_MODEL, generator=generator)
     expected = sdpa(module, x, x, x, mask=causal_lower_right(T, T)).detach()
     cache = KeyValueCache(T - (1 if n_new == 1 else 0))
@@ -141,7 +146,7 @@ def test_overflow_while_decoding(generator, n_new):
 @pytest.mark.grades(FORWARD, APPEND)
 def test_bad_mask_leaves_the_cache(generator):
     """A call that is refused for its mask or its width appends nothing."""
-    module = random_module(generator, causal=True)
+    module = random_module(MultiHeadAttention, generator, causal=True)
     x = randn(B, T, D_MODEL, generator=generator)
     cache = KeyValueCache(T)
     with torch.no_grad():
@@ -158,7 +163,7 @@ def test_bad_mask_leaves_the_cache(generator):
 @pytest.mark.grades(FORWARD)
 def test_cache_is_for_self_attention(generator):
     """A cache with a key or a value of another sequence makes no sense, and is refused."""
-    module = random_module(generator, causal=True)
+    module = random_module(MultiHeadAttention, generator, causal=True)
     x, other = (randn(B, T, D_MODEL, generator=generator) for _ in range(2))
     cache = KeyValueCache(T)
     with torch.no_grad():
@@ -171,7 +176,7 @@ def test_cache_is_for_self_attention(generator):
 @pytest.mark.grades(FORWARD, APPEND)
 def test_cache_is_not_for_training(generator):
     """With gradients on, a cache is refused: it would lose them."""
-    module = random_module(generator, causal=True)
+    module = random_module(MultiHeadAttention, generator, causal=True)
     x = randn(B, T, D_MODEL, generator=generator)
     cache = KeyValueCache(T)
     with expect_error(ValueError, otherwise="a cache is accepted with gradients on, and loses them"):
@@ -182,7 +187,7 @@ def test_cache_is_not_for_training(generator):
 @pytest.mark.grades(FORWARD, APPEND, "KeyValueCache.reset")
 def test_second_sequence(generator):
     """After `reset` the cache serves the next sequences, whatever was in it."""
-    module = random_module(generator, causal=True)
+    module = random_module(MultiHeadAttention, generator, causal=True)
     cache = KeyValueCache(T)
     with torch.no_grad():
         module(randn(B, T, D_MODEL, generator=generator), cache=cache)

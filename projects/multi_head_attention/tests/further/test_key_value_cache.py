@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles import randn
 
-from multi_head_attention import KeyValueCache
+from key_value_cache import KeyValueCache
 from shared.testing.checks import assert_close, expect_error, unchanged
 
 B, H, D_HEAD = 2, 3, 5
