@@ -1,12 +1,14 @@
 """Tokens per second of the loop beside a bare one (forward, backward, step, nothing else), and what checkpoints cost.
 
 `python benchmark.py` measures on the CPU with one thread; `python benchmark.py --gpu` on a CUDA device, with the model of
-the preset `gpu` in bfloat16. Both sides train the same model on the same batches: the bare loop has them ready as
-tensors, ours cuts them out of the text, counts tokens, clips, averages weights, checks for NaN and writes metrics.
+the preset `gpu` in bfloat16. All train the same model on the same batches: the bare loop and the plain one (training_step of
+training_loop.py) have them ready as tensors, ours, run.py, cuts them out of the text, counts tokens, clips, averages weights,
+checks for NaN and writes metrics.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,9 +21,12 @@ from char_gpt import CharGPT
 from checkpoint import read_checkpoint, write_checkpoint
 from distributed import World
 from metrics import Reporter
-from optimization import parameter_groups
+from optimization import clip_gradients
+from settings import PRESETS, Config
 from text_data import Windows, epoch_order, micro_batches, standard_library
-from training_loop import PRESETS, Config, Trainer
+from trainer import Trainer
+from training_loop import Config as PlainConfig
+from training_loop import parameter_groups, training_step
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.benchmark import Benchmark
@@ -78,13 +83,37 @@ def full_loop(config: Config, world: World, windows: Windows, folder: Path) -> C
     return update
 
 
+def ready_batches(config: Config, world: World, windows: Windows) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return 64 batches on the device."""
+    order = epoch_order(len(windows), seed=0, epoch=0)
+    batches = [windows.batch(part) for part in order[: config.batch_size * 64].split(config.batch_size)]
+    return [(inputs.to(world.device), targets.to(world.device)) for inputs, targets in batches]
+
+
+def plain_loop(config: Config, world: World, windows: Windows) -> Callable[[], None]:
+    """Return one step of training_loop.py."""
+    model = gpt(config).to(world.device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=(0.9, 0.95))
+    scaler = torch.amp.GradScaler(world.device.type, enabled=False)
+    settings = PlainConfig(steps=config.steps, peak_lr=config.peak_lr, precision=config.precision)
+    batches = ready_batches(config, world, windows)
+    number = 0
+
+    def update() -> None:
+        nonlocal number
+        inputs, targets = batches[number % len(batches)]
+        number += 1
+        cut = zip(inputs.chunk(config.accumulate), targets.chunk(config.accumulate), strict=True)
+        training_step(model, optimizer, scaler, list(cut), 1e-3, settings)
+
+    return update
+
+
 def bare_loop(config: Config, world: World, windows: Windows) -> Callable[[], None]:
     """Return forward, backward, step."""
     model = gpt(config).to(world.device)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=1e-3, fused=True)
-    order = epoch_order(len(windows), seed=0, epoch=0)
-    parts = order[: config.batch_size * 64].split(config.batch_size)
-    batches = [tuple(t.to(world.device) for t in windows.batch(part)) for part in parts]
+    batches = ready_batches(config, world, windows)
     number = 0
     half = config.precision == "bf16"
 
@@ -104,6 +133,46 @@ def bare_loop(config: Config, world: World, windows: Windows) -> Callable[[], No
             torch.cuda.synchronize()
 
     return update
+
+
+def time_parts(bench: Benchmark, world: World, windows: Windows, folder: Path) -> None:
+    """Record what each part of an update of the preset tiny takes."""
+    config = Config(out=str(folder), **PRESETS["tiny"])
+    trainer = Trainer(gpt(config), config, world)
+    report = Reporter(folder, first_step=0, total_steps=config.steps, live=True)
+    order = epoch_order(len(windows), seed=0, epoch=0)[: config.batch_size]
+    batch = windows.batch(order)
+    trainer.forward_backward([batch], batch[1].numel())
+    step = 0
+
+    def records() -> None:
+        nonlocal step
+        step += 1
+        report.step(step, loss=1.0, lr=1e-3, gradient_norm=1.0, n_tokens=512)
+
+    def clear_and_compute() -> None:
+        gradients = [p.grad for p in trainer.parameters]  # those that the other parts work on
+        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.forward_backward([batch], batch[1].numel())
+        for p, gradient in zip(trainer.parameters, gradients, strict=True):
+            p.grad = gradient
+
+    parts: dict[str, Callable[[], Any]] = {
+        "forward, backward": clear_and_compute,
+        "AdamW": lambda: trainer.optimizer.step(),
+        "clipping": lambda: clip_gradients(trainer.parameters, config.clip),
+        "averaged weights": trainer.ema.update,
+        "cutting windows": lambda: windows.batch(order),
+        "records": records,
+    }
+    medians = {name: statistics.median(times) for name, times in bench.time(parts, rounds=30).items()}
+    for name, seconds in medians.items():
+        share = seconds / sum(medians.values())
+        bench.record(
+            "where an update of tiny goes, each part alone",
+            name,
+            {"ms": f"{seconds * 1e3:.3f}", "share": f"{share:.1%}"},
+        )
 
 
 def main() -> None:
@@ -129,11 +198,16 @@ def main() -> None:
                 "updates",
                 f"{name}: {n_updates} of {n_tokens:,} tokens",
                 ours=block(full_loop(config, world, windows, folder), n_updates),
-                peers={"bare loop": block(bare_loop(config, world, windows), n_updates)},
+                peers={
+                    "bare loop": block(bare_loop(config, world, windows), n_updates),
+                    "plain": block(plain_loop(config, world, windows), n_updates),
+                },
                 targets=None if "accumulate" in options else {"bare loop": 0.98},
                 rounds=30 if name == "tiny" else 12,
             )
 
+        if not GPU:
+            time_parts(bench, world, Windows(text, Config(out="").context), Path(temporary))
         config = Config(out=temporary, **PRESETS["gpu" if GPU else "tiny"])
         trainer = Trainer(gpt(config), config, world)
         trainer.step([Windows(text, config.context).batch(range(4))])

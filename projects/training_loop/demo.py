@@ -30,8 +30,10 @@ from matplotlib.patches import FancyBboxPatch
 
 from char_gpt import CharGPT
 from metrics import Reporter
+from run import train
+from settings import PRESETS, Config
 from text_data import Windows, bigram_bits_per_byte, epoch_order, standard_library
-from training_loop import PRESETS, Config, Trainer, train
+from trainer import Trainer
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.demo import Demo
@@ -323,73 +325,58 @@ def show_resume(demo: Demo) -> None:
     )
 
 
-def _box(axis: Any, x: float, y: float, width: float, text: str, colour: str) -> None:
-    axis.add_patch(
-        FancyBboxPatch(
-            (x, y), width, 0.62, boxstyle="round,pad=0.04", facecolor=colour, edgecolor="black", alpha=0.35
-        )
-    )
-    axis.text(x + width / 2, y + 0.31, text, ha="center", va="center", fontsize=9)
+HELD = ("weights P", "gradients P", "Adam 2P")
+RANKS = {  # title, what is sent, caption
+    "ddp": (
+        "DDP: every rank holds everything",
+        "all-reduce of the gradients:\n2·(N-1)/N · P numbers per rank",
+        "DDP on four ranks. Each computes its share of the batch; one all-reduce per step, overlapped with backward.",
+    ),
+    "fsdp": (
+        "FSDP2: every rank holds a quarter",
+        "all-gather of the weights, forward and backward,\nreduce-scatter of the gradients: 3·(N-1)/N · P numbers per rank",
+        "FSDP2 on four ranks. A block's weights are gathered just before they are needed and freed after.",
+    ),
+}
+
+
+def box(axis: Any, x: float, y: float, width: float, **style: Any) -> None:
+    """Draw a rounded box of the height of a row."""
+    axis.add_patch(FancyBboxPatch((x, y), width, 0.62, boxstyle="round,pad=0.04", **style))
 
 
 def draw_ranks(demo: Demo) -> None:
-    """Draw who holds what on four ranks, and count bytes per rank and step for a ring."""
-    for key, title, held, arrow, caption in [
-        (
-            "ddp", "DDP: every rank holds everything",
-            ["weights P", "gradients P", "Adam 2P"],
-            "all-reduce of the gradients:\n2·(N-1)/N · P numbers per rank",
-            "DDP on four ranks. Each computes its share of the batch; one all-reduce per step, overlapped with backward.",
-        ),
-        (
-            "fsdp", "FSDP2: every rank holds a quarter",
-            ["weights P/N", "gradients P/N", "Adam 2P/N"],
-            "all-gather of the weights, forward and backward,\nreduce-scatter of the gradients: 3·(N-1)/N · P numbers per rank",
-            "FSDP2 on four ranks. A block's weights are gathered just before they are needed and freed after.",
-        ),
-    ]:  # fmt: skip
+    """Draw who holds what on four ranks, in both ways."""
+    for key, (title, arrow, caption) in RANKS.items():
         fig, axis = plt.subplots(figsize=(9, 3.4), layout="constrained")
+        sharded = key == "fsdp"
         for rank in range(4):
             x = rank * 2.5
             axis.text(x + 1, 3.15, f"rank {rank}: batch share {rank}", ha="center", fontsize=9)
-            width = 2.0 if key == "ddp" else 0.5
-            for row, text in enumerate(held):
-                colour = (SKY, ORANGE, GREEN)[row]
-                if key == "fsdp":
-                    axis.add_patch(
-                        FancyBboxPatch(
-                            (x, 2.3 - row * 0.85),
-                            2.0,
-                            0.62,
-                            boxstyle="round,pad=0.04",
-                            facecolor="none",
-                            edgecolor=GREY,
-                            linestyle=":",
-                        )
-                    )
-                    _box(axis, x + rank * 0.5, 2.3 - row * 0.85, width, "", colour)
+            for row, (text, colour) in enumerate(zip(HELD, (SKY, ORANGE, GREEN), strict=True)):
+                y = 2.3 - row * 0.85
+                filled = {"facecolor": colour, "edgecolor": "black", "alpha": 0.35}
+                if sharded:
+                    box(axis, x, y, 2.0, facecolor="none", edgecolor=GREY, linestyle=":")
+                    box(axis, x + rank * 0.5, y, 0.5, **filled)
                     if rank == 0:
-                        axis.text(-0.2, 2.61 - row * 0.85, text, ha="right", va="center", fontsize=9)
+                        axis.text(-0.2, y + 0.31, f"{text}/N", ha="right", va="center", fontsize=9)
                 else:
-                    _box(axis, x, 2.3 - row * 0.85, width, text, colour)
-        axis.annotate(
-            "", (9.5, 0.25), (0, 0.25), arrowprops={"arrowstyle": "<->", "color": RED, "linewidth": 1.5}
-        )
+                    box(axis, x, y, 2.0, **filled)
+                    axis.text(x + 1, y + 0.31, text, ha="center", va="center", fontsize=9)
+        style = {"arrowstyle": "<->", "color": RED, "linewidth": 1.5}
+        axis.annotate("", (9.5, 0.25), (0, 0.25), arrowprops=style)
         axis.text(4.75, 0.05, arrow, ha="center", va="top", fontsize=9, color=RED)
-        axis.set(xlim=(-0.2 if key == "ddp" else -1.6, 9.8), ylim=(-0.75, 3.5), title=title)
+        axis.set(xlim=(-1.6 if sharded else -0.2, 9.8), ylim=(-0.75, 3.5), title=title)
         axis.axis("off")
-        demo.figure(
-            key,
-            fig,
-            alt=f"{title}: four columns, one per rank, with weights, gradients and Adam's state; below, the traffic: {arrow}".replace(
-                "\n", " "
-            ),
-            caption=caption,
-        )
+        alt = f"{title}: four columns, one per rank, with weights, gradients and Adam's state; below, the traffic: {arrow}"
+        demo.figure(key, fig, alt=alt.replace("\n", " "), caption=caption)
 
-    tiny = CharGPT(
-        **{name: getattr(Config(out=""), name) for name in ("context", "d_model", "n_layers", "n_heads")}
-    )
+
+def count_bytes(demo: Demo) -> None:
+    """Count the bytes that a rank sends per step, for a ring, and what it holds."""
+    sizes = ("context", "d_model", "n_layers", "n_heads")
+    tiny = CharGPT(**{name: getattr(Config(out=""), name) for name in sizes})
     n_tiny = sum(p.numel() for p in tiny.parameters())
 
     def size(gigabytes: float) -> str:
@@ -399,11 +386,8 @@ def draw_ranks(demo: Demo) -> None:
     for name, n_parameters in [("tiny", n_tiny), ("7 billion parameters", 7_000_000_000)]:
         for n in (2, 8):
             gigabyte = 4 * n_parameters / 1e9
-            rows.append([
-                *(name, str(n)),
-                *(size(2 * (n - 1) / n * gigabyte), size(3 * (n - 1) / n * gigabyte)),
-                *(size(4 * gigabyte), size(4 * gigabyte / n)),
-            ])  # fmt: skip
+            sent = [size(times * (n - 1) / n * gigabyte) for times in (2, 3)]
+            rows.append([name, str(n), *sent, size(4 * gigabyte), size(4 * gigabyte / n)])
     demo.table(
         "wire",
         ["model", "ranks N", "DDP: sent per rank and step", "FSDP: sent", "DDP: held per rank", "FSDP: held"],
@@ -425,6 +409,7 @@ def main() -> None:
     show_accumulation(demo)
     show_resume(demo)
     draw_ranks(demo)
+    count_bytes(demo)
     demo.finish()
 
 

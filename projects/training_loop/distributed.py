@@ -2,6 +2,16 @@
 
 What both need from the loop is small: one sum over ranks per step, gradients averaged during the last backward pass,
 and a checkpoint that knows whose weights it holds.
+
+On several machines, start the same command on each; `--out` is a folder that all of them see:
+
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1      # torch 2.13: else restarted workers look for the dead ones
+    torchrun --nnodes 2 --nproc-per-node 8 --max-restarts 3 --rdzv-backend c10d --rdzv-id run-a \
+             --rdzv-endpoint first-machine:29500 run.py --preset gpu --fsdp --out /shared/runs/a --resume
+
+When a worker dies, torchrun stops the others and starts all of them again; they find the newest checkpoint by themselves.
+``--nnodes 2:4`` lets machines come and go. On another number of ranks the batches stay the same, but the dropout of a new rank
+is new, and sums run in another order. FSDP with fp16 is refused: the scaler would have to agree over all ranks.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ __all__ = ["Reporter"]
 class Reporter:
     """Writes down every step and every evaluation of a run.
 
-    ``metrics.jsonl`` gets one line of JSON per record. What a killed run wrote after its last checkpoint will happen
-    again, so on resuming, lines beyond `first_step` are taken out.
+    ``metrics.jsonl`` gets one line of JSON per record: ``{"step", "loss", "lr", "gradient_norm", "tokens_per_second"}`` for an
+    update, ``{"step", "skipped": true}`` for one that was skipped, ``{"step", "val_bits_per_byte"}`` for an evaluation. What a
+    killed run wrote after its last checkpoint will happen again, so on resuming, lines beyond `first_step` are taken out.
 
     Parameters
     ----------
@@ -45,6 +46,7 @@ class Reporter:
             disable=not live or not self.console.is_terminal,
         )
         self._task = self._bar.add_task("", total=total_steps, completed=first_step)
+        self._shows_bar = not self._bar.disable
         self._events: Any = None
         if live:
             from torch.utils.tensorboard import SummaryWriter  # half a second to import
@@ -68,11 +70,9 @@ class Reporter:
         speed, self._time = n_tokens / (now - self._time), now
         values = {"loss": loss, "lr": lr, "gradient_norm": gradient_norm, "tokens_per_second": speed}
         self._record(step, **values, to_events=step % 25 == 0)  # an event costs as much as ten lines of JSON
-        self._bar.update(
-            self._task,
-            completed=step,
-            description=f"loss {loss:.3f}  lr {lr:.1e}  |g| {gradient_norm:.2f}  {speed:,.0f} tokens/s",
-        )
+        if self._shows_bar:
+            shown = f"loss {loss:.3f}  lr {lr:.1e}  |g| {gradient_norm:.2f}  {speed:,.0f} tokens/s"
+            self._bar.update(self._task, completed=step, description=shown)
 
     def skipped(self, step: int, *, loss: float) -> None:
         """Say that the gradient after `step` updates was not finite and no update was made."""
@@ -102,8 +102,11 @@ class Reporter:
     def _record(self, step: int, *, to_events: bool = True, **values: float) -> None:
         self._write({"step": step, **values})
         if self._events is not None and to_events:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+            # one event for all values: add_scalar would make one for each
+            summary = Summary(value=[Summary.Value(tag=n, simple_value=v) for n, v in values.items()])
+            self._events.file_writer.add_summary(summary, step)
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")

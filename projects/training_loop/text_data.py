@@ -100,6 +100,7 @@ class Windows:
             ends += [offset + len(document)] * len(first)
             offset += len(document)
         self._starts, self._ends = torch.tensor(starts), torch.tensor(ends)
+        self._from_each_byte = self._text.unfold(0, context + 1, 1)  # a view: no byte is copied
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -115,11 +116,14 @@ class Windows:
         Where the document has ended, the input is 0 and the target `IGNORED`. An index of -1 is an empty window.
         """
         indices = torch.as_tensor(indices, dtype=torch.int64)
-        positions = self._starts[indices, None] + torch.arange(self.context + 1)
-        end = self._ends[indices].masked_fill_(indices < 0, 0)[:, None]
-        text, beyond = self._text[positions].long(), positions >= end  # targets are the inputs, one further
-        inputs = text[:, :-1].masked_fill(beyond[:, :-1], 0)
-        targets = text[:, 1:].masked_fill(beyond[:, 1:], IGNORED)
+        starts = self._starts[indices]
+        text = self._from_each_byte[starts].long()
+        inputs, targets = text[:, :-1], text[:, 1:].clone()  # targets are the inputs, one further
+        n_bytes = (self._ends[indices] - starts).masked_fill_(indices < 0, 0)
+        if bool((n_bytes <= self.context).any()):  # most batches have full windows only
+            beyond = torch.arange(self.context + 1) >= n_bytes[:, None]
+            inputs.masked_fill_(beyond[:, :-1], 0)
+            targets.masked_fill_(beyond[:, 1:], IGNORED)
         return inputs, targets
 
 
@@ -165,10 +169,10 @@ def micro_batches(
         )
     size = math.ceil(math.ceil(batch_size / n_ranks) / accumulate)
     n_batches = math.ceil(math.ceil(len(indices) / n_ranks) / size)
-    share = torch.full((n_batches * size,), -1)
     own = indices[rank::n_ranks]
-    share[: len(own)] = own
-    return list(share.split(size))
+    if len(own) < n_batches * size:
+        own = torch.cat([own, torch.full((n_batches * size - len(own),), -1)])
+    return list(own.split(size))
 
 
 def bigram_bits_per_byte(train: Iterable[bytes], val: Iterable[bytes]) -> float:

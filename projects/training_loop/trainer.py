@@ -154,11 +154,11 @@ class Trainer:
             with gradient_sync(self.model, enabled=number == len(batches)):
                 with torch.autocast(device.type, self._dtype, enabled=self._dtype != torch.float32):
                     logits = self.model(inputs)
-                loss = token_loss(logits, targets) / n_tokens
+                loss = token_loss(logits, targets)
                 # DDP and FSDP average over ranks; the sum is wanted
-                self.scaler.scale(loss * self.world.size).backward()
+                self.scaler.scale(loss * (self.world.size / n_tokens)).backward()
             total = total + loss.detach()
-        return sum_over_ranks(total)
+        return sum_over_ranks(total) / n_tokens
 
     def _sum_integers(self, *values: int) -> list[int]:
         """Return the sum of each value over the ranks."""

@@ -1,11 +1,10 @@
-"""A training loop in plain PyTorch, from the learning rate to the checkpoint.
+"""A training loop in plain PyTorch: rate → micro-batches → one gradient → unscale → clip → finite? → AdamW → clear.
 
-    batches(step) → micro-batches → one gradient → unscale → clip → finite? → AdamW → clear
-
-The contract: a step is defined by its whole batch; cutting it into micro-batches changes the memory, not the gradient. A batch is a pair (inputs, targets) on the model's device. ``model(inputs)`` gives logits (..., classes); the
-targets (...) are int64 class numbers, and a target of -100 does not count. `precision` is the type of the products in the
-forward pass: "fp32", "bf16" or "fp16", else KeyError or ValueError. Weights and gradients keep the model's dtype. A scaler
-is enabled for fp16 only; disabled, its methods pass everything through. Clipping is written out, without torch.nn.utils.
+The contract: a step is defined by its whole batch; micro-batches change the memory, never the gradient. A batch is a pair
+(inputs, targets) on the model's device: ``model(inputs)`` gives logits (..., classes), the targets (...) are int64 class
+numbers, and a target of -100 does not count. `precision` is the type of the products in the forward pass: "fp32", "bf16" or
+"fp16", else KeyError or ValueError. Weights and gradients keep the model's dtype. A scaler is enabled for fp16 only;
+disabled, its methods pass everything through. Clipping is written out, without torch.nn.utils.
 """
 
 from __future__ import annotations
@@ -134,7 +133,7 @@ def training_step(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Mean ``-log p(target)`` over all valid targets, in eval mode; then, also after an error, each submodule is in its old mode."""
+    """Mean ``-log p(target)`` over all valid targets, in eval mode; each submodule's mode is restored, also after an error."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -177,10 +176,10 @@ def train(
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train up to `config.steps` steps, from where the file `checkpoint` stopped if it exists; return a record per step.
 
-    ``batches(step)`` gives the micro-batches of the step that `step` others precede, always the same, so that no position in
-    the data need be saved. AdamW has betas (0.9, 0.95), the rate is `warmup_cosine`, the model is in training mode. Every
-    `save_every` steps and after the last, `val_batches` are evaluated and `checkpoint` is written, each if given. A run that was
-    stopped and resumed ends with the same weights, bit for bit. A record, of a step of this call, is
+    ``batches(step)`` gives the micro-batches of the step that `step` others precede, always the same: so no position in the
+    data need be saved. AdamW has betas (0.9, 0.95), the rate is `warmup_cosine`, the model is in training mode. Every
+    `save_every` steps and after the last, `val_batches` are evaluated and `checkpoint` is written, each if given. A run
+    that was stopped and resumed ends with the same weights, bit for bit. A record, of a step of this call, is
     ``{"step": steps made, "lr": …, "loss": …, "norm": …}``, with ``"val_loss"`` where there was an evaluation.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=(0.9, 0.95))

@@ -294,7 +294,7 @@ def test_loss_by_hand():
     expected = math.log(8 / 5) + math.log(8)
     mistakes = {
         "the mean, not the sum": expected / 2,
-        "targets of -100 count": expected + math.log(8),
+        "targets of -100 count": expected + math.log(8 / 5),
         "the sum is divided by all targets": expected / 3,
         "the logarithm is to base 2": expected / math.log(2),
     }
@@ -462,7 +462,7 @@ def test_steps_equal_plain_adamw(monkeypatch):
             f"step {number + 1}: the norm before clipping is {norm}, expected {unclipped.norm().item()}: "
             "are gradients cleared after the step, and not before?"
         )
-        assert cleared(model), "gradients must be cleared at the end of a step"
+        assert cleared(model), "the gradients are not cleared at the end of a step: they add up"
     for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
         assert_close(ours, theirs, rtol=1e-6, what=f"{name} after four steps")
 
@@ -542,6 +542,7 @@ def test_evaluation_weighs_tokens(monkeypatch):
     }
     got = evaluate(model, iter(UNEQUAL))
     assert isinstance(got, float), f"expected a float, got {type(got).__name__}"
+    assert not math.isnan(got), "a batch without valid targets gives 0/0: add up sums and counts, divide once"
     hint = "is dropout off (eval mode) and every batch used?"
     assert_close(got, expected, rtol=1e-6, what="loss", mistakes=mistakes, hint=hint)
 
@@ -595,6 +596,19 @@ def same(a, b):
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(map(same, a, b))
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.grades("save_checkpoint")
+def test_checkpoint_is_plain_data(tmp_path):
+    """It can be read with weights_only=True."""
+    path = str(tmp_path / "a.pt")
+    training_loop.save_checkpoint(path, 3, *training())
+    try:
+        torch.load(path, weights_only=True)
+    except Exception as error:
+        raise AssertionError(
+            f"holds more than data: torch.load with weights_only=True says {error}"
+        ) from error
 
 
 @pytest.mark.grades("save_checkpoint", "load_checkpoint")
@@ -695,19 +709,6 @@ def test_loading_runs_no_code(tmp_path):
     assert refused, "a file that holds a program is accepted"
 
 
-@pytest.mark.grades("save_checkpoint")
-def test_checkpoint_is_plain_data(tmp_path):
-    """It can be read with weights_only=True."""
-    path = str(tmp_path / "a.pt")
-    training_loop.save_checkpoint(path, 3, *training())
-    try:
-        torch.load(path, weights_only=True)
-    except Exception as error:
-        raise AssertionError(
-            f"holds more than data: torch.load with weights_only=True says {error}"
-        ) from error
-
-
 # --- train ----------------------------------------------------------------------------------------------------
 
 
@@ -748,9 +749,9 @@ def test_evaluations_and_checkpoints(tmp_path, monkeypatch):
     train, saved = stand_in(monkeypatch, "train"), []
     save = training_loop.save_checkpoint
 
-    def spy(path, step, *parts):
+    def spy(path, step, *parts, **named):
         saved.append(step)
-        save(path, step, *parts)
+        save(path, step, *parts, **named)
 
     monkeypatch.setattr(training_loop, "save_checkpoint", spy)
     runs = []
@@ -768,7 +769,10 @@ def test_evaluations_and_checkpoints(tmp_path, monkeypatch):
     if saved:  # an answer may write its checkpoints without the function
         assert saved == [3, 6, 7] * 2, f"written after steps {saved}, expected 3, 6, 7"
     assert Path(path).exists(), "no checkpoint is written after the last step"
-    assert train(Tiny(), data, config(), checkpoint=path) == [], "a run that has ended has no steps to make"
+    again = train(Tiny(), data, config(), checkpoint=path)
+    assert not again, (
+        f"a run that has ended has no steps to make, it made {len(again)}: is the checkpoint loaded?"
+    )
 
 
 class _Stop(Exception):

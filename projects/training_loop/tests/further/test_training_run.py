@@ -12,6 +12,7 @@ import trials
 from test_trainer import dealt, trainer
 
 import run
+import settings
 from shared.testing.checks import assert_close, expect_error
 
 
@@ -157,7 +158,7 @@ def test_records_after_a_crash(tmp_path):
 @pytest.mark.grades("main", "run.train")
 def test_command_line(tmp_path, monkeypatch, capsys):
     """Every option reaches the run; the last line is the final line; a bad one is a message and status 1."""
-    monkeypatch.setitem(run.PRESETS, "tiny", trials.MICRO)
+    monkeypatch.setitem(settings.PRESETS, "tiny", trials.MICRO)
     seen, real = [], run.train
     monkeypatch.setattr(run, "train", lambda config: (seen.append(config), real(config))[1])
     options = (

@@ -46,7 +46,7 @@ def train(out, **options):
 def command_line(arguments, **options):
     """Run the command line with the microscopic model in place of the preset."""
     torch.set_num_threads(1)
-    run.PRESETS["tiny"] = {**MICRO, **options}
+    settings.PRESETS["tiny"] = {**MICRO, **options}
     raise SystemExit(run.main(arguments))
 
 
