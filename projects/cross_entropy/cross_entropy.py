@@ -105,8 +105,8 @@ def binary_cross_entropy_with_logits(
 ) -> Loss:
     """Return ``w (v y softplus(-x) + (1 - y) softplus(x))``: minus the log of the probability of each yes/no label.
 
-    ``softplus(x) = log(1 + exp(x))``, and sigmoid(x) is the probability of yes. Small losses keep their digits, too: a
-    label 1 at x = 40 costs exp(-40) = 4e-18, not 0.
+    ``softplus(x) = log(1 + exp(x))``, and sigmoid(x) is the probability of yes. A label 1 that is surely right keeps the
+    digits of its small loss: at x = 40 that is exp(-40) = 4e-18, not 0.
 
     logits : any shape; targets : the same shape, y from 0 to 1 (not checked), any real dtype or bool
     weight, pos_weight : w and v, broadcast to the shape of the logits, 1 by default

@@ -532,6 +532,20 @@ def test_ignored_positions_may_hold_anything(function, module):
     )
 
 
+@WITH_INDICES
+def test_one_class(function, module):
+    """With one class nothing surprises, and an ignored index stands for no other class."""
+    log_probs, targets = np.array([[-1.0], [-2.0], [-4.0]]), np.array([0, -100, 0])
+    expected = {"cross_entropy": 0.0, "cross_entropy_grad": np.zeros((3, 1)), "nll_loss": 2.5}[function]
+    assert_close(
+        getattr(module, function)(log_probs, targets),
+        expected,
+        atol=1e-15,
+        what=f"{function} of one class",
+        vacuous_ok="the softmax of one class is 1",
+    )
+
+
 @pytest.mark.grades("cross_entropy_grad")
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_gradient_is_the_derivative(smoothing, module, rng):
