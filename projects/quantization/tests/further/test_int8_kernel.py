@@ -197,7 +197,7 @@ def test_linear_by_hand():
         "ignores the zero point of the result": np.int8([[11, 80]]),
         "ignores the bias": np.int8([[8, 107]]),
         "the bias is added to the integer sums as it is: divide it by the scale of the sums": np.int8(
-            [[8, 105]]
+            [[9, 105]]
         ),
     }
     assert_close(q, torch.tensor([[18, 87]], dtype=torch.int8), what="int8 output", mistakes=mistakes)
