@@ -1,80 +1,45 @@
-"""Optimizers: SGD, RMSprop, Adam, AdamW, each a few lines on plain dicts of arrays.
+"""Four optimizers with the options of torch.optim, in place and checked: SGD, RMSprop, Adam, AdamW.
 
-The rules that hold for every optimizer:
+The rules that hold for each:
 
-- ``step(parameters, gradients)`` takes two dicts with the same names, as ``layer.parameters`` and
-  ``layer.gradients`` are. It updates the parameter arrays in place and leaves the gradients as they are.
-- State (velocity, moments) starts at zero and is kept per name: one optimizer per network. It has the dtype of
-  its parameter, float32 or float64, and everything is computed in that dtype.
+- ``step(parameters, gradients)`` takes two dicts with the same names, as ``layer.parameters`` and ``layer.gradients`` are. It
+  updates the parameter arrays in place and leaves the gradients as they are.
+- State (velocity, moments) starts at zero and is kept per name: one optimizer per network. It has the dtype of its parameter,
+  float32 or float64, and everything is computed in that dtype, without a new array for the state at each step.
 - ``optimizer.lr`` is a plain attribute that may be changed between steps: that is a schedule.
-- A parameter without a gradient, or with one of another shape, is a ValueError that names the parameter; then no
-  parameter was touched.
-- NaN and inf in a gradient reach the parameter. An option out of its range is a ValueError that names the value.
+- A parameter without a gradient, or with one of another shape, is a ValueError that names the parameter; then no parameter
+  was touched.
+- NaN and inf in a gradient reach the parameter.
+- lr, eps and weight_decay are at least 0; momentum, alpha and each of the betas in [0, 1). Else ValueError, naming the value.
 
-The formulas are those of torch.optim. In all of them θ is the parameter, g its gradient, t counts the steps from 1.
+In the formulas θ is the parameter, g its gradient, t counts the steps from 1, and ``g ← g + weight_decay · θ`` comes first,
+except in `AdamW`: the gradient of the penalty ``weight_decay/2 · ||θ||²``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["SGD", "RMSprop", "Adam", "AdamW"]
 
-Array = NDArray[np.floating[Any]]
-
-
-def _check_options(
-    *, lr: float, below_one: Mapping[str, float], weight_decay: float, eps: float = 0.0
-) -> None:
-    for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
-    for name, value in below_one.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {value}")
-
-
-def _check_step(parameters: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
-    for name, parameter in parameters.items():
-        if name not in gradients:
-            raise ValueError(f"no gradient for parameter {name!r}: call backward before step")
-        if gradients[name].shape != parameter.shape:
-            shape = gradients[name].shape
-            raise ValueError(f"gradient of {name!r} has shape {shape}, expected {parameter.shape}")
-
-
-def _with_l2(gradient: Array, parameter: Array, weight_decay: float) -> Array:
-    """Add the gradient of the penalty ``weight_decay/2 · ||θ||²``."""
-    return gradient + weight_decay * parameter if weight_decay else gradient
+Array = NDArray[np.floating]
+Arrays = Mapping[str, Array]
 
 
 class SGD:
-    """Stochastic gradient descent, with momentum.
+    """Stochastic gradient descent, with plain or Nesterov momentum, and weight decay.
 
-    The formula::
-
-        g ← g + weight_decay · θ
         v ← momentum · v + g
-        θ ← θ - lr · v                       plain momentum
-        θ ← θ - lr · (g + momentum · v)      Nesterov: the gradient's view one step ahead
+        θ ← θ - lr · v                       plain
+        θ ← θ - lr · (g + momentum · v)      nesterov: the gradient's view one step ahead
 
-    Parameters
-    ----------
-    lr : float
-        Learning rate, at least 0.
-    momentum : float
-        In [0, 1). 0 is plain gradient descent; 0.9 averages the last ten gradients or so.
-    nesterov : bool
-        Needs momentum above 0, else ValueError.
-    weight_decay : float
-        At least 0. For plain SGD an L2 penalty and decoupled decay are the same thing.
+    ``nesterov=True`` without momentum raises ValueError.
 
-    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, in
-    the form of torch.optim.SGD.
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, in the form of
+    torch.optim.SGD.
     """
 
     def __init__(
@@ -86,7 +51,7 @@ class SGD:
         self.lr, self.momentum, self.nesterov, self.weight_decay = lr, momentum, nesterov, weight_decay
         self._velocity: dict[str, Array] = {}
 
-    def step(self, parameters: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+    def step(self, parameters: Arrays, gradients: Arrays) -> None:
         """Update `parameters` in place."""
         _check_step(parameters, gradients)
         for name, parameter in parameters.items():
@@ -104,28 +69,11 @@ class SGD:
 class RMSprop:
     """Gradient divided by its recent root mean square: every coordinate moves at a similar pace.
 
-    The formula::
-
-        g ← g + weight_decay · θ
         s ← alpha · s + (1 - alpha) · g²
         v ← momentum · v + g / (√s + eps)
         θ ← θ - lr · v
 
-    Parameters
-    ----------
-    lr : float
-        Learning rate, at least 0.
-    alpha : float
-        Decay of the mean square, in [0, 1).
-    eps : float
-        Added to the root (outside of it), at least 0.
-    momentum : float
-        In [0, 1), on the scaled gradient.
-    weight_decay : float
-        L2 penalty, at least 0.
-
-    Source: Tieleman and Hinton, "Neural Networks for Machine Learning", lecture 6.5, 2012, in the form of
-    torch.optim.RMSprop.
+    Source: Tieleman and Hinton, "Neural Networks for Machine Learning", lecture 6.5, 2012, in the form of torch.optim.RMSprop.
     """
 
     def __init__(
@@ -139,16 +87,11 @@ class RMSprop:
     ) -> None:
         below_one = {"alpha": alpha, "momentum": momentum}
         _check_options(lr=lr, below_one=below_one, weight_decay=weight_decay, eps=eps)
-        self.lr, self.alpha, self.eps, self.momentum, self.weight_decay = (
-            lr,
-            alpha,
-            eps,
-            momentum,
-            weight_decay,
-        )
+        self.lr, self.alpha, self.eps = lr, alpha, eps
+        self.momentum, self.weight_decay = momentum, weight_decay
         self._state: dict[str, tuple[Array, Array]] = {}
 
-    def step(self, parameters: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+    def step(self, parameters: Arrays, gradients: Arrays) -> None:
         """Update `parameters` in place."""
         _check_step(parameters, gradients)
         for name, parameter in parameters.items():
@@ -166,25 +109,13 @@ class RMSprop:
 class Adam:
     """Momentum over RMSprop, both corrected for their start at zero.
 
-    The formula::
-
-        g ← g + weight_decay · θ
         m ← β₁ m + (1 - β₁) g          m̂ = m / (1 - β₁ᵗ)
         v ← β₂ v + (1 - β₂) g²         v̂ = v / (1 - β₂ᵗ)
         θ ← θ - lr · m̂ / (√v̂ + eps)
 
-    Parameters
-    ----------
-    lr : float
-        Learning rate, at least 0. The first step moves every coordinate by about this much.
-    betas : (float, float)
-        Decay of the mean and of the mean square, each in [0, 1).
-    eps : float
-        Added to the root (outside of it), at least 0.
-    weight_decay : float
-        L2 penalty, at least 0. It enters the gradient and is divided by √v̂ with it; `AdamW` keeps it out.
+    `weight_decay` is an L2 penalty: it enters the gradient and is divided by √v̂ with it; `AdamW` keeps it out.
 
-    Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
+    Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", arXiv 1412.6980, algorithm 1.
     """
 
     def __init__(
@@ -201,7 +132,7 @@ class Adam:
         self._moments: dict[str, tuple[Array, Array]] = {}
         self._t = 0
 
-    def step(self, parameters: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+    def step(self, parameters: Arrays, gradients: Arrays) -> None:
         """Update `parameters` in place."""
         _check_step(parameters, gradients)
         pairs = {name: (p, _with_l2(gradients[name], p, self.weight_decay)) for name, p in parameters.items()}
@@ -227,22 +158,13 @@ class Adam:
 class AdamW(Adam):
     """`Adam` with decoupled weight decay: the decay acts on the parameter, not through the moments.
 
-    The formula::
-
         θ ← θ - lr · weight_decay · θ
         θ ← θ - lr · m̂ / (√v̂ + eps)     with m̂, v̂ of the loss gradient alone
 
     Every weight shrinks by the same factor per step, however large its gradients are.
 
-    Parameters
-    ----------
-    lr, betas, eps
-        As for `Adam`.
-    weight_decay : float
-        Decay per unit of learning rate, at least 0.
-
-    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2, with the
-    decay multiplied by lr as in torch.optim.AdamW.
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv 1711.05101, algorithm 2, with the decay
+    multiplied by lr as in torch.optim.AdamW.
     """
 
     def __init__(
@@ -255,9 +177,34 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    def step(self, parameters: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+    def step(self, parameters: Arrays, gradients: Arrays) -> None:
         """Update `parameters` in place."""
         _check_step(parameters, gradients)
         for parameter in parameters.values():
             parameter *= 1 - self.lr * self.weight_decay
         self._update({name: (parameter, gradients[name]) for name, parameter in parameters.items()})
+
+
+def _check_options(
+    *, lr: float, below_one: Mapping[str, float], weight_decay: float, eps: float = 0.0
+) -> None:
+    for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
+    for name, value in below_one.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def _check_step(parameters: Arrays, gradients: Arrays) -> None:
+    for name, parameter in parameters.items():
+        if name not in gradients:
+            raise ValueError(f"no gradient for parameter {name!r}: call backward before step")
+        if gradients[name].shape != parameter.shape:
+            shape = gradients[name].shape
+            raise ValueError(f"gradient of {name!r} has shape {shape}, expected {parameter.shape}")
+
+
+def _with_l2(gradient: Array, parameter: Array, weight_decay: float) -> Array:
+    """Add the gradient of the penalty."""
+    return gradient + weight_decay * parameter if weight_decay else gradient

@@ -1,59 +1,19 @@
-"""Judge of fit: what it does with a model, a loss and an optimizer that write everything down."""
+"""fit: what it does with a model, a loss and an optimizer that write everything down."""
 
 import numpy as np
 import pytest
+from spies import run_fit
 
 import backprop
 from shared.testing.checks import assert_close, expect_error
 
-
-class Spy:
-    """Model, loss and optimizer in one, all correct and trivial, that write down what happens to them."""
-
-    def __init__(self):
-        self.parameters, self.gradients = {"weight": np.zeros(1)}, {"weight": np.zeros(1)}
-        self.events, self.batches, self.modes = [], [], []
-        spy = self
-
-        class Loss:
-            def forward(self, output, targets):
-                spy.events.append("loss forward")
-                spy.batches.append((output[:, 0].copy(), targets.copy()))
-                return float(output.mean())
-
-            def backward(self):
-                spy.events.append("loss backward")
-                return np.full(1, 123.0)
-
-        self.loss = Loss()
-
-    def forward(self, x, *, training=False, rng=None):
-        self.events.append("forward")
-        self.modes.append((training, rng))
-        return x
-
-    def backward(self, gradient):
-        assert gradient[0] == 123.0, "model.backward did not get what loss.backward returned"
-        self.events.append("backward")
-        return gradient
-
-    def step(self, parameters, gradients):
-        assert set(parameters) == set(gradients) == {"weight"}, (
-            "step takes model.parameters and model.gradients"
-        )
-        self.events.append("step")
-
-
-def run_fit(n=10, **options):
-    spy, x = Spy(), np.arange(n, dtype=np.float64)[:, None]
-    options = {"epochs": 2, "batch_size": 4, "rng": np.random.default_rng(0)} | options
-    return spy, backprop.fit(spy, spy.loss, spy, x, 100 + np.arange(n), **options)
+# --- by hand: what is called, in which order ------------------------------------------------------------------
 
 
 @pytest.mark.grades("fit")
 def test_fit_visits_every_sample_once():
     """Each epoch: every sample once with its own target, in batches of the size asked for."""
-    spy, _ = run_fit()
+    spy, _ = run_fit(backprop.fit)
     sizes = [len(output) for output, _ in spy.batches]
     assert sizes != [4, 4, 4, 4], "the last batch, which is smaller, is dropped: its samples are never seen"
     assert sizes == [4, 4, 2] * 2, (
@@ -71,11 +31,30 @@ def test_fit_visits_every_sample_once():
 
 
 @pytest.mark.grades("fit")
+@pytest.mark.parametrize(("n", "size"), [(8, 4), (3, 5), (3, 3), (5, 1)])
+def test_fit_batches(n, size):
+    """A size that divides the samples, one above them, all at once, one at a time."""
+    spy, _ = run_fit(backprop.fit, n=n, batch_size=size, epochs=1)
+    sizes = [len(output) for output, _ in spy.batches]
+    expected = [size] * (n // size) + [n % size] * (n % size > 0)
+    assert sizes == expected, f"{n} samples, batch_size {size}: batches of {sizes}, expected {expected}"
+
+
+@pytest.mark.grades("fit")
+def test_fit_takes_64_samples_at_a_time():
+    """The default of batch_size."""
+    spy, _ = run_fit(backprop.fit, n=130, epochs=1, batch_size=None)
+    sizes = [len(output) for output, _ in spy.batches]
+    assert sizes == [64, 64, 2], f"130 samples in batches of {sizes}, expected 64, 64, 2"
+
+
+@pytest.mark.grades("fit")
 def test_fit_shuffles():
     """The order is new in each epoch, repeats with the seed and changes with it."""
 
     def orders(seed):
-        outputs = [output for output, _ in run_fit(epochs=3, rng=np.random.default_rng(seed))[0].batches]
+        spy, _ = run_fit(backprop.fit, epochs=3, rng=np.random.default_rng(seed))
+        outputs = [output for output, _ in spy.batches]
         return [tuple(np.concatenate(outputs[start : start + 3])) for start in (0, 3, 6)]
 
     first = orders(0)
@@ -89,7 +68,7 @@ def test_fit_shuffles():
 def test_fit_calls_in_order():
     """Per batch: forward, loss, its gradient, backward, step; in training mode, with the rng."""
     rng = np.random.default_rng(0)
-    spy, _ = run_fit(rng=rng)
+    spy, _ = run_fit(backprop.fit, rng=rng)
     expected = ["forward", "loss forward", "loss backward", "backward", "step"]
     assert spy.events[:5] == expected, f"per batch the calls are {spy.events[:5]}, expected {expected}"
     assert spy.events == expected * 6, "the calls per batch change along the way"
@@ -100,11 +79,12 @@ def test_fit_calls_in_order():
 @pytest.mark.grades("fit")
 def test_fit_returns_the_loss_per_sample():
     """One number per epoch, the mean over samples; no epochs, no numbers."""
-    spy, history = run_fit()
+    spy, history = run_fit(backprop.fit)
+    assert history is not None, "fit returns None: is a `return` missing?"
     assert len(history) == 2, f"{len(history)} losses for 2 epochs"
-    batch_means = [
-        np.mean([output.mean() for output, _ in part]) for part in (spy.batches[:3], spy.batches[3:])
-    ]
+    parts = spy.batches[:3], spy.batches[3:]
+    batch_means = [np.mean([output.mean() for output, _ in part]) for part in parts]
+    batch_sums = [np.sum([output.mean() for output, _ in part]) for part in parts]
     assert_close(
         np.array(history),
         np.array([4.5, 4.5]),
@@ -112,39 +92,21 @@ def test_fit_returns_the_loss_per_sample():
         what="history",
         vacuous_ok="the mean of 0..9 in any order",
         mistakes={
-            "this is the mean of the batch means: the last, smaller batch counts too much": batch_means
+            "this is the mean of the batch means: the last, smaller batch counts too much": batch_means,
+            "this is the sum of the batch means: take the mean over the samples": batch_sums,
+            "this is the loss of the last batch alone": [part[-1][0].mean() for part in parts],
+            "this is the sum over the samples: divide by their number": [45.0, 45.0],
         },
     )
-    assert list(run_fit(epochs=0)[1]) == [], "epochs=0 must return an empty list"
+    assert list(run_fit(backprop.fit, epochs=0)[1]) == [], "epochs=0 must return an empty list"
 
 
 @pytest.mark.grades("fit")
-def test_fit_progress(capsys):
-    """The bar is drawn on standard error, and only when asked for."""
-    run_fit()
-    quiet = capsys.readouterr()
-    assert quiet.out + quiet.err == "", "fit prints without progress=True"
-    run_fit(epochs=3, progress=True)
-    loud = capsys.readouterr()
-    assert "3/3" in loud.err, (
-        f"progress=True must show epoch/epochs on standard error, which has {loud.err!r}"
-    )
-    assert "4.5" in loud.err, "progress=True must show the loss"
-    assert loud.out == "", "the bar belongs to standard error, so that output can be piped"
-
-
-@pytest.mark.grades("fit")
-def test_fit_refuses():
-    """Lengths that differ, nothing to learn from, an impossible batch size, mixed dtypes."""
-    spy, rng = Spy(), np.random.default_rng(0)
-    for x, targets, size, mention, otherwise in [
-        (np.ones((3, 1)), np.ones(2), 4, "(2,)", "3 samples and 2 targets must be a ValueError"),
-        (np.ones((0, 1)), np.ones(0), 4, "(0, 1)", "no samples must be a ValueError"),
-        (np.ones((3, 1)), np.ones(3), 0, "0", "batch_size 0 must be a ValueError"),
-    ]:
-        with expect_error(ValueError, mention, otherwise=otherwise):
-            backprop.fit(spy, spy.loss, spy, x, targets, epochs=1, batch_size=size, rng=rng)
-    mixed = "float32 data with float64 parameters is computed in float64 without a word: TypeError"
-    with expect_error(TypeError, "float32", "float64", otherwise=mixed):
-        backprop.fit(spy, spy.loss, spy, np.ones((3, 1), np.float32), np.ones(3), epochs=1, rng=rng)
-    assert spy.events == [], "fit started to train before it refused the input"
+def test_fit_refuses_different_lengths():
+    """3 samples and 2 targets do not belong together, nor do 3 and 5."""
+    for n_targets in (2, 5):
+        with expect_error(
+            ValueError,
+            otherwise=f"3 samples and {n_targets} targets must be a ValueError: which belong together?",
+        ):
+            run_fit(backprop.fit, n=3, targets=np.ones(n_targets))

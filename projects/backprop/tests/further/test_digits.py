@@ -1,4 +1,4 @@
-"""Judge of the whole on real data: handwritten digits."""
+"""The whole on real data: handwritten digits."""
 
 import numpy as np
 import pytest

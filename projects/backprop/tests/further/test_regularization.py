@@ -1,0 +1,259 @@
+"""The norms and the residual connection: contract, values worked by hand, the complex step, torch."""
+
+import numpy as np
+import pytest
+import torch
+from norm_oracles import norm_mistakes, normalise
+from oracles import (
+    Case,
+    Mix,
+    build,
+    check_backward,
+    check_dtype,
+    check_forward,
+    check_latest_forward,
+    check_leading_axes,
+    check_nothing_is_modified,
+    check_two_share_nothing,
+    copies,
+)
+from torch.nn import functional as F
+
+import regularization
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.gradients import assert_gradient, random_cotangent
+
+CASES = {
+    "BatchNorm": Case(
+        make=lambda rng, dtype: regularization.BatchNorm(3, momentum=0.3, eps=1e-2, dtype=dtype),
+        shape=(5, 3),
+        formula=lambda x, p: normalise(x, p, 0, 1e-2),
+        forward_mistakes={
+            "each row is normalised over its features: batch norm goes over the batch, axis 0": (
+                lambda x, p: normalise(x, p, -1, 1e-2)
+            ),
+            "x is divided by the unbiased standard deviation: divide the squares by n here": (
+                lambda x, p: normalise(x, p, 0, 1e-2, ddof=1)
+            ),
+            "eps is not the one that was given": lambda x, p: normalise(x, p, 0, 1e-5),
+            "weight and bias are not applied": lambda x, p: normalise(
+                x, {"weight": 1.0, "bias": 0.0}, 0, 1e-2
+            ),
+            "training=True uses the running statistics instead of the batch's": lambda x, p: (
+                x / np.sqrt(1 + 1e-2) * p["weight"] + p["bias"]
+            ),
+        },
+        input_mistakes=norm_mistakes(0, 1e-2),
+    ),
+    "LayerNorm": Case(
+        make=lambda rng, dtype: regularization.LayerNorm(4, eps=1e-2, dtype=dtype),
+        shape=(2, 3, 4),
+        formula=lambda x, p: normalise(x, p, -1, 1e-2),
+        forward_mistakes={
+            "each feature is normalised over the batch: layer norm goes over the last axis": (
+                lambda x, p: normalise(x, p, 0, 1e-2)
+            ),
+            "x is divided by the unbiased standard deviation: divide the squares by n": (
+                lambda x, p: normalise(x, p, -1, 1e-2, ddof=1)
+            ),
+            "eps is not the one that was given": lambda x, p: normalise(x, p, -1, 1e-5),
+            "eps is added to the standard deviation: it belongs to the variance, under the root": lambda x, p: (
+                p["weight"] * (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-2) + p["bias"]
+            ),
+            "weight and bias are not applied": lambda x, p: normalise(
+                x, {"weight": 1.0, "bias": 0.0}, -1, 1e-2
+            ),
+        },
+        input_mistakes=norm_mistakes(-1, 1e-2),
+    ),
+}
+TORCH = {
+    "BatchNorm": lambda x, weight, bias: F.batch_norm(x, None, None, weight, bias, training=True, eps=1e-2),
+    "LayerNorm": lambda x, weight, bias: F.layer_norm(x, (4,), weight, bias, eps=1e-2),
+}
+every_norm = pytest.mark.parametrize("function", CASES)
+
+# --- the contract ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades
+def test_regularization_imports_only_numpy():
+    """The module stands alone."""
+    assert_imports_only(regularization, allowed={"numpy"})
+
+
+@every_norm
+def test_norm_parameters(function):
+    """A norm starts as the identity on normalised data: weight one, bias zero."""
+    for layer, dtype in [
+        (getattr(regularization, function)(3), np.float32),
+        (getattr(regularization, function)(3, dtype=np.float64), np.float64),
+    ]:
+        assert set(layer.parameters) == {"weight", "bias"}, f"parameters are named {set(layer.parameters)}"
+        for name, value in (("weight", 1.0), ("bias", 0.0)):
+            assert_close(
+                layer.parameters[name], np.full(3, value), dtype=dtype, what=name, vacuous_ok="starting value"
+            )
+
+
+@every_norm
+def test_norm_checks_the_width(function, rng):
+    """An input of another width is refused by its shape."""
+    layer = CASES[function].make(rng, np.float64)
+    for shape in [(4, 1), (4, 7)]:
+        with expect_error(
+            ValueError, str(shape), otherwise=f"an input of shape {shape} must be a ValueError"
+        ):
+            layer.forward(np.ones(shape), training=True)
+
+
+@every_norm
+def test_norm_keeps_the_dtype(function, rng):
+    """float32 stays float32 forward, backward and in the gradients; float64 stays float64."""
+    check_dtype(CASES[function], rng)
+
+
+@every_norm
+def test_norm_modifies_nothing(function, rng):
+    """Neither x nor the gradient that came in, nor what was returned."""
+    check_nothing_is_modified(CASES[function], rng)
+
+
+# --- by hand and compared -------------------------------------------------------------------------------------
+
+
+@every_norm
+def test_norm_by_hand(function):
+    """Normalising 1, 3 gives -1, 1."""
+    layer = getattr(regularization, function)(2, eps=0.0, dtype=np.float64)
+    x = np.array([[1.0, 10.0], [3.0, 14.0]])
+    expected = {"BatchNorm": [[-1.0, -1.0], [1.0, 1.0]], "LayerNorm": [[-1.0, 1.0], [-1.0, 1.0]]}
+    swapped = {"BatchNorm": "LayerNorm", "LayerNorm": "BatchNorm"}[function]
+    diagnosis = {
+        "BatchNorm": "each row is normalised over its features: batch norm goes over the batch, axis 0",
+        "LayerNorm": "each feature is normalised over the batch: layer norm goes over the last axis",
+    }[function]
+    assert_close(
+        layer.forward(x, training=True), expected[function], what="y", mistakes={diagnosis: expected[swapped]}
+    )
+
+
+@every_norm
+def test_norm_matches_the_formula(function, rng):
+    """The output for random numbers, and for a transposed view."""
+    check_forward(CASES[function], rng)
+
+
+@every_norm
+def test_norm_backward_matches_the_complex_step(function, rng):
+    """The gradients of input and parameters, right to twelve digits."""
+    check_backward(CASES[function], rng)
+
+
+@every_norm
+def test_norm_matches_torch(function, rng):
+    """Output and gradients equal torch's."""
+    layer, x, grad = build(CASES[function], rng)
+    tensors = {k: torch.tensor(v, requires_grad=True) for k, v in {"x": x, **layer.parameters}.items()}
+    y = TORCH[function](**tensors)
+    (y * torch.from_numpy(grad)).sum().backward()
+    assert_close(layer.forward(x, training=True), y.detach().numpy(), rtol=1e-12, what="output")
+    got = {"x": layer.backward(grad), **layer.gradients}
+    for name, tensor in tensors.items():
+        assert_close(got[name], tensor.grad.numpy(), rtol=1e-10, what=f"gradient of {name}")
+
+
+@every_norm
+def test_norm_backward_belongs_to_the_latest_forward(function, rng):
+    """Nothing is left of an earlier forward and backward."""
+    check_latest_forward(CASES[function], rng)
+
+
+@every_norm
+def test_two_norms_share_nothing(function, rng):
+    """Two layers on the same input keep their own memory."""
+    check_two_share_nothing(CASES[function], rng)
+
+
+@pytest.mark.grades("LayerNorm")
+@pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3), (0,)])
+def test_layer_norm_takes_any_leading_axes(leading, rng):
+    """One vector, a batch of one, more axes, and an empty batch."""
+    check_leading_axes(CASES["LayerNorm"], rng, leading)
+
+
+# --- Residual -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("Residual")
+def test_residual(rng):
+    """Output x + body(x); the gradient takes both ways."""
+    body = Mix(3, rng)
+    layer = regularization.Residual(body)
+    assert set(layer.parameters) == {"mix"}, (
+        f"parameters are named {set(layer.parameters)}, expected the body's"
+    )
+    assert layer.parameters["mix"] is body.parameters["mix"], (
+        "parameters must be the body's arrays, not copies"
+    )
+    x, grad = random_cotangent((4, 3), rng), random_cotangent((4, 3), rng)
+    matrix = copies(body.parameters)["mix"]
+    with unchanged(x):
+        y = layer.forward(x)
+    assert_close(
+        y,
+        x + (x @ matrix) ** 2,
+        rtol=1e-12,
+        what="output",
+        mistakes={"x is not added to the body's output": (x @ matrix) ** 2},
+    )
+    body_gradient = body.backward(grad)
+    with unchanged(grad):
+        got = layer.backward(grad)
+    assert_gradient(
+        got,
+        lambda z: z + (z @ matrix) ** 2,
+        x,
+        grad,
+        method="complex",
+        what="gradient of x",
+        mistakes={
+            "the gradient of the direct path is missing: x reaches the output twice": body_gradient,
+            "the gradient of the body is missing": grad,
+        },
+    )
+    assert_gradient(
+        layer.gradients["mix"],
+        lambda m: x + (x @ m) ** 2,
+        matrix,
+        grad,
+        method="complex",
+        what="gradient of mix",
+    )
+
+
+@pytest.mark.grades("Residual")
+def test_residual_hands_on_mode_and_rng(rng):
+    """Training and rng reach the body; the default is evaluation."""
+    body = Mix(3, rng)
+    layer = regularization.Residual(body)
+    layer.forward(np.ones((2, 3)), training=True, rng=rng)
+    layer.forward(np.ones((2, 3)))
+    assert body.calls[0][0] is True, "training=True does not reach the body: dropout would stay off"
+    assert body.calls[0][1] is rng, "rng does not reach the body"
+    assert body.calls[1] == (False, None), "the default must be evaluation, without an rng"
+
+
+@pytest.mark.grades("Residual")
+def test_residual_keeps_the_shape():
+    """A body that changes the shape is refused: the sum would broadcast."""
+
+    class First(Mix):
+        def forward(self, x, *, training=False, rng=None):
+            return x[:, :1]
+
+    layer = regularization.Residual(First(3, np.random.default_rng(0)))
+    with expect_error(
+        ValueError, "(4, 3)", "(4, 1)", otherwise="x + body(x) must not broadcast: compare the shapes"
+    ):
+        layer.forward(np.ones((4, 3)))
