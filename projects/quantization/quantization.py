@@ -5,7 +5,7 @@
 The contract: floats are float32 tensors, of any shape where nothing else is said. Integers of b bits, 2 to 8, are signed
 and stored as int8; another `n_bits` raises ValueError. Scales are float32 and zero points int32 tensors that broadcast
 against x: one pair of shape (), or a pair per row of shape (rows, 1). Arguments are not modified. An error message about
-`n_bits` or `mode` contains what came. torch.ao warns that it is deprecated: the two functions that use it silence that.
+`n_bits` or `mode` contains what came. torch.ao warns that it is deprecated, in several ways: its two functions silence that.
 """
 
 from __future__ import annotations
@@ -170,10 +170,10 @@ def torch_dynamic(model: nn.Module) -> nn.Module:
 
 
 def torch_static(model: nn.Sequential, calibration: Batches) -> nn.Module:
-    """Quantize a copy of `model` through torch.ao's eager mode: QuantStub, prepare, run `calibration`, convert, DeQuantStub.
+    """Quantize a copy of `model`, in evaluation mode, through torch.ao's eager mode: stubs, prepare, run `calibration`, convert.
 
-    ValueError without a batch, or for a layer other than Linear, ReLU, Dropout and Flatten: it names the class, since such
-    a layer would fail later, when the result runs, or stay float.
+    The model stays as it is. ValueError without a batch, or for a layer other than Linear, ReLU, Dropout and Flatten: it
+    names the class, since such a layer would fail later, when the result runs, or stay float.
     """
     if unknown := {type(layer) for layer in model} - {nn.Linear, nn.ReLU, nn.Dropout, nn.Flatten}:
         raise ValueError(f"torch_static does not support {', '.join(kind.__name__ for kind in unknown)}")
