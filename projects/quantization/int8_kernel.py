@@ -1,6 +1,6 @@
 """The integer product and the layer, fast: oneDNN's byte kernel instead of int32 arithmetic; the twin of quantization.py.
 
-- `int8_matmul` is the core's, as exact, at up to twice the speed of float32. It follows a weight that is changed in place.
+- `int8_matmul` is the core's, as exact, faster than float32. It follows a weight that is changed in place.
 - `quantized_linear` has one rounding, and an int8 output for the next layer.
 - `QuantizedLinear` has the modes "dynamic", "static" and "weight_only", and 7-bit activations.
 

@@ -52,7 +52,7 @@ def choose_qparams(
     scale = torch.maximum(-low, high) / q_max if symmetric else (high - low) / (q_max - q_min)
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny).where(high > low, 1.0)
     zero_point = torch.zeros_like(scale) if symmetric else q_min - torch.round(low / scale)
-    return scale.float(), zero_point.clamp(q_min, q_max).int()
+    return scale.float(), zero_point.int()
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, n_bits: int = 8) -> Tensor:

@@ -33,6 +33,8 @@ def pair(scale, zero_point):
     [
         (-1.0, 4.1, {}, 5.1 / 255, -78),  # -128 + round(1/0.02)
         (-51.0, 204.0, {}, 1.0, -77),
+        (-0.3, 1.0, {}, 1.3 / 255, -69),  # -128 + round(58.85)
+        (-0.7, 2.0, {}, 2.7 / 255, -62),  # -128 + round(66.11)
         (2.0, 5.1, {}, 5.1 / 255, -128),  # widened to contain 0
         (-5.1, -2.0, {}, 5.1 / 255, 127),
         (-3.0, 2.0, {"symmetric": True}, 3 / 127, 0),
@@ -56,7 +58,10 @@ def test_qparams_by_hand(low, high, options, scale, zero_point):
         got_scale,
         torch.tensor(scale),
         what=f"scale of [{low}, {high}] with {options}",
-        mistakes={
+        hint="where low = high = 0 the scale is 1" if wide == 0 else None,
+        mistakes={}
+        if wide == 0
+        else {
             "the range was not widened to contain 0": (high - low) / (levels - 1) if low * high > 0 else None,
             "the scale comes from the largest magnitude, not from the range": biggest / (levels / 2 - 1),
             "symmetric is ignored": wide / (levels - 1),

@@ -1,37 +1,30 @@
 """Layers with rows of different size, and what torch's fake quantization makes of weights and inputs."""
 
-import functools
-
 import torch
 from torch import nn
 
 torch_fake = torch.fake_quantize_per_tensor_affine
 
 
-@functools.cache
-def _generator():
-    return torch.Generator().manual_seed(5)
-
-
 def linear_layer(n_in=24, n_out=9, *, bias=True):
     """Return a layer whose rows differ in size by up to 30 times."""
-    layer = nn.Linear(n_in, n_out, bias=bias)
+    layer, generator = nn.Linear(n_in, n_out, bias=bias), torch.Generator().manual_seed(5)
     with torch.no_grad():
-        layer.weight.copy_(torch.randn(n_out, n_in, generator=_generator()))
+        layer.weight.copy_(torch.randn(n_out, n_in, generator=generator))
         layer.weight.mul_(torch.linspace(0.1, 3, n_out)[:, None])
         if bias:
-            layer.bias.copy_(torch.randn(n_out, generator=_generator()))
+            layer.bias.copy_(torch.randn(n_out, generator=generator))
     return layer
 
 
 def conv_layer(*, bias=True, **options):
     """Return a convolution from 4 to 6 channels whose filters differ in size."""
-    layer = nn.Conv2d(4, 6, (3, 2), bias=bias, **options)
+    layer, generator = nn.Conv2d(4, 6, (3, 2), bias=bias, **options), torch.Generator().manual_seed(5)
     with torch.no_grad():
-        layer.weight.copy_(torch.randn(layer.weight.shape, generator=_generator()))
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
         layer.weight.mul_(torch.linspace(0.1, 3, 6)[:, None, None, None])
         if bias:
-            layer.bias.copy_(torch.randn(6, generator=_generator()))
+            layer.bias.copy_(torch.randn(6, generator=generator))
     return layer
 
 
