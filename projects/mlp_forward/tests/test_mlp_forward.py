@@ -121,11 +121,14 @@ def test_linear_views_and_inputs(module, rng):
 )
 def test_linear_wrong_shapes(x, weight, bias, module):
     """Shapes that do not fit are refused, also those that NumPy would broadcast."""
-    problem = "bias" if (x[-1:], len(weight)) == (weight[-1:], 2) else "x or weight"
+    problem = "bias" if len(weight) == 2 and x[-1:] == weight[-1:] else "x or weight"
     with expect_error(
         ValueError, otherwise=f"a {problem} of a wrong shape is accepted: compare shapes first"
     ):
         module.linear(np.ones(x), np.ones(weight), np.ones(bias))
+    if problem == "x or weight":
+        with expect_error(ValueError, otherwise="without a bias, a wrong shape is accepted"):
+            module.linear(np.ones(x), np.ones(weight))
 
 
 @pytest.mark.grades("linear")
