@@ -1,7 +1,7 @@
 """The block's attention, with scores that stay in the cache, masks that are added, and queries that see nothing.
 
 A matrix of scores for every head and sequence is soon larger than the cache, and then so large that the allocator gives it back
-to the system after each use. A few matrices at a time give the same numbers, and take less time.
+to the system after each use. A few matrices at a time give the same numbers, and take less time. torch's fused attention is not used.
 """
 
 from __future__ import annotations

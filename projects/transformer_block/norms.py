@@ -1,8 +1,8 @@
 """RMS norm, and layer norm as today's models use it: half types, no bias, an error for a wrong shape.
 
-Both accept float16, bfloat16, float32 and float64 and give back the dtype they got; the half types are computed in float32 and
-rounded once, after weight and bias. NaN and inf propagate within their token. ValueError for another last axis: the message
-holds both sizes.
+Both are written without torch's own norms. They accept float16, bfloat16, float32 and float64 and give back the dtype they got; the
+half types are computed in float32 and rounded once, after weight and bias. NaN and inf propagate within their token. An
+empty batch is fine. ValueError for another last axis: the message holds d_model and the shape of x.
 """
 
 from __future__ import annotations

@@ -149,6 +149,11 @@ def _rotated(x):
     return torch.cat((z.real, z.imag), dim=-1)
 
 
+def rotary(x, positions, *, base=10000.0):
+    """Stand in for the learner's rotary, with positions 0 … T - 1."""
+    return _rotated(x.double()).to(x.dtype)
+
+
 def attention_by_torch(attention, n_heads, x, *, mask=None, causal=False, rotary=False, wrong=None):
     """Compute the attention from its parameters; `wrong` makes one mistake of ATTENTION_MISTAKES on purpose."""
     (B, T, D), H = x.shape, n_heads
@@ -200,8 +205,8 @@ ATTENTION_MISTAKES = {
     "ignores the mask": "attention ignores the mask",
     "mask inverted": "the mask is inverted: True means that attention is allowed",
     "mask transposed": "the mask is transposed: its third axis is the query",
-    "not causal": "causal=True is ignored: a token sees its future",
     "the mask replaces causal": "with a mask, causal=True is ignored: both apply",
+    "not causal": "causal=True is ignored: a token sees its future",
     "anti-causal": "the causal mask is upside down: a token sees the tokens before it",
     "sees one ahead": "the causal mask is off by one: token t sees token t + 1",
     "does not see itself": "the causal mask is off by one: a token does not see itself",
@@ -229,6 +234,8 @@ def block_by_torch(block, n_heads, x, *, activation="gelu", pre=True, wrong=None
     def feed_forward(x):
         return feed_forward_by_torch(block.feed_forward, activation, x)
 
+    if wrong == "nothing":
+        return x
     if wrong == "no attention":
         return x + feed_forward(norm_by_torch(block.feed_forward_norm, x))
     if wrong == "no feed-forward":
@@ -258,6 +265,7 @@ BLOCK_MISTAKES = {
     "norm before the addition": "post-norm normalises the sum, not the branch",
     "parallel": "both branches see the same input: the second works on the result of the first",
     "one norm for both": "both branches use the same norm",
+    "nothing": "the block returns its input: no branch is added",
     "no attention": "there is no attention: tokens cannot exchange anything",
     "no feed-forward": "there is no feed-forward network",
 }
@@ -317,12 +325,15 @@ def torch_masks(kind, B, T, n_heads):
     keep = (torch.arange(T) < lengths[:, None])[:, None, None, :]
     added = torch.linspace(-2, 3, B * n_heads * T * T, dtype=torch.float64).cos().view(B, n_heads, T, T)
     per_head = (added > -0.2) | torch.eye(T, dtype=torch.bool)
+    striped = (
+        torch.arange(T)[:, None] + 2 * torch.arange(T)
+    ) % 3 > 0  # every row has both, and it is not symmetric
     causal, ours, theirs = {
         "none": (False, None, None),
         "causal": (True, None, future),
         "padding": (False, keep, ~keep),
         "causal and padding": (True, keep, future | ~keep),
-        "boolean (T, T)": (False, ~future.flip(1), future.flip(1)),
+        "boolean (T, T)": (False, striped, ~striped),
         "boolean per head": (False, per_head, ~per_head),
         "causal and per head": (True, per_head, future | ~per_head),
         "added": (False, added, added),

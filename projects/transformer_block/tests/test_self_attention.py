@@ -66,7 +66,7 @@ def test_attention_by_hand():
     assert_close(attention(x), expected, rtol=1e-9, what="attention of two tokens", mistakes=mistakes)
 
 
-MASKS = ["none", "causal", "padding", "causal and padding", "boolean (T, T)", "boolean per head"]
+MASKS = ["none", "causal", "boolean (T, T)", "boolean per head", "padding", "causal and padding"]
 
 
 @pytest.mark.parametrize("mask", [*MASKS, "causal and per head"])
