@@ -314,6 +314,9 @@ def test_min_max_away_from_zero():
         observer.observe(torch.tensor([2.5, 4.0]) * sign)
         wanted = sorted([2.0 * sign, 4.0 * sign])
         assert ends(observer) == wanted, f"the extremes are {wanted}, the range is {ends(observer)}"
+    constant = Q.MinMax()
+    constant.observe(torch.tensor([5.0]))
+    assert ends(constant) == [5.0, 5.0], f"one value is a range, too: got {ends(constant)}"
 
 
 @pytest.mark.grades("MinMax")

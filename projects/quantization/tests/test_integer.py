@@ -45,6 +45,8 @@ def test_matmul_by_hand():
     with unchanged(x, weight):
         got = Q.int8_matmul(x, weight, 10)
     assert_close(got, expected, what="int8_matmul", mistakes=mistakes)
+    hint = "without a zero_point it is 0"
+    assert_close(Q.int8_matmul(x, weight), product(x, weight), what="without zero_point", hint=hint)
 
 
 @pytest.mark.grades("int8_matmul")

@@ -220,6 +220,15 @@ def test_torch_ao(function, generator):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.grades("torch_dynamic")
+def test_torch_dynamic_takes_linear_layers_only():
+    """A recurrent layer, which torch could quantize as well, is kept."""
+    quantized = torch_ao("torch_dynamic", nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 4)), ())
+    assert quantized_kinds(quantized).count("Linear") == 1, f"nothing is quantized: {kinds(quantized)}"
+    assert type(quantized[1]) is nn.GRU, f"only linear layers are asked for, got {kinds(quantized)}"
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.grades("torch_static")
 def test_torch_static_calibration(generator):
     """All batches count, none is an error, and dropout is off while they run."""

@@ -84,6 +84,16 @@ def test_prepare_qat(generator):
             prepare_qat(model, **options)
 
 
+@pytest.mark.grades("prepare_qat")
+def test_prepare_qat_of_four_bits():
+    """Four bits are for linear layers: convolutions stay as they are."""
+    prepared = prepare_qat(cnn(), n_bits=4, group_size=16)
+    wrapped = [type(m.layer).__name__ for m in prepared.modules() if isinstance(m, FakeQuantized)]
+    assert wrapped == ["Linear"], f"with 4 bits only linear layers are wrapped, got {wrapped}"
+    single = prepare_qat(mlp()[0])
+    assert isinstance(single, FakeQuantized), "a model that is a single layer is wrapped itself"
+
+
 @pytest.mark.grades("prepare_qat", "FakeQuantized", "quantize_network")
 @pytest.mark.parametrize("reduce_range", [False, True])
 def test_qat_is_what_is_deployed(reduce_range, generator):

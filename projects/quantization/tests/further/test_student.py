@@ -106,6 +106,9 @@ def test_training_is_reproducible():
     assert torch.equal(results[0], results[1]), "the same seed gives two students"
     assert not torch.equal(results[0], results[2]), "the generator is ignored"
     assert not network.training, "the student must end in evaluation mode"
+    teacher, network = nn.Sequential(nn.Dropout(0.5), student(1)).train(), student(0)
+    distillation.train_student(network, pixels, teacher=teacher, n_steps=1, generator=torch.Generator())
+    assert not teacher.training, "the teacher teaches in evaluation mode, without its dropout"
     with expect_error(ValueError, otherwise="neither teacher nor labels, and no error"):
         distillation.train_student(student(0), pixels, generator=torch.Generator())
 

@@ -104,6 +104,8 @@ def test_qat(generator):
 
     def train(prepared):
         seen.append(prepared.training)
+        names = [type(module).__name__ for module in prepared.modules()]
+        assert any("FakeQuantize" in name for name in names), f"nothing is fake-quantized: {names}"
         for _ in range(40):
             prepared(x)
 
