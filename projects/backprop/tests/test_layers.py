@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from oracles import (
     Case,
+    bind,
     check_backward,
     check_dtype,
     check_forward,
@@ -126,7 +127,11 @@ def test_linear_by_hand():
         layer.forward(np.array([[1.0, 1.0], [0.0, 2.0]])),
         [[13.0, 27.0], [14.0, 28.0]],
         what="y",
-        mistakes={"this is x W: use Wᵀ": [[14.0, 26.0], [16.0, 28.0]]},
+        mistakes={
+            "this is x W: use Wᵀ": [[14.0, 26.0], [16.0, 28.0]],
+            "the bias is missing": [[3.0, 7.0], [4.0, 8.0]],
+            "the bias is subtracted": [[-7.0, -13.0], [-6.0, -12.0]],
+        },
     )
     grad_x = layer.backward(np.array([[1.0, 0.0], [10.0, 100.0]]))
     mean = "the gradient is a mean over the batch: the loss has divided by the batch size already, sum here"
@@ -174,15 +179,20 @@ def test_relu_by_hand():
 def test_tanh_by_hand():
     """tanh(log 2) is 3/5, so the slope there is 16/25; far out it is 0, without a warning."""
     layer = backprop.Tanh()
-    x = np.array([-1e4, -np.log(2.0), 0.0, np.log(2.0), 1e4])
+    x, grad = np.array([-1e4, -np.log(2.0), 0.0, np.log(2.0), 1e4]), np.array([1.0, 2.0, 3.0, -4.0, 5.0])
     try:
-        y, grad = layer.forward(x), layer.backward(np.array([1.0, 2.0, 3.0, -4.0, 5.0]))
+        y, grad_x = layer.forward(x), layer.backward(grad)
     except RuntimeWarning as warning:
         raise AssertionError(
             f"tanh of ±1e4 is ±1 and its slope 0: something overflows ({warning})"
         ) from warning
     assert_close(y, [-1.0, -0.6, 0.0, 0.6, 1.0], what="y")
-    assert_close(grad, [0.0, 1.28, 3.0, -2.56, 0.0], what="gradient of x")
+    assert_close(
+        grad_x,
+        [0.0, 1.28, 3.0, -2.56, 0.0],
+        what="gradient of x",
+        mistakes=bind(CASES["Tanh"].input_mistakes, x, grad, {}),
+    )
 
 
 # --- 3. everything, compared with its formula -----------------------------------------------------------------
