@@ -1,6 +1,6 @@
 // One block computes one row: each thread takes every blockDim.x-th element, and the block combines what they found.
 //
-// There may be fewer blocks than rows: each goes on to further rows, gridDim.x apart. T and sizes are as in naive.cu.
+// partial has room for one number of each thread. There may be fewer blocks than rows: each goes on to further rows, gridDim.x apart. T and sizes are as in naive.cu.
 //
 // The combination is a tree in shared memory: half of the threads fold the other half's values into their own, again
 // and again. It needs a power of two threads, and a barrier after each step. Still three passes over the row, but

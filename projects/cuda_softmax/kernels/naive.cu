@@ -1,7 +1,7 @@
 // One thread computes one row, in three passes: the largest value, the sum of exponentials, the result.
 //
 // x is n_rows x width, row-major; rows are counted along blockIdx.x and threadIdx.x, and a block may have any number of threads.
-// T is float, or a two-byte type: all arithmetic is float. An array may have more than 2^31 elements: offsets are 64 bits wide.
+// T is float, or a two-byte type: read float(x[i]), compute in float, write T(value). An array may have more than 2^31 elements: offsets are 64 bits wide.
 //
 // Every element is read three times and written once. Neighbouring threads read a whole row apart, so nothing is
 // coalesced; and with fewer rows than the device has threads, most of it is idle.

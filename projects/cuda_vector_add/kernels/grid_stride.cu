@@ -1,5 +1,7 @@
 // A grid of any size adds arrays of any size: each thread goes on in steps of the whole grid.
 //
+// n may be more than 2^32, so indices are 64 bits wide. out may be a or b itself.
+//
 // The grid can now be chosen for the device (a few blocks for each multiprocessor) and the blocks stay for the whole
 // array. In every turn the grid works on one contiguous piece, so the loads stay coalesced.
 

@@ -1,5 +1,7 @@
 // One thread adds one element: the grid holds at least as many threads as the arrays hold elements.
 //
+// n may be more than 2^32, so indices are 64 bits wide. out may be a or b itself.
+//
 // A warp is 32 threads in step. Neighbouring threads take neighbouring elements, so each load of a warp is one
 // contiguous piece of memory: it is coalesced.
 
