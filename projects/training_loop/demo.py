@@ -16,6 +16,7 @@ import dataclasses
 import math
 import platform
 import shutil
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -133,14 +134,8 @@ def draw_schedules(demo: Demo) -> None:
 
 def small_trainer(**options: Any) -> tuple[Trainer, Windows, Config]:
     """Return a trainer of a model that makes an update in a few milliseconds."""
-    settings = {
-        "context": 32,
-        "d_model": 32,
-        "n_layers": 2,
-        "n_heads": 2,
-        "batch_size": 16,
-        "data_bytes": 400_000,
-    }
+    settings = {"context": 32, "d_model": 32, "n_layers": 2, "n_heads": 2}
+    settings |= {"batch_size": 16, "data_bytes": 400_000}
     config = Config(out="", steps=240, **{**settings, **options})
     torch.manual_seed(0)
     model = CharGPT(context=32, d_model=32, n_layers=2, n_heads=2)
@@ -171,9 +166,7 @@ def show_clipping(demo: Demo) -> None:
         ("bad batch, not clipped", 1e9, 80, RED),
     ]:
         curve = losses(*small_trainer(clip=clip, schedule="constant"), bad_step=bad)
-        smooth = [
-            sum(curve[max(0, k - 9) : k + 1]) / len(curve[max(0, k - 9) : k + 1]) for k in range(len(curve))
-        ]
+        smooth = [statistics.mean(curve[max(0, k - 9) : k + 1]) for k in range(len(curve))]
         axis.plot(smooth, color=colour, label=label, linewidth=4 if bad is None else 1.5)
         ends[label] = sum(curve[110:130]) / 20
     axis.axvline(80, color=ORANGE, linewidth=0.8)
@@ -211,35 +204,27 @@ def show_precision(demo: Demo) -> None:
         return float((values.to(dtype) == 0).float().mean())
 
     rows = []
-    for name, dtype, scale in [
-        ("float16", torch.float16, 1.0),
-        ("float16, loss × 65536", torch.float16, 65536.0),
-        ("bfloat16", torch.bfloat16, 1.0),
+    for key, name, dtype, scale, label in [
+        ("flushed_fp16", "float16", torch.float16, 1.0, "gradients that float16 flushes to zero"),
+        (
+            "flushed_scaled",
+            "float16, loss × 65536",
+            torch.float16,
+            65536.0,
+            "the same with the loss times 65536",
+        ),
+        ("flushed_bf16", "bfloat16", torch.bfloat16, 1.0, "the same in bfloat16, unscaled"),
     ]:
-        info = torch.finfo(dtype)
-        rows.append(
-            [
-                name,
-                f"{info.smallest_normal:.0e}",
-                f"{info.max:.0e}",
-                f"{info.eps:.1e}",
-                f"{lost(gradient * scale, dtype):.2%}",
-            ]
-        )
+        info, share = torch.finfo(dtype), lost(gradient * scale, dtype)
+        sizes = (f"{info.smallest_normal:.0e}", f"{info.max:.0e}", f"{info.eps:.1e}")
+        rows.append([name, *sizes, f"{share:.2%}"])
+        demo.number(key, share, ".1%", label)
     demo.table(
         "flushed",
         ["type", "smallest normal", "largest", "relative step", "activation gradients flushed to zero"],
         rows,
         caption="Gradients that flow back through the linear layers of a small GPT, 256 windows of 32 bytes.",
     )
-    demo.number(
-        "flushed_fp16", lost(gradient, torch.float16), ".1%", "gradients that float16 flushes to zero"
-    )
-    demo.number(
-        "flushed_scaled", lost(gradient * 65536, torch.float16), ".1%", "the same with the loss times 65536"
-    )
-    demo.number("flushed_bf16", lost(gradient, torch.bfloat16), ".1%", "the same in bfloat16, unscaled")
-
     weights, updates = [], []
     for p in trainer.model.parameters():
         state = trainer.optimizer.state[p]
@@ -250,14 +235,16 @@ def show_precision(demo: Demo) -> None:
     for rate in (3e-3, 3e-4, 3e-5):
         still = float(((weight - (rate * update).bfloat16()) == weight).float().mean())
         stalls.append([f"{rate:.0e}", f"{still:.0%}"])
+        if rate == 3e-4:
+            demo.number(
+                "stalled", still, ".0%", "bfloat16 weights that do not notice an Adam update of rate 3e-4"
+            )
     demo.table(
         "stall",
         ["learning rate", "weights that an update leaves as they are"],
         stalls,
         caption="Adam's updates added to weights kept in bfloat16.",
     )
-    still = float(((weight - (3e-4 * update).bfloat16()) == weight).float().mean())
-    demo.number("stalled", still, ".0%", "bfloat16 weights that do not notice an Adam update of rate 3e-4")
 
 
 def show_accumulation(demo: Demo) -> None:
@@ -278,20 +265,12 @@ def show_accumulation(demo: Demo) -> None:
     whole = gradient(([(inputs, targets)], n_tokens))
     summed = gradient((micro, n_tokens))
     averaged = gradient(*(([part], 4 * int((part[1] != -100).sum())) for part in micro))
-    for key, found, label in (
-        (
-            "accumulated",
-            summed,
-            "gradient of 4 unequal micro-batches, losses summed: relative difference to one batch",
-        ),
-        ("averaged", averaged, "the same, each micro-batch divided by its own tokens"),
+    summed_label = "gradient of 4 unequal micro-batches, losses summed: relative difference to one batch"
+    for key, found, digits, label in (
+        ("accumulated_error", summed, ".0e", summed_label),
+        ("averaged_error", averaged, ".0%", "the same, each micro-batch divided by its own tokens"),
     ):
-        demo.number(
-            f"{key}_error",
-            float((found - whole).norm() / whole.norm()),
-            ".0e" if key == "accumulated" else ".0%",
-            label,
-        )
+        demo.number(key, float((found - whole).norm() / whole.norm()), digits, label)
 
 
 def show_resume(demo: Demo) -> None:
