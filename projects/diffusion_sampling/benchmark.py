@@ -20,10 +20,14 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
 
-from diffusion_sampling import ddim, ddpm, dpm_solver_2m, euler, heun
+from checked import checked
+from churn import churned
+from diffusion_sampling import ddim, ddpm, euler, heun, karras_sigmas, linear_alpha_bars
 from evaluate import evaluate
 from guidance import guided_labels
-from schedules import alpha_bar_to_sigma, karras_sigmas, linear_alpha_bars, precondition
+from multistep import dpm_solver_2m
+from preconditioning import precondition
+from schedules import alpha_bar_to_sigma
 from train import NO_CLASS, TrainConfig, load_split, load_weights, train
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
@@ -69,21 +73,22 @@ def our_discrete(sampler: Any, denoiser: Denoiser, x: Tensor, n_steps: int, **op
     return last(sampler(denoiser, x, grid, **options))
 
 
-def both_loops(
-    denoiser: Denoiser, noise: Tensor, n: int
-) -> dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]]:
-    """Return our loop and diffusers' of `n` steps, by sampler."""
+def loops(denoiser: Denoiser, noise: Tensor, n: int) -> dict[str, tuple[Callable[[], Tensor], ...]]:
+    """Return our loop of `n` steps, the same with checks, and diffusers', by sampler."""
     return {
         "EDM Euler": (
             lambda: last(euler(denoiser, 80 * noise, karras_sigmas(n))),
+            lambda: last(checked(euler)(denoiser, 80 * noise, karras_sigmas(n))),
             lambda: their_euler(denoiser, 80 * noise, n),
         ),
         "DDIM": (
             lambda: our_discrete(ddim, denoiser, noise, n),
+            lambda: our_discrete(checked(ddim), denoiser, noise, n),
             lambda: their_discrete(DDIMScheduler, denoiser, noise, n),
         ),
         "DDPM": (
             lambda: our_discrete(ddpm, denoiser, noise, n),
+            lambda: our_discrete(checked(ddpm), denoiser, noise, n),
             lambda: their_discrete(DDPMScheduler, denoiser, noise, n),
         ),
     }
@@ -104,8 +109,9 @@ def compare_loops(bench: Benchmark, network: Any) -> None:
         (f"{STEPS} steps with the U-Net, batch {BATCH}", unet, STEPS),
         (f"50 steps of the loop alone (the denoiser returns a constant), batch {BATCH}", free, 50),
     ):
-        for case, (ours, theirs) in both_loops(denoiser, noise, n_steps).items():
-            bench.compare(group, case, ours=ours, peers={"diffusers": theirs}, targets={"diffusers": 1.0})
+        for case, (ours, with_checks, theirs) in loops(denoiser, noise, n_steps).items():
+            peers = {"checked": with_checks, "diffusers": theirs}
+            bench.compare(group, case, ours=ours, peers=peers, targets={"diffusers": 1.0})
 
     overhead_of_a_step(bench, unet, free, noise)
 
@@ -118,7 +124,8 @@ def overhead_of_a_step(bench: Benchmark, unet: Denoiser, free: Denoiser, noise: 
     calls: dict[str, Callable[[], Any]] = {
         "U-Net": lambda: unet(noise, level),
         "euler": lambda: last(euler(free, noise, karras_sigmas(n))),
-        "euler, churn": lambda: last(euler(free, noise, karras_sigmas(n), churn=10.0)),
+        "euler, checked": lambda: last(checked(euler)(free, noise, karras_sigmas(n))),
+        "euler, churn": lambda: last(churned(free, noise, karras_sigmas(n), step=euler, churn=10.0)),
         "heun": lambda: last(heun(free, noise, karras_sigmas(n))),
         "dpm_solver_2m": lambda: last(dpm_solver_2m(free, noise, karras_sigmas(n))),
         "ddim": lambda: last(ddim(free, noise, alpha_bars)),
@@ -151,7 +158,13 @@ def quality(bench: Benchmark, network: Any) -> None:
             return schedule[torch.linspace(first, 1000, n + 1).round().long()]
         return karras_sigmas(n, sigma_min=0.005, sigma_max=20.0)
 
-    samplers = {"heun": heun, "euler": euler, "dpm_solver_2m": dpm_solver_2m, "ddim": ddim, "ddpm": ddpm}
+    samplers: dict[str, Any] = {
+        "heun": heun,
+        "euler": euler,
+        "dpm_solver_2m": dpm_solver_2m,
+        "ddim": ddim,
+        "ddpm": ddpm,
+    }
     runs: list[tuple[str, int, float]] = [("heun", 18, w) for w in (0, 1, 2, 4)]
     runs += [("heun", 5, 1), ("euler", 3, 1), ("euler", 10, 1), ("euler", 35, 1), ("dpm_solver_2m", 10, 1)]
     runs += [
@@ -168,7 +181,7 @@ def quality(bench: Benchmark, network: Any) -> None:
         grid = grid_of(name, n)
         start = noise if name in ("ddim", "ddpm") else noise * float(grid[0])
         with torch.no_grad():
-            images = last(samplers[name](denoiser, start, grid, **options))  # type: ignore[operator]
+            images = last(samplers[name](denoiser, start, grid, **options))
         report = evaluate(images, data.held_labels)
         calls = 2 * n - 1 if name == "heun" else n
         columns = {

@@ -24,18 +24,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion_sampling import ddim, ddpm, dpm_solver_2m, euler, heun, sample
+from diffusion_sampling import add_noise, ddim, ddpm, euler, heun, karras_sigmas, linear_alpha_bars, sample
 from evaluate import evaluate
 from exact import Gaussian
 from guidance import guided_labels
-from schedules import (
-    add_noise,
-    alpha_bar_to_sigma,
-    edm_preconditioning,
-    karras_sigmas,
-    linear_alpha_bars,
-    precondition,
-)
+from multistep import dpm_solver_2m
+from preconditioning import edm_preconditioning, precondition
+from schedules import alpha_bar_to_sigma
 from train import NO_CLASS, load_split, load_weights
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
@@ -286,8 +281,8 @@ def draw_next(frame: Tensor, variant: str, n_steps: int, generator: torch.Genera
     if variant == "DDPM":
         schedule = linear_alpha_bars()
         grid = schedule[torch.linspace(0, len(schedule) - 1, n_steps + 1).round().long()]
-        return sample(ddpm, denoiser, noise, grid, generator=generator, progress=False)
-    return sample(euler, denoiser, noise, karras_sigmas(n_steps, sigma_max=5.0), progress=False)
+        return sample(ddpm, denoiser, noise, grid, generator=generator)
+    return sample(euler, denoiser, noise, karras_sigmas(n_steps, sigma_max=5.0))
 
 
 def diamond(demo: Demo) -> None:

@@ -1,395 +1,200 @@
-"""Diffusion sampling: five ways to turn noise into data, each a short loop around one denoiser.
+"""The diffusion sampling loop: noise levels, the forward process, four samplers, and guidance.
 
-A denoiser D(x, σ) answers one question: of all clean data that could hide behind x = x0 + σ·noise, what is the mean?
-Everything else is arithmetic. A sampler starts with much noise, asks, takes a step towards the answer, and asks again
-at the next lower noise level.
+A denoiser D(x, σ) answers one question: of all clean data that could hide behind x = x0 + σ·n, what is the mean? A sampler
+starts from noise, asks, takes a step towards the answer, and asks again at the next lower level. A level is named by σ or
+by ᾱ, and the two states differ in scale only: x = x_t/sqrt(ᾱ) with σ = sqrt((1 - ᾱ)/ᾱ).
 
-    euler, heun, dpm_solver_2m     state x   = x0 + σ·n                       (EDM; σ grows from 0)
-    ddim, ddpm                     state x_t = sqrt(ᾱ)·x0 + sqrt(1 - ᾱ)·n     (DDPM; ᾱ falls from 1)
+    euler, heun    x   = x0 + σ·n                        sigmas fall, positive; the last may be 0          (EDM)
+    ddpm, ddim     x_t = sqrt(ᾱ)·x0 + sqrt(1 - ᾱ)·n      alpha_bars rise, in (0, 1); the last may be 1     (DDPM)
 
-The two states are one, x = x_t/sqrt(ᾱ) with σ = sqrt((1 - ᾱ)/ᾱ), so all five call the same denoiser.
-
-Each sampler is a generator of the state after every step, so a caller can watch, plot or stop; `sample` runs one to
-its end. Every state is a new tensor in the dtype of `x`; the coefficients are computed in float64. Gradients flow
-through the steps unless you turn them off (`sample` does).
-
-Sources: DDPM, Ho et al. 2020, arXiv 2006.11239; DDIM, Song et al. 2020, arXiv 2010.02502; EDM, Karras et al. 2022,
-arXiv 2206.00364; DPM-Solver++, Lu et al. 2022, arXiv 2211.01095.
+All four are called as ``sampler(denoiser, x, grid)``. The grid, (n_steps + 1,), runs from most noise to least; x, the state
+at its first level, is (batch, ...), float32 or float64, and not modified. ``denoiser(x, sigma)`` gets x0 + σ·n, from ddpm
+and ddim too, and σ as a tensor of shape () in the dtype of x; it returns D in the shape of x. A sampler is a generator: it
+yields the state after each step, a new tensor in the dtype of x, and computes a step only when asked. Coefficients are
+computed in float64: float32 leaves nothing of 1 - ᾱ near 1. Noise comes from `generator`: one ``torch.randn`` of x's shape
+in each step that adds noise, none in the others. Gradients flow. checked.py refuses what breaks this, and names the step.
 """
 
-from __future__ import annotations
-
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
-
-__all__ = ["ddim", "ddpm", "dpm_solver_2m", "euler", "heun", "sample"]
+from torch import Generator, Tensor
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""``D(x, sigma) -> x0``: x is (batch, ...), sigma a tensor that broadcasts against it, () here."""
 
 
-def euler(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    *,
-    churn: float = 0.0,
-    churn_min: float = 0.0,
-    churn_max: float = math.inf,
-    noise_scale: float = 1.0,
-    generator: torch.Generator | None = None,
+def linear_alpha_bars(n_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """Return ᾱ_T, ..., ᾱ_1, ᾱ_0 = 1 for T = n_steps, float64: ᾱ_t = Π_{i ≤ t} (1 - β_i), β linear from β_1 to β_T.
+
+    `beta_start` is β_1, `beta_end` β_T. ValueError for n_steps < 1 or a beta outside (0, 1). Source: Ho et al. 2020, arXiv 2006.11239, section 4.
+    """
+    if n_steps < 1 or not (0 < beta_start < 1 and 0 < beta_end < 1):
+        raise ValueError(f"need {n_steps=} >= 1, {beta_start=} and {beta_end=} in (0, 1)")
+    betas = torch.linspace(beta_start, beta_end, n_steps, dtype=torch.float64)
+    return torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)]).flip(0)
+
+
+def karras_sigmas(
+    n_steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, to_zero: bool = True
+) -> Tensor:
+    """Return n_steps + 1 falling levels, float64, evenly spaced in σ^(1/ρ), so dense where σ is small.
+
+        σ_i = (σ_max^(1/ρ) + i/(n - 1)·(σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ,   i = 0..n-1;   n = 1 is σ_max alone
+    ``to_zero=True``: n = n_steps such levels, then 0. False: n = n_steps + 1 levels, down to sigma_min.
+    ValueError for n_steps < 1, and unless 0 < sigma_min < sigma_max and rho > 0. Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.
+    """
+    if n_steps < 1 or not (0 < sigma_min < sigma_max and rho > 0):
+        raise ValueError(f"need {n_steps=} >= 1, 0 < {sigma_min=} < {sigma_max=} and {rho=} > 0")
+    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    sigmas = torch.linspace(first, last, n_steps + (not to_zero), dtype=torch.float64) ** rho
+    return torch.cat([sigmas, sigmas.new_zeros(1)]) if to_zero else sigmas
+
+
+def add_noise(
+    x0: Tensor, noise: Tensor, *, sigma: Tensor | float | None = None, alpha_bar: Tensor | float | None = None
+) -> Tensor:
+    """Run the forward process in one jump: ``x0 + σ·noise``, or ``sqrt(ᾱ)·x0 + sqrt(1 - ᾱ)·noise``, in the dtype of x0.
+
+    A level is a float or a tensor of shape (), (batch,) or (batch, 1, ...): (batch,) is one level per sample, for x0 of any
+    rank. 1 - ᾱ is computed in the level's own dtype, float64 for a float, and only then rounded to that of x0.
+    ValueError if `noise` has another shape than `x0`, or unless exactly one of `sigma` and `alpha_bar` is given.
+    Source: Ho et al. 2020, eq. 4 (ᾱ); Karras et al. 2022, section 2 (σ).
+    """
+    if noise.shape != x0.shape or (sigma is None) == (alpha_bar is None):
+        raise ValueError(f"need noise of {x0.shape}, got {noise.shape}, and either sigma or alpha_bar")
+    if sigma is not None:
+        return x0 + _per_sample(sigma, x0).to(x0.dtype) * noise
+    a = _per_sample(alpha_bar, x0)
+    return a.sqrt().to(x0.dtype) * x0 + (1 - a).sqrt().to(x0.dtype) * noise
+
+
+def to_x0(prediction: Tensor, x: Tensor, sigma: Tensor | float, *, kind: str) -> Tensor:
+    """Turn what a network predicts at x = x0 + σ·n into the x0 that it implies, in the shape and dtype of x.
+
+        kind = "x0"        itself
+        kind = "epsilon"   the noise:                      x0 = x - σ·ε
+        kind = "v"         sqrt(ᾱ)·ε - sqrt(1 - ᾱ)·x0:     x0 = x/(1 + σ²) - σ/sqrt(1 + σ²)·v,   ᾱ = 1/(1 + σ²)
+        kind = "score"     ∇ log p(x; σ):                  x0 = x + σ²·score
+    `sigma` is a level as in `add_noise`. Another kind raises ValueError. Source of v: Salimans and Ho 2022, arXiv 2202.00512.
+    """
+    sigma = _per_sample(sigma, x).to(x.dtype)
+    if kind == "x0":
+        return prediction
+    if kind == "epsilon":
+        return x - sigma * prediction
+    if kind == "v":
+        return x / (1 + sigma**2) - sigma / (1 + sigma**2).sqrt() * prediction
+    if kind == "score":
+        return x + sigma**2 * prediction
+    raise ValueError(f"kind must be x0, epsilon, v or score, got {kind!r}")
+
+
+def ddpm(
+    denoiser: Denoiser, x: Tensor, alpha_bars: Tensor, *, generator: Generator | None = None
 ) -> Iterator[Tensor]:
-    """Follow the probability-flow ODE dx/dσ = (x - D(x, σ))/σ in straight steps, first order; 1 call per step.
+    """Draw x_s, the state at the next level ᾱ_s, from q(x_s | x_t, x0) with D in the place of x0. 1 call per step.
 
-        x̂ = x + sqrt(σ̂² - σ²)·noise_scale·z,   σ̂ = σ·(1 + γ)           only where churn adds noise
-        d  = (x̂ - D(x̂, σ̂))/σ̂
-        x  = x̂ + (σ_next - σ̂)·d
-
-    Churn adds fresh noise before a step and lets the step remove it: γ = min(churn/n_steps, sqrt(2) - 1) for σ in
-    [churn_min, churn_max], else 0. It corrects earlier errors, at the price of more steps.
-
-    Parameters
-    ----------
-    denoiser : callable
-        ``D(x, sigma) -> x0``.
-    x : (batch, ...) float tensor
-        The state at sigmas[0], so about sigmas[0] times standard normal noise. It is not modified.
-    sigmas : (n_steps + 1,) tensor
-        Falling; positive but for the last, which may be 0.
-    churn, churn_min, churn_max, noise_scale : float
-        S_churn, S_tmin, S_tmax and S_noise of the paper.
-    generator : torch.Generator, optional
-        Source of the fresh noise; nothing is drawn where γ is 0.
-
-    Yields
-    ------
-    (batch, ...) tensor
-        The state at sigmas[1], sigmas[2], ...
-
-    Raises
-    ------
-    ValueError
-        With the first step drawn, if the grid is not as described (the message names the step) or `churn` is negative or NaN.
-        Later, if the denoiser returns another shape or a value that is not finite; the message names the step,
-        counted from 0.
-    TypeError
-        If `x` is not a floating-point tensor.
-
-    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2 without its second-order correction.
+        mean     = sqrt(ᾱ_s)·β/(1 - ᾱ_t)·x0 + sqrt(α)·(1 - ᾱ_s)/(1 - ᾱ_t)·x_t          α = ᾱ_t/ᾱ_s,   β = 1 - α
+        variance = β̃ = (1 - ᾱ_s)/(1 - ᾱ_t)·β                                            0 in a step to ᾱ_s = 1
+    Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2 and eq. 6 and 7.
     """
-    levels, on_device = _sigma_grid(sigmas, x)
-    gammas = _churn_factors(levels, churn, churn_min, churn_max)
-    for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        x, sigma, level = _add_churn(x, sigma, on_device[step], gammas[step], noise_scale, generator)
-        x0 = _call(denoiser, x, level, step)
-        x = x + (sigma_next - sigma) / sigma * (x - x0)
-        yield x
-
-
-def heun(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    *,
-    churn: float = 0.0,
-    churn_min: float = 0.0,
-    churn_max: float = math.inf,
-    noise_scale: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
-    """Follow the same ODE with the mean of the slopes at both ends of a step, second order; 2 calls per step.
-
-        d     = (x̂ - D(x̂, σ̂))/σ̂                          as in `euler`, churn included
-        x'    = x̂ + (σ_next - σ̂)·d
-        d'    = (x' - D(x', σ_next))/σ_next
-        x     = x̂ + (σ_next - σ̂)·(d + d')/2              but x = x' where σ_next is 0: there is no slope
-
-    Parameters, yields and errors are those of `euler`. A grid of n steps that ends at 0 takes 2n - 1 calls.
-
-    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 2.
-    """
-    levels, on_device = _sigma_grid(sigmas, x)
-    gammas = _churn_factors(levels, churn, churn_min, churn_max)
-    for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        x, sigma, level = _add_churn(x, sigma, on_device[step], gammas[step], noise_scale, generator)
-        slope = (x - _call(denoiser, x, level, step)) / sigma
-        x_next = x + (sigma_next - sigma) * slope
-        if sigma_next > 0:
-            slope_next = (x_next - _call(denoiser, x_next, on_device[step + 1], step)) / sigma_next
-            x_next = x + (sigma_next - sigma) / 2 * (slope + slope_next)
-        x = x_next
-        yield x
-
-
-def dpm_solver_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-    """Solve the ODE in λ = -ln σ, where only D is curved, with a line through its last two values; 1 call per step.
-
-        h = λ_next - λ,   r = (λ - λ_previous)/h
-        D' = (1 + 1/(2r))·D - 1/(2r)·D_previous            D in the first step, and in a last one to σ = 0
-        x  = (σ_next/σ)·x + (1 - e^-h)·D'
-
-    Second order for the price of `euler`, because it remembers one answer ("2M": second order, multistep).
-
-    Parameters
-    ----------
-    denoiser, x, sigmas
-        As in `euler`.
-
-    Yields
-    ------
-    (batch, ...) tensor
-        The state at sigmas[1], sigmas[2], ...
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `euler`.
-
-    Source: Lu et al. 2022, arXiv 2211.01095, algorithm 2, for α = 1.
-    """
-    levels, on_device = _sigma_grid(sigmas, x)
-    previous: Tensor | None = None
-    h_previous = math.nan
-    for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        x0 = _call(denoiser, x, on_device[step], step)
-        h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
-        estimate = x0
-        if previous is not None and sigma_next > 0:
-            r = h_previous / h
-            estimate = (1 + 1 / (2 * r)) * x0 - 1 / (2 * r) * previous
-        x = sigma_next / sigma * x - math.expm1(-h) * estimate
-        previous, h_previous = x0, h
+    for a_t, a_s in pairwise(alpha_bars.tolist()):
+        x0 = denoiser(x / math.sqrt(a_t), x.new_tensor(math.sqrt((1 - a_t) / a_t)))
+        alpha, beta = a_t / a_s, 1 - a_t / a_s
+        x = math.sqrt(a_s) * beta / (1 - a_t) * x0 + math.sqrt(alpha) * (1 - a_s) / (1 - a_t) * x
+        if a_s < 1:
+            z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            x = x + math.sqrt((1 - a_s) / (1 - a_t) * beta) * z
         yield x
 
 
 def ddim(
-    denoiser: Denoiser,
-    x: Tensor,
-    alpha_bars: Tensor,
-    *,
-    eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    denoiser: Denoiser, x: Tensor, alpha_bars: Tensor, *, eta: float = 0.0, generator: Generator | None = None
 ) -> Iterator[Tensor]:
-    """Step from x_t to x_s by keeping the noise that D implies, or renewing a part of it; 1 call per step.
+    """Step from x_t to x_s and keep the noise ε that D implies, or renew a part of it. 1 call per step.
 
         ε   = (x_t - sqrt(ᾱ_t)·x0)/sqrt(1 - ᾱ_t),   x0 = D(x_t/sqrt(ᾱ_t), sqrt((1 - ᾱ_t)/ᾱ_t))
         s²  = η²·(1 - ᾱ_s)/(1 - ᾱ_t)·(1 - ᾱ_t/ᾱ_s)
         x_s = sqrt(ᾱ_s)·x0 + sqrt(1 - ᾱ_s - s²)·ε + s·z
-
-    η = 0 draws nothing: the same noise always gives the same sample, and the walk is `euler` on rescaled states.
-    η = 1 is `ddpm`.
-
-    Parameters
-    ----------
-    denoiser : callable
-        ``D(x, sigma) -> x0``: it sees the state rescaled to x0 + σ·n, as in `euler`.
-    x : (batch, ...) float tensor
-        The state at alpha_bars[0], about standard normal noise. It is not modified.
-    alpha_bars : (n_steps + 1,) tensor
-        Rising, in (0, 1), and 1 at the end; any part of a schedule will do. float64 keeps 1 - ᾱ accurate.
-    eta : float
-        In [0, 1].
-    generator : torch.Generator, optional
-        Source of z; nothing is drawn where s is 0.
-
-    Yields
-    ------
-    (batch, ...) tensor
-        The state at alpha_bars[1], alpha_bars[2], ...; the last is the sample.
-
-    Raises
-    ------
-    ValueError
-        With the first step drawn, if the grid is not as described (the message names the step) or `eta` is outside
-        [0, 1]. Later, for the denoiser as in `euler`.
-    TypeError
-        If `x` is not a floating-point tensor.
-
+    η = 0 adds no noise, and is `euler` on rescaled states; η = 1 is `ddpm`. ValueError for eta outside [0, 1].
     Source: Song et al. 2020, arXiv 2010.02502, eq. 12 and 16.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
-    grid = _alpha_bar_grid(alpha_bars, x)
-    for step, (a_t, a_s) in enumerate(pairwise(grid)):
-        x0 = _call_rescaled(denoiser, x, a_t, step)
+    for a_t, a_s in pairwise(alpha_bars.tolist()):
+        x0 = denoiser(x / math.sqrt(a_t), x.new_tensor(math.sqrt((1 - a_t) / a_t)))
         epsilon = (x - math.sqrt(a_t) * x0) / math.sqrt(1 - a_t)
         s = eta * math.sqrt((1 - a_s) / (1 - a_t) * (1 - a_t / a_s))
-        x = math.sqrt(a_s) * x0 + math.sqrt(max(1 - a_s - s**2, 0.0)) * epsilon
+        x = math.sqrt(a_s) * x0 + math.sqrt(max(1 - a_s - s**2, 0)) * epsilon
         if s > 0:
-            x = x + s * _randn_like(x, generator)
+            x = x + s * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         yield x
 
 
-def ddpm(
-    denoiser: Denoiser, x: Tensor, alpha_bars: Tensor, *, generator: torch.Generator | None = None
-) -> Iterator[Tensor]:
-    """Draw x_s from the posterior q(x_s | x_t, x0) with D for x0: ancestral sampling; 1 call per step.
+def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+    """Follow dx/dσ = (x - D(x, σ))/σ in straight steps, ``x + (σ_next - σ)·(x - D(x, σ))/σ``. 1 call per step.
 
-        α = ᾱ_t/ᾱ_s,   β = 1 - α
-        mean     = sqrt(ᾱ_s)·β/(1 - ᾱ_t)·x0 + sqrt(α)·(1 - ᾱ_s)/(1 - ᾱ_t)·x_t
-        variance = β̃ = (1 - ᾱ_s)/(1 - ᾱ_t)·β                    0 in the last step, where nothing is drawn
-
-    Parameters, yields and errors are those of `ddim`, without `eta`. Built for many steps: with few, β̃ is far from the
-    true variance of x_s given x_t, which includes how unsure D is about x0.
-
-    Source: Ho et al. 2020, arXiv 2006.11239, algorithm 2 and eq. 6 and 7.
+    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1 without its correction.
     """
-    grid = _alpha_bar_grid(alpha_bars, x)
-    for step, (a_t, a_s) in enumerate(pairwise(grid)):
-        x0 = _call_rescaled(denoiser, x, a_t, step)
-        alpha = a_t / a_s
-        beta = 1 - alpha
-        mean_x0 = math.sqrt(a_s) * beta / (1 - a_t)
-        mean_xt = math.sqrt(alpha) * (1 - a_s) / (1 - a_t)
-        variance = (1 - a_s) / (1 - a_t) * beta
-        x = mean_x0 * x0 + mean_xt * x
-        if variance > 0:
-            x = x + math.sqrt(variance) * _randn_like(x, generator)
+    for sigma, sigma_next in pairwise(sigmas.tolist()):
+        slope = (x - denoiser(x, x.new_tensor(sigma))) / sigma
+        x = x + (sigma_next - sigma) * slope
         yield x
 
 
+def heun(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+    """Follow the same curve with the mean of the slopes at both ends of a step. 2 calls per step.
+
+        d  = (x - D(x, σ))/σ                       x'   = x + (σ_next - σ)·d
+        d' = (x' - D(x', σ_next))/σ_next           next = x + (σ_next - σ)·(d + d')/2
+
+    A step to σ_next = 0 has no d': it ends at x', after 1 call. Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1.
+    """
+    for sigma, sigma_next in pairwise(sigmas.tolist()):
+        slope = (x - denoiser(x, x.new_tensor(sigma))) / sigma
+        if sigma_next > 0:
+            predicted = x + (sigma_next - sigma) * slope
+            slope_next = (predicted - denoiser(predicted, x.new_tensor(sigma_next))) / sigma_next
+            slope = (slope + slope_next) / 2
+        x = x + (sigma_next - sigma) * slope
+        yield x
+
+
+def guided(conditional: Denoiser, unconditional: Denoiser, w: float) -> Denoiser:
+    """Return the denoiser ``D_uncond + w·(D_cond - D_uncond)``: it exaggerates what the condition changes.
+
+    w = 0 and w = 1 are the two models themselves, and there the other one is not called. ValueError for a `w` that is not
+    finite. Source: Ho and Salimans 2022, arXiv 2207.12598, eq. 6, whose w is ours less 1.
+    """
+    if not math.isfinite(w):
+        raise ValueError(f"w must be finite, got {w}")
+    if w in (0, 1):
+        return conditional if w else unconditional
+    return lambda x, sigma: (1 - w) * unconditional(x, sigma) + w * conditional(x, sigma)
+
+
+@torch.no_grad()
 def sample(
-    sampler: Callable[..., Iterator[Tensor]],
-    denoiser: Denoiser,
-    noise: Tensor,
-    grid: Tensor,
-    *,
-    progress: bool = True,
-    **options: Any,
+    sampler: Callable[..., Iterator[Tensor]], denoiser: Denoiser, noise: Tensor, grid: Tensor, **options: Any
 ) -> Tensor:
-    """Run a sampler from pure noise to its last state, without gradients.
+    """Run ``sampler(denoiser, x, grid, **options)`` from standard normal `noise`; return its last state, without gradients.
 
-    Parameters
-    ----------
-    sampler : callable
-        One of `euler`, `heun`, `dpm_solver_2m`, `ddim`, `ddpm`.
-    denoiser : callable
-    noise : (batch, ...) float tensor
-        Standard normal. It is scaled here to the noise level at which the grid starts: times sigmas[0] for the EDM
-        samplers, as it is for `ddim` and `ddpm`, whose states have variance one. So the same `noise` starts all five.
-    grid : (n_steps + 1,) tensor
-        sigmas, or alpha_bars for `ddim` and `ddpm`.
-    progress : bool
-        Show a bar where the output is a terminal.
-    **options
-        Handed to the sampler: `churn`, `eta`, `generator`, ...
-
-    Returns
-    -------
-    (batch, ...) tensor
-        The last state.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As the sampler.
+    x starts at ``sigmas[0]·noise`` if the grid falls, at `noise` if it rises (alpha_bars). ValueError unless it holds two
+    levels or more, and they fall, none below 0, or rise, all in (0, 1].
     """
-    with torch.no_grad():
-        x = noise if sampler in (ddim, ddpm) else noise * float(grid[0])
-        states = sampler(denoiser, x, grid, **options)
-        bar = tqdm(
-            states,
-            total=len(grid) - 1,
-            desc=sampler.__name__,
-            leave=False,
-            disable=None if progress else True,
-        )
-        for state in bar:
-            x = state
-    return x
+    steps = list(pairwise(grid.tolist()))
+    falls, rises = all(a > b >= 0 for a, b in steps), all(0 < a < b <= 1 for a, b in steps)
+    if not steps or not (falls or rises):
+        raise ValueError(f"the grid must fall to 0 or more, or rise within (0, 1], got {grid.tolist()}")
+    x = noise * steps[0][0] if falls else noise
+    return deque(sampler(denoiser, x, grid, **options), maxlen=1).pop()
 
 
-# --- one call of the denoiser ---------------------------------------------------------------------------------
-
-
-def _call(denoiser: Denoiser, x: Tensor, sigma: Tensor, step: int) -> Tensor:
-    """Return D(x, sigma), or say in which step it went wrong: a NaN found at the end could come from any of them."""
-    x0 = denoiser(x, sigma)
-    if x0.shape != x.shape:
-        raise ValueError(
-            f"step {step}: the denoiser returned shape {tuple(x0.shape)}, expected {tuple(x.shape)}"
-        )
-    # One pass and one number read back; a finite sum proves all finite, an infinite one may be an overflow.
-    if not math.isfinite(x0.detach().sum().item()) and not bool(torch.isfinite(x0).all()):
-        raise ValueError(f"step {step}: the denoiser returned NaN or inf at sigma = {float(sigma):.6g}")
-    return x0
-
-
-def _call_rescaled(denoiser: Denoiser, x: Tensor, alpha_bar: float, step: int) -> Tensor:
-    """Return D for a state of DDPM's kind: x/sqrt(ᾱ) is x0 plus noise of σ = sqrt((1 - ᾱ)/ᾱ)."""
-    sigma = x.new_tensor(math.sqrt((1 - alpha_bar) / alpha_bar))
-    return _call(denoiser, x / math.sqrt(alpha_bar), sigma, step)
-
-
-# --- churn ----------------------------------------------------------------------------------------------------
-
-
-def _churn_factors(levels: list[float], churn: float, low: float, high: float) -> list[float]:
-    """Return γ for each step."""
-    if not churn >= 0:
-        raise ValueError(f"churn must not be negative, got {churn}")
-    gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
-    return [gamma if low <= sigma <= high else 0.0 for sigma in levels[:-1]]
-
-
-def _add_churn(
-    x: Tensor,
-    sigma: float,
-    level: Tensor,
-    gamma: float,
-    noise_scale: float,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, float, Tensor]:
-    """Raise the state's noise from σ to σ̂; return the state, σ̂ and σ̂ as the tensor that the denoiser gets."""
-    if gamma == 0:
-        return x, sigma, level
-    raised = sigma * (1 + gamma)
-    added = math.sqrt(raised**2 - sigma**2) * noise_scale
-    return x + added * _randn_like(x, generator), raised, x.new_tensor(raised)
-
-
-def _randn_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-
-
-# --- grids ----------------------------------------------------------------------------------------------------
-
-
-def _sigma_grid(sigmas: Tensor, x: Tensor) -> tuple[list[float], Tensor]:
-    """Return the noise levels as float64 numbers, and as a tensor beside `x`; refuse what is no falling grid."""
-    levels = _numbers(sigmas, "sigmas", x)
-    for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        if not (sigma > 0 and 0 <= sigma_next < sigma < math.inf):
-            raise ValueError(
-                f"step {step}: sigmas must be positive and fall (only the last may be 0), got {sigma} -> {sigma_next}"
-            )
-    return levels, sigmas.to(device=x.device, dtype=x.dtype)
-
-
-def _alpha_bar_grid(alpha_bars: Tensor, x: Tensor) -> list[float]:
-    """Return the ᾱ as float64 numbers; refuse what is no grid rising to 1."""
-    levels = _numbers(alpha_bars, "alpha_bars", x)
-    for step, (a_t, a_s) in enumerate(pairwise(levels)):
-        if not 0 < a_t < a_s <= 1:
-            raise ValueError(
-                f"step {step}: alpha_bars must be positive and rise, from most noise to none, got {a_t} -> {a_s}"
-            )
-    if levels[-1] != 1:
-        raise ValueError(f"step {len(levels) - 2}: alpha_bars must end at 1, got {levels[-1]}")
-    return levels
-
-
-def _numbers(grid: Tensor, name: str, x: Tensor) -> list[float]:
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}")
-    if grid.ndim != 1 or len(grid) < 2:
-        raise ValueError(
-            f"{name} must be (n_steps + 1,) with at least one step, got shape {tuple(grid.shape)}"
-        )
-    return [float(level) for level in grid.tolist()]
+def _per_sample(level: Tensor | float | None, x: Tensor) -> Tensor:
+    """Shape a level so that it multiplies x sample by sample: (batch,) becomes (batch, 1, ...)."""
+    level = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64, device=x.device)
+    return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim == 1 else level

@@ -11,6 +11,8 @@ Each number means something only beside the same number for real digits, so `eva
     python evaluate.py --gpu            the same on a CUDA device, in bfloat16 autocast and compiled
     python evaluate.py --fit-judge      train the classifier again (seconds); writes weights/judge.safetensors
 
+Error messages contain the shapes or labels that are refused.
+
 Sources: Fréchet distance, Heusel et al. 2017, arXiv 1706.08500; of Gaussians, Dowson and Landau 1982.
 """
 
@@ -42,7 +44,8 @@ DIGITS = WEIGHTS.with_name("digits.safetensors")
 class Judge(nn.Module):
     """A classifier of 8×8 digits, 64-128-64-10; its second hidden layer gives the features.
 
-    It never saw a generated image, nor the held-out digits.
+    It never saw a generated image, nor the held-out digits. The names in the weights file are those of two attributes:
+    `hidden`, ``Sequential(Flatten, Linear(64, 128), ReLU, Linear(128, 64), ReLU)``, and `head`, ``Linear(64, 10)``.
     """
 
     def __init__(self) -> None:
@@ -87,7 +90,7 @@ def fit_judge(images: Tensor, labels: Tensor, *, n_steps: int = 300, seed: int =
 
 
 def load_judge(path: Path = WEIGHTS) -> Judge:
-    """Return the committed judge."""
+    """Return the judge whose state_dict the file holds: the committed one, unless `path` says otherwise."""
     with torch.random.fork_rng(devices=[]):
         judge = Judge()
     judge.load_state_dict(load_file(path))
@@ -229,9 +232,9 @@ def draw_digits(
     (n, 1, 8, 8) float32 tensor
         On the CPU.
     """
-    from diffusion_sampling import heun, sample
+    from diffusion_sampling import heun, karras_sigmas, sample
     from guidance import guided_labels
-    from schedules import karras_sigmas, precondition
+    from preconditioning import precondition
     from train import NO_CLASS
 
     model = model.to(device)

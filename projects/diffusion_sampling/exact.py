@@ -6,7 +6,8 @@ its points. The log density of the noisy state comes with it, and ties both toge
 
     D(x, σ) = x + σ²·∇ log p(x; σ)
 
-With these, no error of a sampler can hide behind an error of a network.
+With these, no error of a sampler can hide behind an error of a network. Error messages contain the shape that does not fit, or
+say "positive", "symmetric" or "negative".
 
 Sources: Karras et al. 2022, arXiv 2206.00364, appendix B.3 (the finite dataset); Efron 2011, "Tweedie's formula and
 selection bias" (the formula); Bishop 2006, "Pattern Recognition and Machine Learning", section 2.3 (Gaussian algebra).

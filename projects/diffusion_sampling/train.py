@@ -32,7 +32,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from schedules import add_noise, precondition
+from diffusion_sampling import add_noise
+from preconditioning import precondition
 from unet import UNet
 
 __all__ = [
@@ -226,7 +227,7 @@ def train(
     Raises
     ------
     ValueError
-        If the checkpoint belongs to another config.
+        If the checkpoint belongs to another config; the message names the file.
     FloatingPointError
         If the loss is not finite; the message names the step.
     """

@@ -8,6 +8,8 @@ On the way down each step halves the image and widens the channels, so the botto
 way up the skip connections hand back the details that halving lost. Noise level and class enter every block as a scale
 and a shift per channel.
 
+Error messages contain the size that is refused.
+
 Sources: U-Net, Ronneberger et al. 2015, arXiv 1505.04597; as a denoiser, Ho et al. 2020, arXiv 2006.11239, appendix B;
 adaptive group norm, Dhariwal and Nichol 2021, arXiv 2105.05233, section 3; zero-initialised outputs, the code of Ho et
 al. (and Goyal et al. 2017, arXiv 1706.02677, section 5.1, for residual blocks).

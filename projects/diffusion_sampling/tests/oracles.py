@@ -12,7 +12,8 @@ def gaussian_denoiser(mean, variance):
     mean, variance = torch.as_tensor(mean, dtype=DOUBLE), torch.as_tensor(variance, dtype=DOUBLE)
 
     def denoiser(x, sigma):
-        wide = mean + variance / (variance + sigma.double() ** 2) * (x.double() - mean)
+        level = torch.as_tensor(sigma, dtype=DOUBLE)
+        wide = mean + variance / (variance + level**2) * (x.double() - mean)
         return wide.to(x.dtype)
 
     return denoiser
@@ -39,6 +40,16 @@ class Recorder:
         self.states.append(x.detach().clone())
         self.sigmas.append(torch.as_tensor(sigma).detach().clone())
         return self.denoiser(x, sigma)
+
+
+def seeded(seed=0):
+    """A generator of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def column(value):
+    """A batch of two: the second sample is minus the first, as it is for every odd D."""
+    return torch.tensor([[value], [-value]], dtype=DOUBLE)
 
 
 def fails_at(call, denoiser, change):

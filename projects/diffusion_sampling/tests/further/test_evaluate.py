@@ -12,7 +12,7 @@ from oracles import DOUBLE
 import evaluate
 from shared.testing.checks import assert_close, expect_error
 
-JUDGE = Path(__file__).resolve().parents[1] / "weights" / "judge.safetensors"
+JUDGE = Path(__file__).resolve().parents[2] / "weights" / "judge.safetensors"
 
 
 @pytest.mark.grades("frechet_distance")
@@ -104,7 +104,7 @@ def test_judge(generator):
     assert judge.accuracy(images, best) == 1.0, "the class of the largest logit is the answer"
     wrong = best.clone()
     wrong[:3] = (wrong[:3] + 1) % 10
-    assert math.isclose(judge.accuracy(images, wrong), 4 / 7), (
+    assert math.isclose(judge.accuracy(images, wrong), 4 / 7, rel_tol=1e-6), (
         f"3 of 7 are wrong, accuracy {judge.accuracy(images, wrong)}"
     )
 
@@ -122,6 +122,26 @@ def test_fit_judge(generator):
     assert torch.equal(first(images), again(images)), "the same seed gives two judges"
     other = evaluate.fit_judge(images, labels, n_steps=20, seed=4)
     assert not torch.equal(first(images), other(images)), "the seed is ignored"
+
+
+@pytest.mark.grades("load_judge", "Judge")
+def test_load_judge(tmp_path, generator):
+    """The judge of a state_dict's file, with the same answers; ready to use, torch's global generator untouched."""
+    from safetensors.torch import save_file
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        judge = evaluate.Judge()
+    save_file(judge.state_dict(), tmp_path / "judge.safetensors")
+    before = torch.get_rng_state()
+    loaded = evaluate.load_judge(tmp_path / "judge.safetensors")
+    assert torch.equal(torch.get_rng_state(), before), "load_judge changed torch's global generator"
+    images = torch.randn(7, 1, 8, 8, generator=generator)
+    assert torch.equal(loaded(images), judge(images)), "the loaded judge answers differently"
+    assert not loaded.training, "the judge comes back in training mode"
+    assert not any(parameter.requires_grad for parameter in loaded.parameters()), (
+        "its parameters want gradients"
+    )
 
 
 @pytest.mark.grades("load_judge")

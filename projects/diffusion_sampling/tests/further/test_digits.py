@@ -13,16 +13,17 @@ import torch
 import diffusion_sampling
 import guidance
 
-HERE = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parents[2]
 KARRAS = (
     20.0 ** (1 / 7) + torch.linspace(0, 1, 18, dtype=torch.float64) * (0.005 ** (1 / 7) - 20.0 ** (1 / 7))
 ) ** 7
+OWN = ("diffusion_sampling", "preconditioning", "schedules", "unet", "train", "evaluate")
 GRID = torch.cat([KARRAS, torch.zeros(1, dtype=torch.float64)])
 
 
 def reference(name):
     """Import a module of the reference under another name, with its siblings."""
-    own = {module: sys.modules.get(module) for module in ("schedules", "unet", "train", "evaluate")}
+    own = {module: sys.modules.get(module) for module in OWN}
     path = list(sys.path)
     try:
         sys.path.insert(0, str(HERE))
@@ -47,9 +48,9 @@ def reference(name):
 @pytest.fixture(scope="module")
 def network():
     """The committed denoiser D(x, sigma, labels)."""
-    training, schedules = reference("train"), reference("schedules")
+    training, preconditioning = reference("train"), reference("preconditioning")
     model, sigma_data = training.load_weights(HERE / "weights" / "digits.safetensors")
-    return schedules.precondition(model, sigma_data=sigma_data)
+    return preconditioning.precondition(model, sigma_data=sigma_data)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def draw(network, labels, w):
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(len(labels), 1, 8, 8, generator=generator)
     denoiser = guidance.guided_labels(network, labels, w, no_class=10)
-    return diffusion_sampling.sample(diffusion_sampling.heun, denoiser, noise, GRID, progress=False)
+    return diffusion_sampling.sample(diffusion_sampling.heun, denoiser, noise, GRID)
 
 
 @pytest.mark.grades("heun", "sample", "guided_labels")

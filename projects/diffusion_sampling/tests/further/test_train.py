@@ -162,6 +162,79 @@ def test_train_is_reproducible():
 
 
 @pytest.mark.grades("train")
+def test_labels_are_dropped():
+    """drop_rate = 1 trains on no class at all: other labels give the same bits. drop_rate = 0 trains on all of them."""
+    images, labels = digits()
+    for rate, alike in ((1.0, True), (0.0, False)):
+        config = train.TrainConfig(**TINY, drop_rate=rate)
+        one, other = (parameters(train.train(config, images, given)) for given in (labels, labels.flip(0)))
+        assert torch.equal(one, other) == alike, (
+            f"drop_rate has no effect: with {rate} two sets of labels give {'other' if alike else 'the same'} weights"
+        )
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 5},
+        {"peak_rate": 3e-3},
+        {"warm_up": 3},
+        {"ema_decay": 0.01},
+        {"sigma_data": 0.5},
+        {"log_mean": -0.5},
+        {"log_std": 0.7},
+        {"n_steps": 4},
+    ],
+    ids=str,
+)
+def test_every_setting_counts(change):
+    """Each number of the config changes the weights."""
+    base = parameters(train.train(train.TrainConfig(**TINY), *digits()))
+    other = parameters(train.train(train.TrainConfig(**TINY | change), *digits()))
+    assert not torch.equal(base, other), f"{next(iter(change))} has no effect on the training"
+
+
+@pytest.mark.grades("train")
+def test_width_counts():
+    """The width of the config is that of the network."""
+    narrow, wide = (
+        train.train(train.TrainConfig(**TINY | {"width": w, "n_steps": 1}), *digits()) for w in (8, 16)
+    )
+    assert len(parameters(wide)) > 2 * len(parameters(narrow)), "the width is ignored"
+
+
+@pytest.mark.grades("train")
+def test_average_follows_the_model():
+    """What comes back is the average, not the model: with a decay near 1 it has hardly moved after the warm-up of the decay.
+
+    The decay of step k, counted from 0, is min(ema_decay, (1 + k)/(10 + k)): with decay 0 the average is the model.
+    """
+    config = {**TINY, "n_steps": 8, "peak_rate": 1e-2}
+    start = parameters(train.train(train.TrainConfig(**config), *digits(), stop_after=0))
+    moved = [
+        float((parameters(train.train(train.TrainConfig(**config, ema_decay=d), *digits())) - start).norm())
+        for d in (0.0, 0.5, 0.9999)
+    ]
+    assert moved[1] < moved[0], "the model itself comes back, not its average"
+    assert moved[2] <= moved[1], "a larger ema_decay must follow more slowly"
+    assert moved[2] > 0.2 * moved[0], "the decay must be small in the first steps, (1 + step)/(10 + step)"
+
+
+@pytest.mark.grades("train")
+def test_stop_after(tmp_path):
+    """A run goes to n_steps at most, and writes its checkpoint at the end of each call, in a folder it makes."""
+    config, path = train.TrainConfig(**TINY), tmp_path / "new" / "run.pt"
+    straight = parameters(train.train(config, *digits(), stop_after=99, checkpoint=path))
+    assert torch.equal(straight, parameters(train.train(config, *digits()))), (
+        "stop_after=99 runs past n_steps"
+    )
+    again = parameters(train.train(config, *digits(), checkpoint=path))
+    assert torch.equal(again, straight), "a finished run goes on when it is called again"
+    assert [p.name for p in path.parent.iterdir()] == ["run.pt"], "a temporary file is left behind"
+
+
+@pytest.mark.grades("train")
 def test_exact_resume(tmp_path):
     """Stopped after 2 of 5 steps and resumed: the same bits as without the stop."""
     config = train.TrainConfig(**TINY)
@@ -196,7 +269,7 @@ def test_train_stops_at_nan():
 @pytest.mark.grades("train")
 def test_train_learns():
     """60 steps on one image: the denoiser of the averaged weights beats the one that only scales x."""
-    from schedules import precondition
+    from preconditioning import precondition
 
     images, labels = digits(1)
     config = train.TrainConfig(n_steps=60, batch_size=16, width=8, warm_up=5, ema_decay=0.9, peak_rate=5e-3)

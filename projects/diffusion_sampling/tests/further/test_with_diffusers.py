@@ -1,4 +1,4 @@
-"""Parity with diffusers, driven by the same denoiser and the same noise. Its import takes seconds, so this file is last.
+"""Parity with diffusers, driven by the same denoiser and the same noise. Its import takes seconds, so it has a file of its own.
 
 Traps: clip_sample=True by default; timesteps counted from 0; EDM's initial sigma is sqrt(sigma_max² + 1) there; its DDIM
 keeps the network's own ε after clipping x0 unless use_clipped_model_output=True.
@@ -12,7 +12,9 @@ import torch
 
 import diffusion_sampling
 import guidance
+import preconditioning
 import schedules
+from multistep import dpm_solver_2m
 from shared.testing.checks import assert_close
 
 
@@ -115,7 +117,7 @@ def test_edm_euler(diffusers):
         scheduler.scale_model_input(x, t)
         x0 = dummy(x, scheduler.sigmas[i])
         x = scheduler.step(x0, t, x, pred_original_sample=x0).prev_sample
-    grid = schedules.karras_sigmas(18)
+    grid = diffusion_sampling.karras_sigmas(18)
     assert_close(grid.float(), scheduler.sigmas, rtol=1e-5, what="Karras grid")
     *_, last = diffusion_sampling.euler(dummy, noise() * 80.0, scheduler.sigmas.double())
     close(last, x, 1e-5, "EDM Euler")
@@ -168,7 +170,7 @@ def test_dpm_solver(diffusers, n_steps):
     for i, t in enumerate(scheduler.timesteps):
         scheduler.scale_model_input(x, t)
         x = scheduler.step(dummy(x, scheduler.sigmas[i]), t, x).prev_sample
-    *_, last = diffusion_sampling.dpm_solver_2m(dummy, noise() * 80.0, scheduler.sigmas.double())
+    *_, last = dpm_solver_2m(dummy, noise() * 80.0, scheduler.sigmas.double())
     close(last, x, 1e-5, f"DPM-Solver++(2M), {n_steps} steps")
 
 
@@ -179,7 +181,7 @@ def test_dpm_solver(diffusers, n_steps):
 def test_schedules(diffusers, function, name):
     """ᾱ_1, ..., ᾱ_T of both schedules."""
     expected = diffusers.DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule=name).alphas_cumprod
-    got = getattr(schedules, function)(1000)[:-1].flip(0).float()
+    got = getattr(diffusion_sampling if name == "linear" else schedules, function)(1000)[:-1].flip(0).float()
     assert_close(got, expected, rtol=3e-4, what=f"{name} ᾱ_1..ᾱ_T")
     hint = "off by one: shift the schedule by a step"
     assert_close(got[:5], expected[:5], rtol=1e-6, atol=0.0, what="ᾱ_1..ᾱ_5", hint=hint)
@@ -190,7 +192,7 @@ def test_preconditioning(diffusers):
     """D from the same network output, by their EDM scheduler."""
     scheduler = diffusers.EDMEulerScheduler(sigma_data=0.7)
     x, output, sigma = noise(), noise(1), torch.tensor(1.3)
-    c = schedules.edm_preconditioning(sigma, sigma_data=0.7)
+    c = preconditioning.edm_preconditioning(sigma, sigma_data=0.7)
     assert_close(c.c_skip * x + c.c_out * output, scheduler.precondition_outputs(x, output, sigma), what="D")
     assert_close(c.c_in * x, scheduler.precondition_inputs(x, sigma), what="c_in·x")
 
@@ -204,5 +206,5 @@ def test_timesteps(diffusers):
     table = (((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5).numpy()
     sigmas = np.array([0.02, 0.5, 3.0, 100.0])
     expected = scheduler._sigma_to_t(sigmas, np.log(table))
-    got = schedules.sigma_to_t(torch.from_numpy(sigmas), schedules.linear_alpha_bars()) - 1
+    got = schedules.sigma_to_t(torch.from_numpy(sigmas), diffusion_sampling.linear_alpha_bars()) - 1
     assert_close(got, torch.from_numpy(np.asarray(expected, dtype=np.float64)), rtol=1e-4, what="t - 1")

@@ -14,21 +14,20 @@ from oracles import (
     mixture_denoiser,
     noisy_mixture,
     posterior,
+    seeded,
     sliced_wasserstein,
     slope,
 )
 
 import diffusion_sampling
-import guidance
+from churn import churned
+from multistep import dpm_solver_2m
 from shared.testing.checks import assert_close
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def last(function, denoiser, x, grid, **options):
-    for state in getattr(diffusion_sampling, function)(denoiser, x, grid, **options):
+    sampler = {"dpm_solver_2m": dpm_solver_2m, "churned": churned}.get(function)
+    for state in (sampler or getattr(diffusion_sampling, function))(denoiser, x, grid, **options):
         x = state
     return x
 
@@ -184,8 +183,9 @@ def churned_variance(levels, gammas, variance, order):
     return v
 
 
-@pytest.mark.parametrize(("function", "order", "bias"), [("euler", 1, -0.103), ("heun", 2, 0.004)])
-def test_churn_keeps_the_distribution(function, order, bias):
+@pytest.mark.grades("churned")
+@pytest.mark.parametrize(("name", "order", "bias"), [("euler", 1, -0.103), ("heun", 2, 0.004)])
+def test_churn_keeps_the_distribution(name, order, bias):
     """On a Gaussian, 200 steps with churn 40: the mean stays, and the variance is what the affine recursion says.
 
     Heun's variance is the data's to 0.4 %. Euler's is 10.3 % too small, and that is Euler, not churn: γ is 0.2 whatever
@@ -199,7 +199,8 @@ def test_churn_keeps_the_distribution(function, order, bias):
     assert abs(solved / 0.25 - 1 - bias) < 0.001
     x = 10 * torch.randn(50_000, 1, dtype=DOUBLE, generator=seeded())
     options = {"churn": 40.0, "churn_min": 0.05, "churn_max": 5.0, "generator": seeded(1)}
-    got = last(function, gaussian_denoiser(0.5, 0.25), x, grid, **options)
+    step = getattr(diffusion_sampling, name)
+    got = last("churned", gaussian_denoiser(0.5, 0.25), x, grid, step=step, **options)
     assert abs(float(got.var()) / solved - 1) < 0.02, (
         f"variance {float(got.var()):.4f}, expected {solved:.4f}"
     )
@@ -219,7 +220,7 @@ def test_guidance_does_not_sample_the_tilted_density():
     x = 80 * torch.randn(20_000, 1, dtype=DOUBLE, generator=seeded())
     conditional, unconditional = gaussian_denoiser(0.0, 0.25), gaussian_denoiser(0.0, 1.0)
     for w in (0.0, 1.0, 2.0, 3.0):
-        denoiser = guidance.guided(conditional, unconditional, w)
+        denoiser = diffusion_sampling.guided(conditional, unconditional, w)
         got = float(last("heun", denoiser, x, karras(64, 0.002, 80.0, to_zero=True)).var())
         solved = 0.25**w
         assert abs(got / solved - 1) < 0.06, f"w = {w}: variance {got:.4f}, the solved ODE gives {solved:.4f}"
@@ -241,16 +242,16 @@ def test_guidance_does_not_sample_the_tilted_density():
 @pytest.mark.parametrize("sigma", [0.02, 0.5, 5.0, 80.0])
 def test_network_error_through_both_parameterisations(sigma):
     """The same error of the network's output reaches x0 times σ (noise prediction), or times c_out < σ_data (EDM)."""
-    import schedules
+    from preconditioning import edm_preconditioning
 
     x, level = torch.randn(6, 2, dtype=DOUBLE, generator=seeded()), torch.tensor(sigma, dtype=DOUBLE)
     error = 0.1 * torch.randn(6, 2, dtype=DOUBLE, generator=seeded(1))
     prediction = torch.randn(6, 2, dtype=DOUBLE, generator=seeded(2))
-    shift = schedules.to_x0(prediction + error, x, level, kind="epsilon") - schedules.to_x0(
+    shift = diffusion_sampling.to_x0(prediction + error, x, level, kind="epsilon") - diffusion_sampling.to_x0(
         prediction, x, level, kind="epsilon"
     )
     assert_close(shift, -sigma * error, rtol=1e-8, what="error of x0 from a noise prediction")
-    c_out = float(schedules.edm_preconditioning(level, sigma_data=0.5).c_out)
+    c_out = float(edm_preconditioning(level, sigma_data=0.5).c_out)
     assert c_out < 0.5, f"c_out is {c_out}: EDM's error never exceeds σ_data times that of the network"
     assert c_out < sigma, (
         f"c_out is {c_out}, at sigma = {sigma}: EDM must never amplify more than a noise prediction"

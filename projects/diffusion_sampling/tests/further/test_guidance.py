@@ -1,0 +1,69 @@
+"""The judge of guidance.py. Oracles: values worked by hand."""
+
+import math
+
+import pytest
+import torch
+from oracles import DOUBLE, Recorder, constant_denoiser
+
+import guidance
+from shared.testing.checks import assert_close, expect_error
+
+
+def table(x, sigma, labels):
+    """A network of its labels: class k answers with 10·k + x·sigma."""
+    return (10.0 * labels).to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)) + x * sigma
+
+
+@pytest.mark.grades("guided_labels")
+@pytest.mark.parametrize("w", [0, 1, 0.0, 1.0, 2.5, -0.5])
+def test_guided_labels(w, generator):
+    """Each sample is steered to its own class: 10·label against 10·no_class, with no_class = 4."""
+    x, labels, calls = torch.randn(3, 2, 1, dtype=DOUBLE, generator=generator), torch.tensor([2, 0, 3]), []
+
+    def network(x, sigma, labels):
+        assert len(labels) == len(x), f"{len(labels)} labels for a batch of {len(x)}"
+        calls.append(len(x))
+        return table(x, sigma, labels)
+
+    denoiser = guidance.guided_labels(network, labels, w, no_class=4)
+    for sigma in (
+        torch.tensor(0.5, dtype=DOUBLE),
+        torch.tensor([0.5, 1.0, 2.0], dtype=DOUBLE).reshape(3, 1, 1),
+    ):
+        calls.clear()
+        got = denoiser(x, sigma)
+        conditional, unconditional = 10.0 * labels.double().reshape(3, 1, 1), 40.0
+        expected = unconditional + w * (conditional - unconditional) + x * sigma
+        mistakes = {
+            "guidance as (1 - w): the weights of the two answers are swapped": conditional
+            + w * (unconditional - conditional)
+            + x * sigma,
+        }
+        assert_close(got, expected, rtol=1e-12, what=f"guided answer, w = {w}", mistakes=mistakes)
+        assert calls == [3 if w in (0, 1) else 6], (
+            f"batches of {calls}: w = {w} needs one call, doubled unless w is 0 or 1"
+        )
+
+
+@pytest.mark.grades("guided_labels")
+@pytest.mark.parametrize("w", [math.nan, math.inf], ids=str)
+def test_bad_w(w):
+    """A scale that is not finite is refused at once."""
+    with expect_error(ValueError, str(w), otherwise=f"w = {w} is accepted"):
+        guidance.guided_labels(table, torch.tensor([1]), w, no_class=4)
+
+
+@pytest.mark.grades("clip_x0")
+def test_clip_x0():
+    """Only the answer is clamped; x and sigma reach the denoiser as they are."""
+    recorder = Recorder(constant_denoiser(torch.tensor([[-3.0], [0.5], [0.8], [9.0]])))
+    x, sigma = torch.tensor([[7.0], [-7.0], [0.1], [0.2]]), torch.tensor(2.0)
+    mistakes = {"the range is ignored: this is -1 to 1": torch.tensor([[-1.0], [0.5], [0.8], [1.0]])}
+    got = guidance.clip_x0(recorder, -2.0, 0.6)(x, sigma)
+    assert_close(got, torch.tensor([[-2.0], [0.5], [0.6], [0.6]]), what="clipped answer", mistakes=mistakes)
+    assert torch.equal(recorder.states[0], x), "the noisy state was clipped: only the answer is"
+    got = guidance.clip_x0(recorder)(x, sigma)
+    assert_close(got, torch.tensor([[-1.0], [0.5], [0.8], [1.0]]), what="clipped answer, default range")
+    with expect_error(ValueError, "1.0", otherwise="low = high is accepted"):
+        guidance.clip_x0(recorder, 1.0, 1.0)
