@@ -21,6 +21,7 @@ def test_compiles_without_spilling(kernel, nvcc):
 @pytest.mark.grades("softmax_triton", "flash_attention_triton")
 def test_triton_compiles_ahead_of_time(nvcc):
     """The Triton twins compile for sm_90."""
-    check_registers(
-        compile_triton(Path(triton_kernels.__file__), Path(__file__).parents[1] / "ahead_of_time.json")
-    )
+    module = Path(triton_kernels.__file__)
+    if "raise NotImplementedError" in module.read_text(encoding="utf-8"):
+        raise NotImplementedError("not written yet, so there is no need to start the compiler")
+    check_registers(compile_triton(module, Path(__file__).parents[1] / "ahead_of_time.json"))
