@@ -108,7 +108,7 @@ def binary_cross_entropy_with_logits(
     ``softplus(x) = log(1 + exp(x))``, and sigmoid(x) is the probability of yes. A label 1 that is surely right keeps the
     digits of its small loss: at x = 40 that is exp(-40) = 4e-18, not 0.
 
-    logits : any shape; targets : the same shape, y from 0 to 1 (not checked), any real dtype or bool
+    logits : any shape; targets : the same shape, y from 0 to 1 (not checked)
     weight, pos_weight : w and v, broadcast to the shape of the logits, 1 by default
     reduction : "mean" divides by the number of elements, not by the weights
     """

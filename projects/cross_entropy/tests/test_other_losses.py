@@ -55,6 +55,13 @@ def test_binary_refuses(module):
             ValueError, otherwise=f"targets of shape {labels.shape} are broadcast to logits (3, 2)"
         ):
             module.binary_cross_entropy_with_logits(ODDS, labels)
+    for option in ("weight", "pos_weight"):
+        for shape in ((3,), (1, 3, 2), (2, 3, 2)):
+            refused = (
+                f"{option} of shape {shape} is taken for logits (3, 2): it must broadcast to their shape"
+            )
+            with expect_error(ValueError, otherwise=refused):
+                module.binary_cross_entropy_with_logits(ODDS, LABELS, **{option: np.ones(shape)})
     for name in ("average", "MEAN", ""):
         with expect_error(ValueError, otherwise=f"an unknown reduction is accepted: {name!r}"):
             module.binary_cross_entropy_with_logits(ODDS, LABELS, reduction=name)
@@ -111,6 +118,24 @@ def test_binary_weights(module):
 
 
 @pytest.mark.grades("binary_cross_entropy_with_logits")
+def test_binary_soft_labels(module):
+    """A label of 1/4 costs a quarter of what the label 1 costs, and three quarters of what the label 0 costs."""
+    bce, yes, no = module.binary_cross_entropy_with_logits, np.log([4 / 3, 5.0]), np.log([4.0, 5 / 4])
+    x, y = ODDS[0], np.array([0.25, 0.75])
+    rounded = {"labels between 0 and 1 are shares: they are not rounded": np.array([no[0], yes[1]])}
+    assert_close(bce(x, y, reduction="none"), y * yes + (1 - y) * no, mistakes=rounded)
+    assert_close(
+        bce(x, y, pos_weight=3.0, reduction="none"),
+        3 * y * yes + (1 - y) * no,
+        mistakes={
+            "pos_weight is ignored where a label is below 1": y * yes + (1 - y) * no,
+            "pos_weight multiplies y softplus(-x) only, not the whole loss of a soft label": 3
+            * (y * yes + (1 - y) * no),
+        },
+    )
+
+
+@pytest.mark.grades("binary_cross_entropy_with_logits")
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_binary_with_all_options(reduction, module, rng):
     """Soft labels, any shape and transposed views, against log(1 + exp(x)) in 120 digits."""
@@ -129,7 +154,7 @@ def test_binary_with_all_options(reduction, module, rng):
                     reduced(losses, reduction),
                     n=max(1, x.size),
                     what=f"loss of shape {x.shape} with logits of size {scale:g}",
-                    hint=STABLE,
+                    hint=STABLE if scale > 1 else None,
                 )
 
 

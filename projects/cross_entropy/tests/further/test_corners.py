@@ -74,15 +74,6 @@ def test_other_losses_refuse_what_is_not_real(function):
             getattr(core, function)(LABELS, LABELS.astype(dtype))
 
 
-@pytest.mark.grades("binary_cross_entropy_with_logits")
-def test_binary_weights_do_not_enlarge_the_loss():
-    """A weight is broadcast to the logits, not the logits to the weight."""
-    for option in ("weight", "pos_weight"):
-        for shape in ((2, 3), (4,)):
-            with expect_error(ValueError, otherwise=f"{option} of shape {shape} is taken for logits (3,)"):
-                core.binary_cross_entropy_with_logits(LABELS, LABELS, **{option: np.ones(shape)})
-
-
 @pytest.mark.grades
 @pytest.mark.parametrize("module", ["blocked", "edge_cases", "kl_divergence"])
 def test_further_modules_use_numpy_only(module):
