@@ -5,8 +5,8 @@ The formulas are those of cross_entropy.py. The contract that this module adds:
 - float16, float32 and float64 keep their dtype (float16 is computed in float32); integers and bool become float64, so that
   uint8 differences do not wrap around. Complex and object arrays raise TypeError. Nothing is modified.
 - `reduction` is "mean", "sum" or "none". Sums are accumulated in float64. The mean of nothing is NaN. Nothing warns.
-- ValueError names what is wrong: two shapes that differ, a weight whose shape does not broadcast, a negative weight by its
-  value and its index, an unknown reduction.
+- An error names the argument and what is wrong with it: two shapes that differ, a weight whose shape does not broadcast, a
+  negative weight by its value and its index, an unknown reduction, a dtype.
 """
 
 from __future__ import annotations

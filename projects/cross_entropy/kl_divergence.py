@@ -17,9 +17,9 @@ def kl_divergence(
 
     It is the cross-entropy of q under p less the entropy of p. It is not symmetric, and zero only where p = q.
 
-    p_logits, q_logits : one shape, with at least one class along `axis`, else ValueError, which names two shapes that differ.
-        The result has that shape without `axis`, and the wider dtype of the two: float16 is computed in float32, integers
-        and bool become float64, other dtypes raise TypeError. Nothing is modified, nothing warns.
+    p_logits, q_logits : one shape, with at least one class along `axis`, else ValueError, which names the shapes. The result
+        has that shape without `axis`, and the wider dtype of the two: float16 is computed in float32, integers and bool
+        become float64, other dtypes raise TypeError, which names the argument. Nothing is modified, nothing warns.
 
     A class with p = 0 contributes 0, whatever q is; q = 0 where p > 0 gives inf. NaN where a logit along the axis is NaN or
     +inf, or all of them are -inf.

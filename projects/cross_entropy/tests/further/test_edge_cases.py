@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import test_other_losses
 import torch
+from named_errors import error_names
 from test_other_losses import LABELS, ODDS
 
 import edge_cases
-from shared.testing.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, unchanged
 
 pytestmark = pytest.mark.module("edge_cases")
 globals().update({k: v for k, v in vars(test_other_losses).items() if k.startswith("test_")})
@@ -32,22 +33,48 @@ def test_binary_contract():
         got = np.asarray(bce(ODDS.astype(dtype), LABELS, pos_weight=[1.0, 2.0])).dtype
         wanted = dtype if np.dtype(dtype).kind == "f" else np.float64
         assert got == wanted, f"{np.dtype(dtype)} logits give {got}"
-    with expect_error(ValueError, "(3, 2)", "(2,)", otherwise="targets of another shape are broadcast"):
+    with error_names(
+        ValueError, "logits", "targets", "(3, 2)", "(2,)", otherwise="targets of another shape are broadcast"
+    ):
         bce(ODDS, LABELS[0])
-    for shape in ((3,), (1, 3, 2)):
-        with expect_error(ValueError, str(shape), otherwise="a weight that does not broadcast is accepted"):
-            bce(ODDS, LABELS, weight=np.ones(shape))
-    with expect_error(ValueError, "-1", "1", otherwise="a negative pos_weight is accepted"):
-        bce(ODDS, LABELS, pos_weight=[2.0, -1.0])
-    with expect_error(ValueError, "-3", "2, 0", otherwise="a negative weight is accepted"):
-        bce(ODDS, LABELS, weight=[[1.0], [1.0], [-3.0]])
-    with expect_error(ValueError, "inf", otherwise="an infinite weight is accepted"):
-        bce(ODDS, LABELS, weight=np.inf)
-    with expect_error(ValueError, "average", otherwise="an unknown reduction is accepted"):
+    with error_names(ValueError, "average", otherwise="an unknown reduction is accepted"):
         bce(ODDS, LABELS, reduction="average")
-    for logits, labels in ((ODDS + 1j, LABELS), (ODDS, LABELS + 1j), (ODDS.astype(object), LABELS)):
-        with expect_error(TypeError, otherwise="complex numbers and objects must be refused"):
-            bce(logits, labels)
+    for name in ("logits", "targets", "weight", "pos_weight"):
+        for bad in (ODDS + 1j, ODDS.astype(object)):
+            arguments = {"logits": ODDS, "targets": LABELS} | {name: bad}
+            with error_names(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
+                bce(**arguments)
+
+
+BAD_WEIGHTS = [
+    (np.ones(3), ["(3,)", "(3, 2)"]),
+    (np.ones((1, 3, 2)), ["(1, 3, 2)", "(3, 2)"]),
+    ([2.0, -1.25], ["-1.25", "1"]),
+    ([[1.0], [1.0], [-3.5]], ["-3.5", "2, 0"]),
+    (-0.5, ["-0.5"]),
+    (np.inf, ["inf"]),
+    ([np.nan, 1.0], ["nan", "0"]),
+]
+
+
+@pytest.mark.grades("binary_cross_entropy_with_logits")
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+@pytest.mark.parametrize(("bad", "words"), BAD_WEIGHTS)
+def test_binary_names_bad_weights(name, bad, words):
+    """A weight is finite, not negative, and of a shape that broadcasts."""
+    with error_names(ValueError, name, *words, otherwise=f"{name}={bad} is accepted for logits (3, 2)"):
+        bce(ODDS, LABELS, **{name: bad})
+
+
+@pytest.mark.grades("binary_cross_entropy_with_logits")
+def test_binary_weights_of_zero():
+    """A weight of 0 is none too little: its loss is 0, also where the logit is infinite."""
+    x, y = np.array([0.0, -np.inf, np.inf, np.log(3.0)]), np.array([1.0, 1.0, 0.0, 0.0])
+    hint = "a weight may be 0: 0 · inf is 0 here"
+    losses = bce(x, y, weight=[1.0, 0.0, 0.0, 2.0], reduction="none")
+    assert_close(losses, np.array([np.log(2.0), 0.0, 0.0, 2 * np.log(4.0)]), hint=hint)
+    losses = bce(x, y, pos_weight=0.0, reduction="none")
+    assert_close(losses, np.array([0.0, 0.0, np.inf, np.log(4.0)]), hint=hint)
 
 
 @pytest.mark.grades("binary_cross_entropy_with_logits")
@@ -113,14 +140,22 @@ def test_binary_edges():
 @pytest.mark.grades("mse_loss")
 def test_squared_error_names_the_shapes():
     """Two shapes, an unknown reduction, complex numbers."""
-    with expect_error(ValueError, "(4, 1)", "(4,)", otherwise="(4, 1) and (4,) broadcast to 16 differences"):
+    with error_names(
+        ValueError,
+        "prediction",
+        "target",
+        "(4, 1)",
+        "(4,)",
+        otherwise="(4, 1) and (4,) broadcast to 16 differences",
+    ):
         edge_cases.mse_loss(np.zeros((4, 1)), np.zeros(4))
-    with expect_error(ValueError, "average", otherwise="an unknown reduction is accepted"):
+    with error_names(ValueError, "average", otherwise="an unknown reduction is accepted"):
         edge_cases.mse_loss(np.zeros(4), np.zeros(4), reduction="average")
-    with expect_error(TypeError, otherwise="complex numbers must be refused"):
-        edge_cases.mse_loss(np.zeros(4), 1j * np.zeros(4))
-    with expect_error(TypeError, otherwise="objects must be refused"):
-        edge_cases.mse_loss(np.zeros(4, object), np.zeros(4))
+    for name in ("prediction", "target"):
+        for bad in (1j * np.zeros(4), np.zeros(4, object)):
+            arguments = {"prediction": np.zeros(4), "target": np.zeros(4)} | {name: bad}
+            with error_names(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
+                edge_cases.mse_loss(**arguments)
 
 
 @pytest.mark.grades("mse_loss")

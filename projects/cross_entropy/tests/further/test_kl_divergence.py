@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+from named_errors import error_names
 from oracles import COUNTS, LOGITS, SOFTMAX
 from scipy.special import rel_entr, softmax
 
 from kl_divergence import kl_divergence
-from shared.testing.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, unchanged
 
 
 @pytest.mark.grades("kl_divergence")
@@ -36,15 +39,51 @@ def test_kl_by_hand():
 @pytest.mark.grades("kl_divergence")
 def test_kl_contract():
     """Shapes must agree, there must be a class; the common dtype stays."""
-    for p, q, wanted in ((np.float16, np.float16, np.float16), (np.float32, np.float64, np.float64)):
+    half, single, double = np.float16, np.float32, np.float64
+    for p, q, wanted in (
+        (half, half, half),
+        (half, single, single),
+        (single, single, single),
+        (single, double, double),
+        (double, single, double),
+        (np.uint8, single, double),
+        (np.bool_, np.bool_, double),
+    ):
         got = np.asarray(kl_divergence(LOGITS.astype(p), LOGITS[::-1].astype(q))).dtype
         assert got == wanted, f"{np.dtype(p)} and {np.dtype(q)} logits give {got}"
-    with expect_error(ValueError, "(4, 3)", "(3,)", otherwise="logits of another shape are broadcast"):
+    with error_names(ValueError, "(4, 3)", "(3,)", otherwise="logits of another shape are broadcast"):
         kl_divergence(LOGITS, LOGITS[0])
-    with expect_error(ValueError, otherwise="at least one class is needed"):
-        kl_divergence(np.zeros((2, 0)), np.zeros((2, 0)))
-    with expect_error(TypeError, otherwise="complex logits must be refused"):
-        kl_divergence(LOGITS, 1j * LOGITS)
+    for shape, axis in (((2, 0), 1), ((2, 0), -1), ((0, 2), 0), ((4, 3), 2), ((4, 3), -3), ((), -1)):
+        with error_names(ValueError, str(shape), otherwise=f"there is no class along axis {axis} of {shape}"):
+            kl_divergence(np.zeros(shape), np.zeros(shape), axis=axis)
+    for name, bad in itertools.product(("p_logits", "q_logits"), (1j * LOGITS, LOGITS.astype(object))):
+        arguments = {"p_logits": LOGITS, "q_logits": LOGITS} | {name: bad}
+        with error_names(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
+            kl_divergence(**arguments)
+
+
+@pytest.mark.grades("kl_divergence")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_kl_in_half_and_single_precision(dtype, rng):
+    """Of 5000 classes, each adds little: float16 is computed in float32."""
+    p, q = rng.standard_normal((2, 4, 5000)).astype(dtype)
+    expected = rel_entr(*(softmax(a.astype(np.float64), axis=-1) for a in (p, q))).sum(axis=-1)
+    assert_close(kl_divergence(p, q), expected, dtype=dtype, hint="compute float16 in float32")
+
+
+@pytest.mark.grades("kl_divergence")
+def test_kl_of_integers_and_of_one_class():
+    """uint8 differences must not wrap around, and one class leaves nothing to tell apart."""
+    p, q = np.array([[0, 250, 249]], np.uint8), np.array([[3, 1, 0]], np.uint8)
+    probabilities = softmax(p.astype(np.float64), axis=-1), softmax(q.astype(np.float64), axis=-1)
+    expected = rel_entr(*probabilities).sum(axis=-1)
+    assert_close(
+        kl_divergence(p, q), expected, hint="convert integers to float64 first: unsigned ones wrap around"
+    )
+    one = np.array([[1.0], [-2.0]])
+    assert_close(
+        kl_divergence(one, 3 * one), np.zeros(2), atol=1e-15, vacuous_ok="the law is that it is zero"
+    )
 
 
 @pytest.mark.grades("kl_divergence")
