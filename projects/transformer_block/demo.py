@@ -30,29 +30,22 @@ from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from transformer_block import (
-    LayerNorm,
-    LearnedEncoding,
-    Transformer,
-    TransformerBlock,
-    alibi_bias,
-    sinusoidal_encoding,
-)
+import transformer_block
+from gpt2_and_llama import Transformer, TransformerBlock
+from positions import LearnedEncoding, alibi_bias
+from transformer_block import sinusoidal_encoding
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.demo import Demo
 
-BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7f7f7f"
+BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"
+HEAD, BOX = "-|>,head_length=5,head_width=3", "round,pad=0.02,rounding_size=0.12"
 
 
-def read_source() -> tuple[Tensor, Tensor]:
-    """Return bytes of two modules to train on, and of another one to evaluate on."""
-
-    def characters(*modules: Any) -> Tensor:
-        text = "".join(inspect.getsource(module) for module in modules)
-        return torch.tensor(list(text.encode("ascii", "replace")))
-
-    return characters(argparse, inspect), characters(ast)
+def read_source(*modules: Any) -> Tensor:
+    """Return the bytes of some modules."""
+    text = "".join(inspect.getsource(module) for module in modules)
+    return torch.tensor(list(text.encode("ascii", "replace")))
 
 
 def windows(text: Tensor, n_windows: int, length: int, generator: torch.Generator) -> Tensor:
@@ -64,9 +57,7 @@ def windows(text: Tensor, n_windows: int, length: int, generator: torch.Generato
 class Reader(nn.Module):
     """A tiny language model over bytes: embedding, positions of one kind, blocks, logits."""
 
-    def __init__(
-        self, position: str, length: int, *, n_layers: int = 2, d_model: int = 64, **options: Any
-    ) -> None:
+    def __init__(self, position: str, length: int, *, n_layers: int = 2, d_model: int = 64, **options: Any):
         super().__init__()
         self.position, self.n_heads = position, 4
         self.embedding = nn.Embedding(128, d_model)
@@ -94,15 +85,17 @@ def losses(model: nn.Module, batch: Tensor) -> Tensor:
     return F.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none") / math.log(2)
 
 
-def train(
-    model: nn.Module, text: Tensor, *, steps: int, length: int, batch: int = 16, rate: float = 3e-3
-) -> list[float]:
+Draw = Callable[[torch.Generator], tuple[Tensor, Any]]  # a batch, and which of its targets count
+
+
+def train(model: nn.Module, draw: Draw, steps: int, rate: float = 3e-3) -> list[float]:
     """Train with AdamW at a constant rate, without warm-up; return the loss of every step."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95))
     curve = []
     for _ in range(steps):
-        loss = losses(model, windows(text, batch, length, generator)).mean()
+        batch, counts = draw(generator)
+        loss = losses(model, batch)[counts].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -110,79 +103,60 @@ def train(
     return curve
 
 
-# --- 1. the block, drawn and counted ----------------------------------------------------------------------------------
-
-
-def _box(axis: Any, y: float, text: str, colour: str) -> None:
-    box = FancyBboxPatch(
-        (-1.1, y - 0.3),
-        2.2,
-        0.6,
-        boxstyle="round,pad=0.02,rounding_size=0.12",
-        facecolor=colour,
-        edgecolor="none",
-    )
-    axis.add_patch(box)
-    axis.text(0, y, text, ha="center", va="center", color="white")
-
-
-def _line(axis: Any, points: list[tuple[float, float]], colour: str, width: float) -> None:
+def _arrow(axis: Any, points: list[tuple[float, float]], colour: str = "black", width: float = 2) -> None:
     """Draw a line through points, with a head at its end."""
-    xs, ys = zip(*points[:-1], strict=True)
-    axis.plot(xs, ys, color=colour, linewidth=width, solid_capstyle="butt")
-    style = "-|>,head_length=5,head_width=3"
-    axis.add_patch(
-        FancyArrowPatch(
-            points[-2], points[-1], arrowstyle=style, color=colour, linewidth=width, shrinkA=0, shrinkB=0
-        )
-    )
+    axis.plot(*zip(*points[:-1], strict=True), color=colour, linewidth=width, solid_capstyle="butt")
+    head = FancyArrowPatch(*points[-2:], arrowstyle=HEAD, color=colour, linewidth=width, shrinkA=0, shrinkB=0)
+    axis.add_patch(head)
+
+
+def _draw(axis: Any, title: str, order: str) -> None:
+    """Draw one kind of block from the bottom up; `order` says where the norm stands in a branch."""
+    axis.text(0, -0.25, "x  (B, T, d)", ha="center", va="top")
+    y = 0.0
+    for branch, colour in (("attention", BLUE), ("feed-forward", ORANGE)):
+        fork = y + 0.35
+        axis.plot([0, 0], [y, fork], color="black", linewidth=2)
+        y = fork
+        for part in order.split():
+            half = 0.24 if part == "+" else 0.3
+            _arrow(axis, [(0, y), (0, y + 0.05), (0, y + 0.35)])
+            y += 0.35 + half
+            if part == "+":
+                axis.add_patch(Circle((0, y), half, facecolor="white", edgecolor=RED, linewidth=2))
+                axis.text(0, y, "+", ha="center", va="center", fontsize=15, color=RED)
+                _arrow(axis, [(0, fork), (1.75, fork), (1.75, y), (0.26, y)], RED, 3)
+            else:
+                text, fill = (branch, colour) if part == "branch" else (part, GREY)
+                axis.add_patch(
+                    FancyBboxPatch((-1.1, y - 0.3), 2.2, 0.6, boxstyle=BOX, color=fill, linewidth=0)
+                )
+                axis.text(0, y, text, ha="center", va="center", color="white")
+            y += half
+    _arrow(axis, [(0, y), (0, y + 0.05), (0, y + 0.45)])
+    axis.text(0, y + 0.55, "to the next block", ha="center", va="bottom")
+    axis.set(title=title, xlim=(-1.6, 2.3), ylim=(-0.8, 7.9), aspect="equal")
+    axis.axis("off")
 
 
 def draw_block(demo: Demo) -> None:
-    """Draw both kinds of block, from the bottom up; the residual stream is the thick line."""
-    fig, axes = plt.subplots(1, 2, figsize=(7.5, 5.6), layout="constrained")
-    orders = {
-        "pre-norm": [("norm", GREY), ("{}", BLUE), ("+", "")],
-        "post-norm": [("{}", BLUE), ("+", ""), ("norm", GREY)],
-    }
-    for axis, (title, order) in zip(axes, orders.items(), strict=True):
-        y = 0.0
-        axis.text(0, y - 0.25, "x  (B, T, d)", ha="center", va="top")
-        for branch, colour in (("attention", BLUE), ("feed-forward", ORANGE)):
-            fork = y + 0.35
-            _line(axis, [(0, y), (0, fork), (0, fork + 0.3)], "black", 2)
-            y = fork + 0.6
-            for part, own in order:
-                if part == "+":
-                    axis.add_patch(Circle((0, y), 0.24, facecolor="white", edgecolor=RED, linewidth=2))
-                    axis.text(0, y, "+", ha="center", va="center", fontsize=15, color=RED)
-                    _line(axis, [(0, fork), (1.75, fork), (1.75, y), (0.26, y)], RED, 3)
-                    top = y + 0.24
-                else:
-                    _box(axis, y, part.format(branch), own if part == "norm" else colour)
-                    top = y + 0.3
-                if (part, own) != order[-1]:
-                    _line(axis, [(0, top), (0, top + 0.05), (0, top + 0.4)], "black", 2)
-                    y = top + 0.4 + (0.24 if order[order.index((part, own)) + 1][0] == "+" else 0.3)
-            y = top
-        _line(axis, [(0, y), (0, y + 0.05), (0, y + 0.45)], "black", 2)
-        axis.text(0, y + 0.55, "to the next block", ha="center", va="bottom")
-        axis.set(title=title, xlim=(-1.6, 2.3), ylim=(-0.8, 7.9), aspect="equal")
-        axis.axis("off")
+    """Draw both kinds of block; the residual connections are the thick lines."""
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.5, 5.6), layout="constrained")
+    _draw(left, "pre-norm", "norm branch +")
+    _draw(right, "post-norm", "branch + norm")
     demo.figure(
         "block",
         fig,
-        alt="Two columns of boxes. Pre-norm: norm, attention, plus, norm, feed-forward, plus; the residual line passes "
-        "by the norms. Post-norm: attention, plus, norm, feed-forward, plus, norm; it passes through the norms.",
-        caption="The block from the bottom up; red: the residual connections. With pre-norm a way without any norm leads "
-        "from the input to the output; with post-norm every way leads through both norms.",
+        alt="Pre-norm: norm, attention, plus, norm, feed-forward, plus. Post-norm: each norm stands after the plus.",
+        caption="The block from the bottom up; red: the residual connections. With pre-norm one way leads through no norm "
+        "at all; with post-norm every way leads through both.",
     )
 
 
 def count(demo: Demo) -> None:
     """Count parameters and FLOPs of a block of GPT-2's size, by the formula and by torch."""
     B, n, d, h = 2, 256, 768, 12
-    block = TransformerBlock(d, h)
+    block = transformer_block.TransformerBlock(d, h)
     x = torch.zeros(B, n, d)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         block(x)
@@ -190,21 +164,17 @@ def count(demo: Demo) -> None:
     parameters = sum(p.numel() for p in block.parameters())
     demo.number("parameters", parameters, ",.0f", "parameters of a block with d = 768")
     demo.number("parameters_formula", 12 * d**2 + 13 * d, ",.0f", "12d² + 13d")
-    demo.number(
-        "flops", counter.get_total_flops(), ",.0f", "FLOPs forward, B = 2, n = 256, d = 768, counted by torch"
-    )
-    demo.number("flops_formula", matrices + attention, ",.0f", "24Bnd² + 4Bn²d")
+    demo.number("flops", counter.get_total_flops(), ",.0f", "FLOPs forward, counted by torch")
+    total = matrices + attention
+    demo.number("flops_formula", total, ",.0f", "24Bnd² + 4Bn²d")
     rows = [
-        ["queries, keys, values", "3d²", "6Bnd²", f"{6 / 24 * matrices / (matrices + attention):.1%}"],
-        ["scores and weighted mean", "0", "4Bn²d", f"{attention / (matrices + attention):.1%}"],
-        ["mix of the heads", "d²", "2Bnd²", f"{2 / 24 * matrices / (matrices + attention):.1%}"],
-        ["feed-forward, 4d wide", "8d²", "16Bnd²", f"{16 / 24 * matrices / (matrices + attention):.1%}"],
+        ["queries, keys, values", "3d²", "6Bnd²", f"{6 / 24 * matrices / total:.1%}"],
+        ["scores and weighted mean", "0", "4Bn²d", f"{attention / total:.1%}"],
+        ["mix of the heads", "d²", "2Bnd²", f"{2 / 24 * matrices / total:.1%}"],
+        ["feed-forward, 4d wide", "8d²", "16Bnd²", f"{16 / 24 * matrices / total:.1%}"],
     ]
     caption = "Matrix products of a block; the share is that of n = 256, d = 768. The n² term passes the rest at n = 6d."
     demo.table("flops", ["part", "weights", "FLOPs forward", "share"], rows, caption=caption)
-
-
-# --- 2 and 3. gradients through depth ---------------------------------------------------------------------------------
 
 
 class WithoutResidual(TransformerBlock):
@@ -212,8 +182,8 @@ class WithoutResidual(TransformerBlock):
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the second branch of the first branch of x."""
-        x = self._attention(self.attention_norm(x), mask)
-        return self._feed_forward(self.feed_forward_norm(x))
+        x = self.attention(self.attention_norm(x), mask=mask)
+        return self.feed_forward(self.feed_forward_norm(x))
 
 
 def without_norms(block: TransformerBlock) -> TransformerBlock:
@@ -237,9 +207,8 @@ def through_depth(kind: Callable[[], nn.Module], n_layers: int, x: Tensor) -> tu
         math.sqrt(sum(p.grad.square().sum().item() for p in block.parameters() if p.grad is not None))
         for block in blocks
     ]
-    direction = F.normalize(y.detach(), dim=-1)
+    direction, T = F.normalize(y.detach(), dim=-1), y.shape[1]
     cosines = direction @ direction.transpose(1, 2)
-    T = y.shape[1]
     return np.array(norms), ((cosines.sum() - len(y) * T) / (len(y) * T * (T - 1))).item()
 
 
@@ -263,26 +232,20 @@ def compare_depth(demo: Demo, text: Tensor) -> None:
         axis.semilogy(range(1, n_layers + 1), g / g[-1], dashes, color=colour, linewidth=2, label=name)
         rows.append([name, *(f"{g[k - 1] / g[-1]:.2g}" for k in shown), f"{cosine:.2f}"])
         key = name.replace("-", "_").replace(", ", "_").replace(" ", "_")
-        demo.number(
-            f"{key}_ratio", g[0] / g[-1], ".2g", f"gradient norm of block 1 over that of block 64, {name}"
-        )
+        label = f"gradient norm of block 1 over that of block 64, {name}"
+        demo.number(f"{key}_ratio", g[0] / g[-1], ".2g", label)
         demo.number(f"{key}_cosine", cosine, ".2f", f"cosine of two tokens after 64 blocks, {name}")
     axis.set(xlabel="block", ylabel="gradient norm / that of block 64", ylim=(1e-6, 1e5))
     axis.legend(frameon=False, ncols=3, loc="lower left")
     columns = ["", *(f"block {k}" for k in shown), "cosine of two tokens"]
-    caption = (
-        "Gradient norm of a block's parameters over that of the last block; 64 blocks as they are initialised, no mask. "
-        "Last column: mean cosine of the outputs of two tokens; 1 means that all tokens are alike."
-    )
+    caption = "Gradient norm of a block's parameters over that of the last of 64. A cosine of 1: all tokens are alike."
     demo.table("depth", columns, rows, caption=caption)
     demo.figure(
         "depth",
         fig,
-        alt="Gradient norm over the block's number, logarithmic: towards the first block it falls by many orders of "
-        "magnitude with neither residual connections nor norms, grows by several with residual connections alone, and "
-        "stays near one wherever there are norms.",
-        caption="What the loss tells each of 64 blocks as they are initialised, relative to the last one. With neither, it "
-        "leaves the figure: the table has the rest.",
+        alt="Gradient norm over the block's number: with neither residual connections nor norms it falls by many orders "
+        "of magnitude, with residual connections alone it grows by several, with both it stays near one.",
+        caption="The gradient that reaches each of 64 fresh blocks, relative to the last. With neither, it leaves the figure.",
     )
 
 
@@ -299,14 +262,13 @@ def compare_training(demo: Demo, text: Tensor) -> None:
             model = Reader("sinusoidal", length, n_layers=12, d_model=32, norm_position=position)
             for block in model.blocks.blocks if name == "norm, no residual" else ():
                 block.__class__ = WithoutResidual  # the same weights, another forward
-            curve = np.array(train(model, text, steps=steps, length=length, batch=8, rate=rate))
+            curve = np.array(train(model, lambda g: (windows(text, 8, length, g), slice(None)), steps, rate))
             smooth = np.convolve(curve, np.ones(8) / 8, mode="valid")
             axis.plot(range(8, steps + 1), smooth, dashes, color=colour, label=f"{name}, rate {rate:g}")
             cells.append(curve[-10:].mean())
         key = name.replace("-", "_").replace(", ", "_").replace(" ", "_")
-        for which, cell, rate in zip(("slow", "fast"), cells, rates, strict=True):
-            label = f"bits per character after {steps} steps, 12 blocks, {name}, rate {rate:g}"
-            demo.number(f"{key}_{which}", cell, ".2f", label)
+        label = f"bits per character after {steps} steps, 12 blocks, {name}, rate {rates[-1]:g}"
+        demo.number(f"{key}_fast", cells[-1], ".2f", label)
         rows.append([name, *(f"{cell:.2f}" for cell in cells)])
     axis.set(xlabel="step", ylabel="bits per character")
     axis.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=9)
@@ -316,46 +278,34 @@ def compare_training(demo: Demo, text: Tensor) -> None:
     demo.figure(
         "training",
         fig,
-        alt="Training loss over steps of stacks with pre-norm, with post-norm and without residual connections, at two "
-        "learning rates.",
+        alt="Training loss of stacks with pre-norm, post-norm and no residual connections, at two learning rates.",
         caption="Twelve blocks trained with AdamW from the first step at full rate; mean of eight steps.",
     )
 
 
-# --- 4. layer norm and batch norm -------------------------------------------------------------------------------------
-
-
-class TokenBatchNorm(nn.Module):
+class TokenBatchNorm(nn.BatchNorm1d):
     """Batch norm where the block has layer norm: each feature is normalised over all tokens of the batch."""
-
-    def __init__(self, d_model: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, T, d_model)."""
-        return self.norm(x.flatten(0, 1)).view(x.shape)
-
-
-def with_batch_norm(model: Reader) -> Reader:
-    """Replace every layer norm of a model."""
-    for module in [*model.modules()]:
-        for name, child in [*module.named_children()]:
-            if isinstance(child, LayerNorm):
-                setattr(module, name, TokenBatchNorm(len(child.weight)))
-    return model
-
-
-def pad(batch: Tensor, lengths: Tensor) -> Tensor:
-    """Replace what lies beyond each length by character 0."""
-    return torch.where(torch.arange(batch.shape[1]) <= lengths[:, None], batch, 0)
+        return super().forward(x.flatten(0, 1)).view(x.shape)
 
 
 def ragged_batch(text: Tensor, length: int, generator: torch.Generator, n: int = 16) -> tuple[Tensor, Tensor]:
     """Return n pieces of different lengths, padded with 0, and which targets count."""
     lengths = torch.randint(4, length + 1, (n,), generator=generator)
-    counts = torch.arange(length) < lengths[:, None]
-    return pad(windows(text, n, length, generator), lengths), counts
+    position = torch.arange(length + 1)
+    batch = windows(text, n, length, generator)
+    return torch.where(position <= lengths[:, None], batch, 0), position[:-1] < lengths[:, None]
+
+
+def alone(model: nn.Module, batch: Tensor, counts: Tensor) -> tuple[list[Tensor], float]:
+    """Read each sequence without the others and without padding: its losses, and how far a logit moves at most."""
+    together, each, moved = model(batch[:, :-1]), [], 0.0
+    for i, n in enumerate(counts.sum(1).tolist()):
+        each.append(losses(model, batch[i : i + 1, : n + 1])[0])
+        moved = max(moved, (model(batch[i : i + 1, :n])[0] - together[i, :n]).abs().max().item())
+    return each, moved
 
 
 def compare_norms(demo: Demo, text: Tensor, held_out: Tensor) -> None:
@@ -364,50 +314,28 @@ def compare_norms(demo: Demo, text: Tensor, held_out: Tensor) -> None:
     for name in ("layer norm", "batch norm"):
         torch.manual_seed(0)
         model = Reader("sinusoidal", length)
-        model = with_batch_norm(model) if name == "batch norm" else model
-        generator = torch.Generator().manual_seed(0)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-        for _ in range(150):
-            batch, counts = ragged_batch(text, length, generator)
-            loss = losses(model, batch)[counts].mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        if name == "batch norm":
+            for block in model.blocks.blocks:
+                block.attention_norm, block.feed_forward_norm = TokenBatchNorm(64), TokenBatchNorm(64)
+            model.blocks.final_norm = TokenBatchNorm(64)  # type: ignore[assignment]
+        train(model, lambda g: ragged_batch(text, length, g), 150)
         generator = torch.Generator().manual_seed(1)
         batches = [ragged_batch(held_out, length, generator) for _ in range(6)]
         with torch.no_grad():
-            full = torch.cat([losses(model, batch)[counts] for batch, counts in batches]).mean().item()
-            alone, moved = [], []
-            for batch, counts in batches:
-                together = model(batch[:, :-1])
-                for i in range(len(batch)):
-                    n = int(counts[i].sum())
-                    alone.append(losses(model, batch[i : i + 1, : n + 1])[0])
-                    moved.append((model(batch[i : i + 1, :n])[0] - together[i, :n]).abs().max().item())
-            running = (
-                torch.cat([losses(model.eval(), batch)[counts] for batch, counts in batches]).mean().item()
-            )
-        single, largest = torch.cat(alone).mean().item(), max(moved)
+            full = torch.cat([losses(model, batch)[counts] for batch, counts in batches]).mean()
+            singles = [alone(model, batch, counts) for batch, counts in batches]
+            model.eval()
+            running = torch.cat([losses(model, batch)[counts] for batch, counts in batches]).mean()
+        single = torch.cat([loss for each, _ in singles for loss in each]).mean()
+        moved = max(largest for _, largest in singles)
         key = name.split()[0]
-        demo.number(f"{key}_batch", full, ".2f", f"bits per character, padded batch of 16, {name}")
-        demo.number(f"{key}_single", single, ".2f", f"bits per character, one sequence alone, {name}")
-        demo.number(f"{key}_running", running, ".2f", f"bits per character, evaluation mode, {name}")
-        demo.number(
-            f"{key}_moved",
-            largest,
-            ".2g",
-            f"largest change of a logit, alone instead of in the batch, {name}",
-        )
-        rows.append([name, f"{full:.2f}", f"{running:.2f}", f"{single:.2f}", f"{largest:.2g}"])
+        label = f"bits per character, padded batch of 16, {name}"
+        demo.number(f"{key}_batch", full.item(), ".2f", label)
+        demo.number(f"{key}_single", single.item(), ".2f", f"bits per character, one sequence alone, {name}")
+        rows.append([name, f"{full:.2f}", f"{running:.2f}", f"{single:.2f}", f"{moved:.2g}"])
     columns = ["", "padded batch of 16", "evaluation mode", "one sequence alone", "largest change of a logit"]
-    caption = (
-        "Bits per character on held-out text after training on ragged, padded batches. Evaluation mode: batch norm "
-        "uses running statistics. Alone: statistics of that sequence; the last column compares with the batch."
-    )
+    caption = "Bits per character on held-out text. In evaluation mode batch norm uses running statistics."
     demo.table("norms", columns, rows, caption=caption)
-
-
-# --- 5. positions -----------------------------------------------------------------------------------------------------
 
 
 def compare_positions(demo: Demo, text: Tensor, held_out: Tensor) -> None:
@@ -421,25 +349,23 @@ def compare_positions(demo: Demo, text: Tensor, held_out: Tensor) -> None:
         for position, colour in styles.items():
             torch.manual_seed(0)
             model = Reader(position, longest)
-            train(model, text, steps=140, length=length, batch=16)
+            train(model, lambda g: (windows(text, 16, length, g), slice(None)), 140)
             generator = torch.Generator().manual_seed(1)
             with torch.no_grad():
-                each = torch.cat(
-                    [losses(model, windows(held_out, 8, longest, generator)) for _ in range(4)]
-                ).mean(0)
+                bits = [losses(model, windows(held_out, 8, longest, generator)) for _ in range(4)]
+            each = torch.cat(bits).mean(0)
             cells = [each[a:b].mean().item() for a, b in pairwise(edges)]
             rows.append([position, *(f"{cell:.2f}" for cell in cells)])
-            demo.number(
-                f"{position}_in", cells[0], ".2f", f"bits per character up to position 64, {position}"
-            )
-            demo.number(f"{position}_out", cells[-1], ".2f", f"bits per character at 256 to 512, {position}")
+            for key, cell, where in (
+                ("in", cells[0], "up to position 64"),
+                ("out", cells[-1], "at 256 to 512"),
+            ):
+                demo.number(f"{position}_{key}", cell, ".2f", f"bits per character {where}, {position}")
             blocks = each.view(-1, 32).mean(1)
             axis.plot(16 + 32 * np.arange(len(blocks)), blocks, color=colour, linewidth=2, label=position)
             advance()
     axis.axvline(length, color="black", linewidth=1)
-    axis.annotate(
-        "trained up to here", (length, axis.get_ylim()[1]), xytext=(5, -12), textcoords="offset points"
-    )
+    axis.text(length + 5, axis.get_ylim()[1], "trained up to here", va="top")
     axis.set(xlabel="position in the window", ylabel="bits per character")
     axis.legend(frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     columns = ["positions", *(f"{a} to {b}" for a, b in pairwise(edges))]
@@ -460,7 +386,7 @@ def main() -> None:
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
     torch.set_num_threads(1)
     demo = Demo(__file__)
-    text, held_out = read_source()
+    text, held_out = read_source(argparse, inspect), read_source(ast)
     draw_block(demo)
     count(demo)
     compare_depth(demo, text)
