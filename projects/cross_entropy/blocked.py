@@ -12,7 +12,7 @@ The contract, for every function:
 - The class axis is 1: logits are (N, C, d1, ..., dk) or (N, C), or (C,) for a single position. The positions are the shape
   without the class axis: (N, d1, ..., dk), (N,) or (). An empty batch is fine, no class at all is a ValueError.
 - float16, float32 and float64 keep their dtype (float16 is computed in float32); integers and bool become float64. Complex
-  and object arrays raise TypeError. Nothing is modified.
+  and object arrays raise TypeError, which names logits (in nll_loss, too) or weight. Nothing is modified.
 - Options and results are those of torch's ``cross_entropy``. A `weight` is finite and not negative. Sums over positions are
   accumulated in float64.
 - A mean over no weight (an empty batch, all ignored) is NaN, the sum 0. 0 log 0 = 0: a coefficient of zero contributes
@@ -21,9 +21,9 @@ The contract, for every function:
   weight of a wrong shape by that shape, an unknown reduction, a label_smoothing outside [0, 1], and an ignore_index with
   probabilities by its value.
 - The error is a few roundings of max(1, loss), for logits of any size: ±1e4 is as exact as ±1.
-- Memory beside the result: a block of a megabyte (two with probabilities) and as much again for its positions, whatever
-  the size of the logits (in nll_loss: a few numbers for each position); and copies of logits and targets whose strides do
-  not allow d1, ..., dk to be merged.
+- Memory beside the result: a block of a megabyte (two with probabilities) and at most two more for its positions, whatever
+  the size of the logits (in nll_loss: up to five numbers for each position); and copies of logits and targets whose strides
+  do not allow d1, ..., dk to be merged.
 
 How it is fast: a block of positions is copied, shifted by the maximum of each position and reduced while it is in cache, so
 the array of log-probabilities never exists. Of a one-hot row only the one entry is touched.

@@ -6,10 +6,12 @@ the edges.
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
 import numpy as np
 import pytest
+from named_errors import error_names
 from oracles import BOTH, LOGITS, LOSSES, ONE_HOT, SOFTMAX, TARGETS, WEIGHT, WITH_INDICES, exact
 from torch_oracles import random_probabilities, torch_oracle
 
@@ -81,6 +83,7 @@ BAD = {
     ),
     "negative weight": (0, {"weight": [1.0, -0.5, 1.0]}, ["-0.5", "1"], "a negative weight is accepted"),
     "infinite weight": (0, {"weight": [1.0, 1.0, np.inf]}, ["inf", "2"], "an infinite weight is accepted"),
+    "weight of NaN": (0, {"weight": [np.nan, 1.0, 1.0]}, ["nan", "0"], "a weight of NaN is accepted"),
     "short weight": (0, {"weight": [1.0, 2.0]}, ["(2,)"], "weight needs one entry per class"),
     "scalar weight": (0, {"weight": 2.0}, ["()"], "weight needs one entry per class"),
     "probabilities and ignore_index": (
@@ -108,7 +111,7 @@ def test_bad_arguments_are_named(function, case):
     """ValueError that says which value is wrong and where it stands."""
     targets, options, mentions, diagnosis = BAD[case]
     targets = np.zeros((3, 2), int) if np.ndim(targets) == 0 else np.asarray(targets)
-    with expect_error(ValueError, *mentions, otherwise=diagnosis):
+    with error_names(ValueError, *mentions, otherwise=diagnosis):
         getattr(blocked, function)(np.zeros((3, 3, 2)), targets, **options)
 
 
@@ -123,10 +126,29 @@ def test_nll_names_bad_arguments():
         "targets leave out the class axis": (TARGETS[:, None], {}, ("(4, 1)",)),
     }
     for diagnosis, (targets, options, mentions) in cases.items():
-        with expect_error(ValueError, *mentions, otherwise=diagnosis):
+        with error_names(ValueError, *mentions, otherwise=diagnosis):
             blocked.nll_loss(LOG_PROBS, targets, **options)
     with expect_error(TypeError, otherwise="nll_loss takes class indices, not probabilities"):
         blocked.nll_loss(LOG_PROBS, SOFTMAX)
+
+
+@WITH_INDICES
+def test_a_bad_target_far_inside(function):
+    """Of 200,000 positions the 150,001st is wrong: the place that is named counts from the start."""
+    logits, targets = np.zeros((2, 3, 100_000), np.float32), np.zeros((2, 100_000), np.int32)
+    targets[1, 50_000] = 7
+    with error_names(ValueError, "7", "1, 50000", otherwise="a class index far inside is not checked"):
+        getattr(blocked, function)(logits, targets)
+
+
+@pytest.mark.grades("cross_entropy")
+def test_weighted_mean_of_many_positions():
+    """200,000 positions with the loss log 2 have that mean, whatever the weights."""
+    targets = np.arange(200_000) % 2
+    for ignore_index, weight in itertools.product((-100, 1), (None, [0.5, 2.0], [3.0, 1.0])):
+        options = {"ignore_index": ignore_index, "weight": weight}
+        loss = blocked.cross_entropy(np.zeros((200_000, 2)), targets, **options)
+        assert_close(loss, np.log(2.0), n=200_000, what=f"mean with {options}")
 
 
 @WITH_INDICES
@@ -143,9 +165,12 @@ def test_no_class_at_all(function):
 @WITH_INDICES
 def test_types_that_mean_nothing(function):
     """Complex logits have no order, bool targets could be an index or a probability."""
-    for dtype in (np.complex64, np.complex128, object):
-        with expect_error(TypeError, otherwise=f"{np.dtype(dtype)} logits must be refused"):
+    too_wide = [np.longdouble] if np.dtype(np.longdouble).itemsize > 8 else []
+    for dtype in (np.complex64, np.complex128, object, *too_wide):
+        with error_names(TypeError, "logits", otherwise=f"{np.dtype(dtype)} logits must be refused"):
             getattr(blocked, function)(LOGITS.astype(dtype), TARGETS)
+        with error_names(TypeError, "weight", otherwise=f"a weight of {np.dtype(dtype)} must be refused"):
+            getattr(blocked, function)(LOGITS, TARGETS, weight=WEIGHT.astype(dtype))
     with expect_error(TypeError, otherwise="bool targets are ambiguous and must be refused"):
         getattr(blocked, function)(LOGITS, ONE_HOT.astype(bool))
 
@@ -283,21 +308,41 @@ def test_gradient_exact_at_large_logits():
 
 @BOTH
 @pytest.mark.parametrize("kind", ["class indices", "probabilities"])
-def test_memory(function, kind, rng):
-    """Beside the result: a block of a megabyte, twice that with probabilities, and as much again for its positions."""
-    shape = (4096, 2048)  # 32 MiB
+@pytest.mark.parametrize("shape", [(4096, 2048), (8, 10, 60_000)])  # 32 and 19 MB
+def test_memory(function, kind, shape, rng):
+    """Beside the result: a block of a megabyte, two with probabilities, and two more for its positions."""
     logits = rng.standard_normal(shape, dtype=np.float32)
-    targets = rng.integers(0, 2048, 4096) if kind == "class indices" else np.full_like(logits, 1 / 2048)
-    call = getattr(blocked, function)
-    tracemalloc.start()
-    try:
-        result = call(logits, targets, label_smoothing=0.1)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    beside = peak - (logits.nbytes if function == "cross_entropy_grad" else 0)
+    positions = shape[:1] + shape[2:]
+    is_index = kind == "class indices"
+    targets = rng.integers(0, shape[1], positions) if is_index else np.full_like(logits, 1 / shape[1])
+    beside, result = _memory(function, logits, targets, label_smoothing=0.1)
     assert np.all(np.isfinite(result)), "the result is not finite"
-    assert beside < 5e6, (
-        f"{beside / 1e6:.0f} MB beside the result, for logits of {logits.nbytes / 1e6:.0f} MB: "
+    allowed = (3 if is_index else 4) * 2**20
+    assert beside <= allowed, (
+        f"{beside / 1e6:.1f} MB beside the result, for logits of {logits.nbytes / 1e6:.0f} MB: "
         "work through a block of positions at a time, in memory that all blocks share"
     )
+
+
+@pytest.mark.grades("nll_loss")
+def test_memory_of_nll(rng):
+    """One entry of each row is needed: no copy of the log-probabilities."""
+    log_probs, targets = (
+        rng.standard_normal((8, 10, 60_000), dtype=np.float32),
+        rng.integers(0, 10, (8, 60_000)),
+    )
+    beside, _ = _memory("nll_loss", log_probs, targets)
+    numbers = beside / 8 / targets.size
+    assert numbers < 5, (
+        f"{numbers:.1f} numbers of 8 bytes for each position: are all log-probabilities copied?"
+    )
+
+
+def _memory(function, *arguments, **options):
+    """Return how many bytes stood beside the result at most, and the result."""
+    tracemalloc.start()
+    try:
+        result = np.asarray(getattr(blocked, function)(*arguments, **options))
+        return tracemalloc.get_traced_memory()[1] - result.nbytes, result
+    finally:
+        tracemalloc.stop()
