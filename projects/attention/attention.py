@@ -44,19 +44,28 @@ def attention_weights(
     scale : the default is ``1 / sqrt(d)``.
     """
     _check(query, key, key, mask)
+    return _wide_weights(query, key, mask, causal, scale).to(query.dtype)
+
+
+def _wide_weights(
+    query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
+    """Return `attention_weights` before they are rounded to a half type."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     scores = (_widen(query) * scale) @ _widen(key).mT
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -math.inf)
+    elif mask is not None:
+        scores = scores + mask.to(scores.dtype)
     n_queries, n_keys = scores.shape[-2:]
     if causal:
         seen = torch.ones(n_queries, n_keys, dtype=torch.bool, device=scores.device).tril(n_keys - n_queries)
         scores = scores.masked_fill(~seen, -math.inf)
     if mask is None and n_queries <= n_keys:  # every query sees a key
-        return torch.softmax(scores, dim=-1).to(query.dtype)
+        return torch.softmax(scores, dim=-1)
     # The softmax of a row of -inf is 0/0. Replacing the NaN afterwards would not do: its gradient is NaN as well.
     nothing = scores.isneginf().all(dim=-1, keepdim=True)
-    return torch.softmax(scores.masked_fill(nothing, 0), dim=-1).masked_fill(nothing, 0).to(query.dtype)
+    return torch.softmax(scores.masked_fill(nothing, 0), dim=-1).masked_fill(nothing, 0)
 
 
 def attention(
@@ -80,8 +89,8 @@ def attention(
     Source of the dropout: Srivastava et al., JMLR 2014.
     """
     _check(query, key, value, mask)
-    _check_dropout("dropout_p", dropout_p)
-    weights = attention_weights(_widen(query), _widen(key), mask=mask, causal=causal, scale=scale)
+    _check_probability(dropout_p)
+    weights = _wide_weights(query, key, mask, causal, scale)
     if dropout_p > 0:
         chance = torch.rand(weights.shape, generator=generator, dtype=weights.dtype, device=weights.device)
         weights = weights * (chance >= dropout_p) / (1 - dropout_p)
@@ -110,7 +119,7 @@ class SingleHeadAttention(nn.Module):
         d_head = d_model if d_head is None else d_head
         if d_model < 1 or d_head < 1:
             raise ValueError(f"d_model and d_head must be positive, got {d_model} and {d_head}")
-        _check_dropout("dropout", dropout)
+        _check_probability(dropout)
         self.query = nn.Linear(d_model, d_head, bias=bias)
         self.key = nn.Linear(d_model, d_head, bias=bias)
         self.value = nn.Linear(d_model, d_head, bias=bias)
@@ -163,6 +172,6 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> No
         raise ValueError(f"mask must be broadcastable to {full}, got {tuple(mask.shape)}")
 
 
-def _check_dropout(name: str, probability: float) -> None:
-    if not 0 <= probability < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {probability}")
+def _check_probability(dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"the probability of dropout must be in [0, 1), got {dropout}")

@@ -20,6 +20,7 @@ from oracles import (
     gradients,
     oracle,
     random_inputs,
+    random_mask,
     run,
     sdpa,
     sdpa_weights,
@@ -216,6 +217,15 @@ def test_half_types_do_not_call_the_library(function, generator):
     """The work is done by matrix products and a softmax, in these dtypes too."""
     with RefuseLibrary():
         run(function, *random_inputs(generator, 2, dtype=torch.float16)).sum().backward()
+
+
+@pytest.mark.grades("attention")
+def test_mask_with_the_axes_of_the_values(generator):
+    """Where only the values have leading axes, a mask may have them too."""
+    query, key, _ = random_inputs(generator)
+    value = random_inputs(generator, 2, 3)[2]
+    mask = random_mask("boolean", (2, 3), generator)
+    check("attention", query, key, value, mask=mask)
 
 
 # --- NaN and inf ------------------------------------------------------------------------------------------------------
