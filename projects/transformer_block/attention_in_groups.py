@@ -21,7 +21,8 @@ GROUP_SCORES = 1 << 19  # scores computed at a time on a CPU: 2 MB of float32, s
 class SelfAttention(nn.Module):
     """The `SelfAttention` of transformer_block.py, with the same layers, for any floating dtype.
 
-    position : None, or "rotary", which rotates queries and keys, not values, by the positions 0 … T - 1.
+    position : None, or "rotary", which rotates queries and keys, not values, by the positions 0 … T - 1, with the function of
+        positions.py.
     bias : whether `qkv` and `out` have one.
 
     ValueError if n_heads is less than 1 or does not divide d_model, or a head is odd with "rotary" (the message holds

@@ -3,7 +3,8 @@
     pre-norm:   x = x + attention(norm(x));   x = x + feed_forward(norm(x))
     post-norm:  x = norm(x + attention(x));   x = norm(x + feed_forward(x))
 
-Everything accepts float16, bfloat16, float32 and float64, and gives back the dtype it got. NaN and inf propagate. Empty is fine.
+The parts come from norms.py, swiglu.py and attention_in_groups.py, by their names. Everything accepts float16, bfloat16, float32
+and float64, and gives back the dtype it got. NaN and inf propagate. Empty is fine.
 """
 
 from __future__ import annotations

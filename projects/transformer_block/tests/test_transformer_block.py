@@ -140,7 +140,7 @@ def test_dropout_is_handed_on():
     """The same probability for the hidden layer and for the attention weights."""
     block = tb.TransformerBlock(12, 3, dropout=0.25)
     for name in ("attention", "feed_forward"):
-        got = getattr(block, name).dropout_rate
+        got = getattr(block, name).dropout_rate  # the lent parts remember it
         assert got == 0.25, f"dropout is not handed to {name}: it got {got}, not 0.25"
 
 
