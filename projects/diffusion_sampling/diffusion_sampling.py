@@ -24,13 +24,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+__all__ = ["linear_alpha_bars", "karras_sigmas", "add_noise", "to_x0", "ddpm", "ddim", "euler", "heun", "guided", "sample"]  # fmt: skip
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 def linear_alpha_bars(n_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
     """Return ᾱ_T, ..., ᾱ_1, ᾱ_0 = 1 for T = n_steps, float64: ᾱ_t = Π_{i ≤ t} (1 - β_i), β linear from β_1 to β_T.
 
-    `beta_start` is β_1, `beta_end` β_T. ValueError for n_steps < 1 or a beta outside (0, 1). Source: Ho et al. 2020, arXiv 2006.11239, section 4.
+    `beta_start` is β_1, `beta_end` β_T. ValueError for n_steps < 1 or a beta outside (0, 1). Source: Ho et al. 2020, section 4.
     """
     if n_steps < 1 or not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"need {n_steps=} >= 1, {beta_start=} and {beta_end=} in (0, 1)")
@@ -45,7 +47,7 @@ def karras_sigmas(
 
         σ_i = (σ_max^(1/ρ) + i/(n - 1)·(σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ,   i = 0..n-1;   n = 1 is σ_max alone
     ``to_zero=True``: n = n_steps such levels, then 0. False: n = n_steps + 1 levels, down to sigma_min.
-    ValueError for n_steps < 1, and unless 0 < sigma_min < sigma_max and rho > 0. Source: Karras et al. 2022, arXiv 2206.00364, eq. 5.
+    ValueError for n_steps < 1, and unless 0 < sigma_min < sigma_max and rho > 0. Source: Karras et al. 2022, eq. 5.
     """
     if n_steps < 1 or not (0 < sigma_min < sigma_max and rho > 0):
         raise ValueError(f"need {n_steps=} >= 1, 0 < {sigma_min=} < {sigma_max=} and {rho=} > 0")
@@ -136,10 +138,7 @@ def ddim(
 
 
 def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-    """Follow dx/dσ = (x - D(x, σ))/σ in straight steps, ``x + (σ_next - σ)·(x - D(x, σ))/σ``. 1 call per step.
-
-    Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1 without its correction.
-    """
+    """Follow dx/dσ = (x - D(x, σ))/σ in straight steps, ``x + (σ_next - σ)·(x - D(x, σ))/σ``. 1 call per step."""
     for sigma, sigma_next in pairwise(sigmas.tolist()):
         slope = (x - denoiser(x, x.new_tensor(sigma))) / sigma
         x = x + (sigma_next - sigma) * slope

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Preconditioning", "edm_preconditioning", "from_x0", "precondition"]
+__all__ = ["edm_preconditioning", "from_x0", "precondition"]
 
 
 def from_x0(x0: Tensor, x: Tensor, sigma: Tensor | float, *, kind: str) -> Tensor:
