@@ -1,4 +1,4 @@
-"""Change a project's modules in small ways and see whether its tests notice: nox -s mutate -- PROJECT [MODULE ...] [--list].
+"""Change a project's modules in small ways and see whether its tests notice: nox -s mutate -- PROJECT [MODULE ...] [--list | --sample N].
 
 The changes are mutmut's. Its own command line would add an import to the modules, which the tests refuse, and pass over
 module constants and decorated functions. Here each changed module stands in a temporary folder, beside the rest of the
@@ -6,6 +6,8 @@ reference, and is graded there as with ``pytest --practice``: the working tree i
 
 A change that no test notices is printed. Kill it with a test, or paste it into tests/equivalent.toml with the reason why
 nobody can notice it.
+
+``--sample 60`` tries sixty changes of each module, the same ones each time, where all of them take too long.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import sys
 import tempfile
 import time
@@ -130,10 +133,13 @@ def survives(project: Project, mutant: Mutant | None, limit_s: float | None = No
         return child.exitcode == 0
 
 
-def judge(project: Project, file: str, equivalent: set[Key], limit_s: float) -> set[Key]:
-    """Print what survives in one module, and its score; return all that survives."""
+def judge(project: Project, file: str, equivalent: set[Key], limit_s: float, sample: int = 0) -> set[Key]:
+    """Print what survives in one module, and its score; return all that survives. With `sample`, try so many at random."""
     module = cst.parse_module((project.folder / file).read_text(encoding="utf-8"))
     changes, survivors = find_changes(module), []
+    total = len(changes)
+    if sample and sample < total:
+        changes = random.Random(file).sample(changes, sample)  # the same ones each time
     for number, change in enumerate(changes, start=1):
         mutant = make_mutant(file, module, change)
         if sys.stderr.isatty():
@@ -144,8 +150,9 @@ def judge(project: Project, file: str, equivalent: set[Key], limit_s: float) -> 
                 print(mutant, flush=True)
     excused = sum(key in equivalent for key in survivors)
     killed, judged = len(changes) - len(survivors), len(changes) - excused
+    of = f", a sample of {total}" if len(changes) < total else ""
     print(
-        f"{file}: {killed} of {judged} killed ({killed / max(judged, 1):.1%}), {excused} more are equivalent",
+        f"{file}: {killed} of {judged} killed ({killed / max(judged, 1):.1%}), {excused} more are equivalent{of}",
         flush=True,
     )
     return set(survivors)
@@ -157,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("project")
     parser.add_argument("module", nargs="*", help="by default all of them")
     parser.add_argument("--list", action="store_true", help="only count the changes")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="try N changes of each module")
     options = parser.parse_args(arguments)
     project = load_project(ROOT / "projects" / options.project)
     if not set(options.module) <= set(project.modules):
@@ -174,8 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not survives(project, None):
         parser.error(f"the tests of {project.name} fail before anything is changed")
     limit_s = 10 + 5 * (time.perf_counter() - start)
-    survivors = set().union(*(judge(project, file, equivalent, limit_s) for file in files))
-    stale = [key for key in equivalent - survivors if key[0] in files or key[0] not in project.sources]
+    survivors = set().union(*(judge(project, file, equivalent, limit_s, options.sample) for file in files))
+    judged = files if not options.sample else []
+    stale = [key for key in equivalent - survivors if key[0] in judged or key[0] not in project.sources]
     for file, was, now in sorted(stale):
         print(f"equivalent.toml lists what does not survive, in {file}:\n- {was}\n+ {now}")
     return int(bool(stale or survivors - equivalent))

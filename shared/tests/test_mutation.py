@@ -93,3 +93,17 @@ def test_list_only_counts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mutation, "survives", lambda *_: pytest.fail("a test ran"))
     assert mutation.main(["mini", "mini", "--list"]) == 0
     assert re.fullmatch(r"mini.py: \d+ changes\n", capsys.readouterr().out)
+
+
+def test_a_sample_is_the_same_each_time(tmp_path, monkeypatch, capsys):
+    write_project(tmp_path / "projects" / "mini")
+    monkeypatch.setattr(mutation, "ROOT", tmp_path)
+    tried = []
+    monkeypatch.setattr(mutation, "survives", lambda project, mutant, *_: tried.append(mutant) or not mutant)
+    for _ in range(2):
+        assert mutation.main(["mini", "mini", "--sample", "3"]) == 0
+    first, second = ([mutant.key for mutant in tried[start : start + 4] if mutant] for start in (0, 4))
+    assert len(first) == 3
+    assert first == second
+    said = capsys.readouterr().out
+    assert re.search(r"mini.py: 3 of 3 killed \(100.0%\), 0 more are equivalent, a sample of \d+", said)
