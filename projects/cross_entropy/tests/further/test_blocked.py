@@ -303,6 +303,39 @@ def test_gradient_exact_at_large_logits():
     )
 
 
+@BOTH
+@pytest.mark.parametrize("shape", [(2, 300_000), (2, 300_000, 2)])
+def test_more_classes_than_fit_a_block(function, shape):
+    """A position of 1.2 MB: all classes but two are equally probable, and these are e times as probable."""
+    logits, targets = np.zeros(shape, np.float32), np.full((2, *shape[2:]), 299_999)
+    logits[:, [0, -1]] = 1.0
+    total = 299_998 + 2 * np.e
+    expected = np.full(targets.shape, np.log(total) - 1.0)
+    if function == "cross_entropy_grad":
+        expected = np.exp(logits.astype(np.float64)) / total
+        expected[:, -1] -= 1.0
+    assert_close(
+        getattr(blocked, function)(logits, targets, reduction="none"),
+        expected,
+        dtype=np.float32,
+        n=300_000,
+        what=f"{function} of 300,000 classes",
+        vacuous_ok="the positions are alike, the classes are not",
+    )
+
+
+@pytest.mark.parametrize("function", ["cross_entropy", "nll_loss"])
+def test_sums_in_float64(function):
+    """One loss of 2²⁴ and 5000 of log 2: in float32, small losses vanish beside the large one."""
+    log_probs = np.full((5001, 2), -np.log(2.0), np.float32)
+    log_probs[0] = -(2.0**24), 0.0
+    total = 2.0**24 + 5000 * np.log(2.0)
+    for reduction, divisor in (("sum", 1), ("mean", 5001)):
+        loss = getattr(blocked, function)(log_probs, np.zeros(5001, int), reduction=reduction)
+        hint = "sums over positions are accumulated in float64"
+        assert_close(loss, total / divisor, dtype=np.float32, rtol=1.2e-7, atol=0.0, hint=hint)
+
+
 # --- 4. in one block of memory --------------------------------------------------------------------------------------
 
 

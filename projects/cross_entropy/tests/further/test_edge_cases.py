@@ -134,6 +134,19 @@ def test_binary_edges():
     assert_close(bce(nothing, nothing, reduction="none"), nothing, vacuous_ok="losses of nothing")
 
 
+@pytest.mark.parametrize("function", ["binary_cross_entropy_with_logits", "mse_loss"])
+def test_sums_in_float64(function):
+    """One loss of 2²⁴ and 5000 small ones: in float32, the small ones vanish beside the large one."""
+    is_binary = function == "binary_cross_entropy_with_logits"
+    x = np.full(5001, 0.0 if is_binary else 1.0, np.float32)
+    x[0] = 2.0**24 if is_binary else 2.0**12
+    total = 2.0**24 + 5000 * (np.log(2.0) if is_binary else 1.0)
+    for reduction, divisor in (("sum", 1), ("mean", 5001)):
+        loss = getattr(edge_cases, function)(x, np.zeros_like(x), reduction=reduction)
+        hint = "sums are accumulated in float64"
+        assert_close(loss, total / divisor, dtype=np.float32, rtol=1.2e-7, atol=0.0, hint=hint)
+
+
 # --- 2. mse_loss ----------------------------------------------------------------------------------------------------
 
 
