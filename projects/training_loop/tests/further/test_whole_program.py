@@ -85,7 +85,7 @@ def test_sigterm_on_one_of_two_ranks(tmp_path):
     try:
         wait_for_step(tmp_path, 5, ranks[0])
         ranks[1].kill(signal.SIGTERM)
-        first, second = [rank.result(limit_s=10) for rank in ranks]
+        first, second = [rank.result(limit_s=6) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
@@ -138,7 +138,7 @@ def test_program(tmp_path):
     """`python -m run --preset tiny`: records, figure, sample, final line."""
     command = ["--preset", "tiny", "--steps", "2", "--out", str(tmp_path / "a")]
     process = Process("trials:program", {"arguments": command})
-    process.answer(limit_s=120)
+    process.answer()
     assert process.returncode == 0, f"status {process.returncode}\n{process.output[-2000:]}"
     last = process.output.strip().splitlines()[-1]
     pattern = r"final step=2 train_loss=\d\.\d+ val_bits_per_byte=\d\.\d+ weights_sha256=[0-9a-f]{64}"
@@ -220,7 +220,7 @@ def test_precisions_agree_after_100_steps(tmp_path):
 
 @pytest.mark.grades(
     "run.train", "ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "ShardedCheckpoint.paths",
-    "Trainer.sharded_state", "Trainer.load_sharded", "parallelize",
+    "Trainer.state_dict", "Trainer.load_state_dict", "parallelize",
 )  # fmt: skip
 def test_sharded_run_resumes_on_other_numbers_of_ranks(tmp_path):
     """FSDP2 on 2 ranks, its checkpoint continued on 1, 2 and 3: the same end as one process without FSDP."""
