@@ -141,7 +141,7 @@ class QuantizedLinear(nn.Module):
 
 
 def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batches = ()) -> nn.Module:
-    """Return a copy of `model`, in evaluation mode, with a `QuantizedLinear` in the place of every ``nn.Linear``.
+    """Return a copy of `model`, in evaluation mode, with a `QuantizedLinear` in the place of every ``nn.Linear``, itself included.
 
     `model` stays as it is. Other layers and subclasses of nn.Linear are kept. "static" runs the batches of `calibration`
     through the float copy, in evaluation mode, while a `MinMax` per layer watches its input. ValueError for another mode, or
@@ -149,7 +149,7 @@ def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batc
     """
     if mode not in ("dynamic", "static"):
         raise ValueError(f"mode must be 'dynamic' or 'static', got {mode!r}")
-    quantized = copy.deepcopy(model).eval()
+    quantized = nn.Sequential(copy.deepcopy(model)).eval()  # so that the model itself has a place
     modules = quantized.named_modules(remove_duplicate=False)
     linears = {name: module for name, module in modules if type(module) is nn.Linear}
     seen = {name: MinMax() for name in linears if mode == "static"}
@@ -160,19 +160,21 @@ def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batc
     for name, linear in linears.items():
         layer = QuantizedLinear(linear, input_range=seen[name].range() if name in seen else None)
         quantized.set_submodule(name, layer)
-    return quantized
+    return quantized[0]
 
 
 def torch_dynamic(model: nn.Module) -> nn.Module:
-    """Quantize a copy of `model`, in evaluation mode, through ``torch.ao.quantization.quantize_dynamic``: its linear layers."""
+    """Quantize a copy of `model`, in evaluation mode, through ``torch.ao.quantization.quantize_dynamic``: every nn.Linear, nothing else."""
     with warnings.catch_warnings(action="ignore"):
-        return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model).eval(), {nn.Linear})
+        return torch.ao.quantization.quantize_dynamic(
+            nn.Sequential(copy.deepcopy(model)).eval(), {nn.Linear}
+        )[0]
 
 
 def torch_static(model: nn.Sequential, calibration: Batches) -> nn.Module:
     """Quantize a copy of `model`, in evaluation mode, through torch.ao's eager mode: stubs, prepare, run `calibration`, convert.
 
-    The model stays as it is. ValueError without a batch, or for a layer other than Linear, ReLU, Dropout and Flatten: it
+    The model stays as it is. ValueError without a batch, or for a layer whose class is not Linear, ReLU, Dropout or Flatten: it
     names the class, since such a layer would fail later, when the result runs, or stay float.
     """
     if unknown := {type(layer) for layer in model} - {nn.Linear, nn.ReLU, nn.Dropout, nn.Flatten}:

@@ -137,6 +137,12 @@ def test_quantize_by_hand():
             "ties are rounded away from zero, not to even": np.int8(
                 [3, 4, 5, 6, 2, 1, 4, 2, 127, -128, 127, -128]
             ),
+            "rounds after the zero point was added: ties go to another even number": np.int8(
+                [3, 4, 4, 6, 2, 2, 4, 2, 127, -128, 127, -128]
+            ),
+            "clamped before the zero point was added": np.int8(
+                [3, 3, 5, 5, 3, 1, 4, 2, 127, -125, 127, -125]
+            ),
             "ignores the zero point": np.int8([0, 0, 2, 2, 0, -2, 1, -1, 127, -128, 127, -128]),
             "returns zeros": np.zeros(12, np.int8),
         },
@@ -228,16 +234,18 @@ def test_fake_quantize_values(n_bits, generator):
 
 
 @pytest.mark.grades("fake_quantize")
-def test_fake_quantize_gradient(generator):
+@pytest.mark.parametrize("n_bits", [4, 8])
+def test_fake_quantize_gradient(n_bits, generator):
     """Straight-through: the cotangent passes inside the range and stops outside."""
-    steps = integers((6, 50), -170, 170, generator)
-    steps[(steps == -108) | (steps == 147)] += (
-        1 - 2 * (steps > 0)[(steps == -108) | (steps == 147)]
-    )  # the ends: next test
+    top = 2 ** (n_bits - 1)
+    zero_point = -top // 4
+    steps = integers((6, 50), -2 * top, 2 * top, generator)
+    for end in (-top - zero_point, top - 1 - zero_point):  # the ends: next test
+        steps[steps == end] -= end / abs(end)
     x = near(steps, 0.01, generator).requires_grad_()
     cotangent = torch.randn(6, 50, generator=generator)
-    expected = cotangent * ((steps - 20 >= -128) & (steps - 20 <= 127))
-    got = Q.fake_quantize(x, *pair(0.01, -20))
+    expected = cotangent * ((steps + zero_point >= -top) & (steps + zero_point < top))
+    got = Q.fake_quantize(x, *pair(0.01, zero_point), n_bits=n_bits)
     assert got.requires_grad, "the graph is detached: rounding must count as the identity"
     (gradient,) = torch.autograd.grad(
         (got * cotangent).sum(), x
@@ -245,7 +253,8 @@ def test_fake_quantize_gradient(generator):
     mistakes = {
         "the gradient passes outside the range: it must stop where x was clamped": cotangent,
         "no gradient passes: rounding must count as the identity": torch.zeros(6, 50),
-        "the range of the gradient ignores the zero point": cotangent * (steps.abs() <= 127),
+        "the range of the gradient ignores the zero point": cotangent * (steps.abs() < top),
+        "the range of the gradient ignores n_bits": cotangent * ((steps + zero_point).abs() < 128),
     }
     assert_close(gradient, expected, dtype="float32", what="gradient", mistakes=mistakes)
 
@@ -312,7 +321,8 @@ def test_min_max_away_from_zero():
         observer = Q.MinMax()
         observer.observe(torch.tensor([2.0, 3.0]) * sign)
         observer.observe(torch.tensor([2.5, 4.0]) * sign)
-        wanted = sorted([2.0 * sign, 4.0 * sign])
+        observer.observe(torch.tensor([4.5, 5.0]) * sign)  # a narrow batch beyond the others
+        wanted = sorted([2.0 * sign, 5.0 * sign])
         assert ends(observer) == wanted, f"the extremes are {wanted}, the range is {ends(observer)}"
     constant = Q.MinMax()
     constant.observe(torch.tensor([5.0]))
@@ -328,7 +338,12 @@ def test_min_max_never_ran():
 
 @pytest.mark.grades("MinMax")
 @pytest.mark.parametrize(
-    "bad", [torch.empty(0, 3), torch.tensor([9.0, math.nan]), torch.tensor([9.0, -math.inf])], ids=str
+    "bad",
+    [
+        torch.empty(0, 3),
+        *(torch.tensor([[a, 9.0], [b, -9.0]]) for a, b in ((9, math.nan), (9, math.inf), (-math.inf, 9))),
+    ],
+    ids=str,
 )
 def test_min_max_bad_batch(bad):
     """Empty batches, NaN and inf are refused and change nothing."""

@@ -59,6 +59,10 @@ def test_matmul_is_exact(rows, n_in, n_out, generator):
         mistakes = {
             "accumulates in int8": expected.numpy().astype(np.int8).astype(np.int32),
             "ignores the zero point": product(x, weight),
+            "the zero point of the first row is used for all": product(
+                x, weight, np.ravel(zero_point)[0].item()
+            ),
+            "the weight is not transposed": product(x, weight.T, zero_point) if n_in == n_out else None,
         }
         got = Q.int8_matmul(x, weight, zero_point)
         assert_close(got, expected, what="int8_matmul", mistakes=mistakes, hint=NOT_EXACT)
@@ -127,6 +131,14 @@ def rows_of_their_own(generator, shape=(7, 24)):
     return near(steps, scale, generator), steps * scale
 
 
+def rounded_alone(x):
+    """Return each row of x, as eight bits with the range of its own values represent it."""
+    x = x.double()
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    scale = (high - low) / 255
+    return torch.round(x / scale) * scale
+
+
 @pytest.mark.grades("QuantizedLinear")
 def test_linear_weight(generator):
     """Int8, symmetric, one scale per output, the error at most half a step."""
@@ -153,21 +165,24 @@ def test_linear_weight(generator):
 
 
 @pytest.mark.grades("QuantizedLinear")
-@pytest.mark.parametrize("bias", [True, False])
-def test_linear_static(bias, generator):
-    """One range for all rows; what lies outside saturates."""
+@pytest.mark.parametrize(("bias", "low"), [(True, -90), (False, -90), (True, 0), (True, -255)])
+def test_linear_static(bias, low, generator):
+    """One range for all rows, which may begin or end at 0; what lies outside saturates."""
     layer, weight = linear(generator, bias=bias)
-    steps = integers((5, 3, 24), -150, 300, generator)
+    steps = integers((5, 3, 24), -300, 300, generator)
     x = near(steps, 0.02, generator)
-    quantized = Q.QuantizedLinear(layer, input_range=(-90 * 0.02, 165 * 0.02))
+    quantized = Q.QuantizedLinear(layer, input_range=(low * 0.02, (low + 255) * 0.02))
     with unchanged(x):
         got = quantized(x)
-    expected = apply(layer, weight, steps.clamp(-90, 165) * 0.02)
+    expected = apply(layer, weight, steps.clamp(low, low + 255) * 0.02)
     mistakes = {
         "the input is not quantized: dequantizes first and calls it int8": lambda: apply(layer, weight, x),
+        "input_range is ignored: each row has its own range": lambda: apply(layer, weight, rounded_alone(x)),
         "what lies outside input_range does not saturate": lambda: apply(layer, weight, steps * 0.02),
         "ignores the bias": lambda: expected - layer.bias.detach().double(),
-        "ignores the zero point": lambda: apply(layer, weight, steps.clamp(-90, 165) * 0.02 - 0.76),
+        "ignores the zero point": lambda: apply(
+            layer, weight, (steps.clamp(low, low + 255) - 128 - low) * 0.02
+        ),
     }
     assert_close(got, expected, dtype="float32", n=24, rtol=1e-5, what="static linear", mistakes=mistakes)
 
@@ -181,15 +196,10 @@ def test_linear_dynamic(bias, generator):
     with unchanged(x):
         got = Q.QuantizedLinear(layer)(x)
 
-    def one_range():
-        low, high = x.double().min(), x.double().max()
-        scale = (high - low) / 255
-        zero_point = torch.round(-128 - low / scale)
-        q = (torch.round(x / scale) + zero_point).clamp(-128, 127)
-        return apply(layer, weight, (q - zero_point) * scale)
-
     mistakes = {
-        "one range for the whole batch: each row needs its own": one_range,
+        "one range for the whole batch: each row needs its own": lambda: apply(
+            layer, weight, rounded_alone(x.flatten()).view(x.shape)
+        ),
         "the input is not quantized: dequantizes first and calls it int8": lambda: apply(layer, weight, x),
         "ignores the bias": lambda: rounded @ weight.T,
     }
@@ -213,8 +223,12 @@ def test_linear_rows_are_the_last_axis(generator):
         hint = "one range per sequence instead of per row: each token needs its own"
         what = f"token {t} of sequence {b}"
         assert_close(got[b, t], expected[b, t], dtype="float32", rtol=1e-5, what=what, hint=hint)
-    one = Q.QuantizedLinear(layer)(near(steps, scale, generator)[0, 0])
+    x = near(steps, scale, generator)
+    view = Q.QuantizedLinear(layer)(x.transpose(0, 1))
+    assert_close(view.transpose(0, 1), Q.QuantizedLinear(layer)(x), what="the result of a transposed view")
+    one = Q.QuantizedLinear(layer)(x[1, 1])
     assert one.shape == (9,), f"a single row (24,) gives (9,), got {tuple(one.shape)}"
+    assert_close(one, expected[1, 1], dtype="float32", rtol=1e-5, what="the result of a single row")
 
 
 @pytest.mark.grades("QuantizedLinear")

@@ -52,11 +52,12 @@ class Special(nn.Linear):
 
 
 class Branches(nn.Module):
-    """A network that is not a stack: nested layers, one of them used twice, and a linear layer of another class."""
+    """A network that is not a stack: nested layers, two of them in two places, and a linear layer of another class."""
 
     def __init__(self):
         super().__init__()
-        self.inner = nn.ModuleDict({"a": nn.Linear(20, 20), "b": nn.Sequential(nn.Linear(20, 20), nn.ReLU())})
+        twice = nn.Linear(20, 20)
+        self.inner = nn.ModuleDict({"a": nn.Linear(20, 20), "b": nn.Sequential(twice, nn.ReLU(), twice)})
         self.again = self.inner["a"]
         self.special = Special(20, 20)
 
@@ -104,6 +105,17 @@ def test_model_that_is_not_a_stack(mode, generator):
     x = calibration[0]
     ratio = decibels(run(model, x), run(quantized, x))
     assert 30 < ratio < 70, f"{ratio:.1f} dB for a network of nested layers, expected 30 to 70"
+
+
+@pytest.mark.grades("quantize_model")
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+def test_model_that_is_one_layer(mode, generator):
+    """An nn.Linear by itself is replaced, too."""
+    model, x = network()[0], batches(generator, 1)[0]
+    quantized = Q.quantize_model(model, mode=mode, calibration=[x])
+    assert kinds(quantized) == ["QuantizedLinear"], f"a model that is an nn.Linear became {kinds(quantized)}"
+    ratio = decibels(run(model, x), run(quantized, x))
+    assert 30 < ratio < 70, f"{ratio:.1f} dB for one layer, expected 30 to 70"
 
 
 @pytest.mark.grades("quantize_model")
@@ -252,7 +264,18 @@ def test_torch_static_calibration(generator):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.grades("torch_static")
-@pytest.mark.parametrize("layer", [nn.Softmax(-1), nn.BatchNorm1d(48), nn.SiLU(), nn.LayerNorm(48)], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Softmax(-1),
+        nn.BatchNorm1d(48),
+        nn.SiLU(),
+        nn.LayerNorm(48),
+        Special(48, 48),
+        nn.Sequential(nn.ReLU()),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
 def test_torch_static_refuses(layer, generator):
     """A layer that it does not support is named, before a result that fails when it runs."""
     model = nn.Sequential(nn.Linear(20, 48), layer, nn.Linear(48, 6)).eval()

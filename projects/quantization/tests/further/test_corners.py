@@ -73,6 +73,20 @@ def test_other_inputs():
         )
 
 
+@pytest.mark.grades("fake_quantize")
+def test_fake_quantize_of_large_values():
+    """Far outside the range the value is the last one, exactly: x + (rounded - x) would lose it, and give NaN for inf."""
+    x = torch.tensor([1e6, -1e30, math.inf, -math.inf, 0.42]).requires_grad_()
+    got = Q.fake_quantize(x, torch.tensor(0.125), torch.tensor(-3, dtype=torch.int32))
+    hint = "inf · 0 and inf - inf are NaN, and x + (rounded - x) rounds at the level of x"
+    expected = torch.tensor([16.25, -15.625, 16.25, -15.625, 0.375])
+    assert_close(got.detach(), expected, what="large values", hint=hint)
+    (gradient,) = torch.autograd.grad(got.sum(), x)
+    assert gradient.tolist() == [0, 0, 0, 0, 1], (
+        f"only 0.42 was not clamped, the gradient is {gradient.tolist()}"
+    )
+
+
 @pytest.mark.grades("choose_qparams", "quantize", "dequantize")
 @pytest.mark.parametrize("value", [3.7, -0.002, 0.0])
 def test_constant_tensor(value):
@@ -100,6 +114,13 @@ def test_attention_is_kept(generator):
     x = torch.randn(2, 3, 8, generator=generator)
     quantized = Q.quantize_model(attention)
     assert_close(quantized(x, x, x)[0].detach(), attention(x, x, x)[0].detach(), what="attention")
+
+
+@pytest.mark.grades("torch_dynamic")
+def test_dynamic_of_one_layer():
+    """torch replaces the children of a model: one that is an nn.Linear itself would stay float."""
+    quantized = Q.torch_dynamic(torch.nn.Linear(4, 3))
+    assert "quantized" in type(quantized).__module__, f"a single layer became {type(quantized)}"
 
 
 @pytest.mark.grades("torch_dynamic")
