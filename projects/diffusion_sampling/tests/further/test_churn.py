@@ -35,16 +35,6 @@ def test_states(name, dtype, generator):
     assert not torch.equal(states[0], plain[0]), "churn is ignored"
 
 
-def test_heun_is_the_default():
-    """Without `step` it is Heun: 7 calls for 4 steps, the last one to 0."""
-    recorder = Recorder(STANDARD)
-    states = churned(recorder, torch.ones(2, 3), SIGMAS, churn=1.0)
-    next(states)
-    assert len(recorder.sigmas) == 2, "a step is computed before it is asked for"
-    list(states)
-    assert len(recorder.sigmas) == 7, f"{len(recorder.sigmas)} calls of the denoiser, expected 7"
-
-
 @STEPS
 def test_churn(name):
     """γ = churn/n_steps; the state is raised to σ̂ = σ(1 + γ), and D is asked there."""
@@ -135,6 +125,16 @@ def test_noise_is_fresh():
     correlation = float((one * two).mean() / (one.std() * two.std()))
     assert abs(correlation) < 0.05, "both steps use the same noise: draw again in each step"
     assert float(one.std(dim=0).mean() / one.std()) > 0.9, "the samples of the batch share their noise"
+
+
+def test_heun_is_the_default():
+    """Without `step` it is Heun: 7 calls for 4 steps, the last one to 0."""
+    recorder = Recorder(STANDARD)
+    states = churned(recorder, torch.ones(2, 3), SIGMAS, churn=1.0)
+    next(states)
+    assert len(recorder.sigmas) == 2, "a step is computed before it is asked for"
+    list(states)
+    assert len(recorder.sigmas) == 7, f"{len(recorder.sigmas)} calls of the denoiser, expected 7"
 
 
 @pytest.mark.parametrize("churn", [-1.0, math.nan], ids=str)
