@@ -377,6 +377,7 @@ def test_wrong_width():
 # --- last, since it imports torch's compiler --------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(60)  # the import alone takes five seconds, more on a busy machine
 @pytest.mark.grades("attention")
 @pytest.mark.parametrize(("n_queries", "n_keys"), [(5, 7), (7, 5), (6, 6)])
 def test_causal_is_causal_lower_right(n_queries, n_keys, generator):
