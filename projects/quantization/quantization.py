@@ -165,10 +165,9 @@ def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batc
 
 def torch_dynamic(model: nn.Module) -> nn.Module:
     """Quantize a copy of `model`, in evaluation mode, through ``torch.ao.quantization.quantize_dynamic``: every nn.Linear, nothing else."""
+    parent = nn.Sequential(copy.deepcopy(model)).eval()  # torch replaces children only
     with warnings.catch_warnings(action="ignore"):
-        return torch.ao.quantization.quantize_dynamic(
-            nn.Sequential(copy.deepcopy(model)).eval(), {nn.Linear}
-        )[0]
+        return torch.ao.quantization.quantize_dynamic(parent, {nn.Linear})[0]
 
 
 def torch_static(model: nn.Sequential, calibration: Batches) -> nn.Module:

@@ -91,6 +91,11 @@ def test_channel_min_max(generator):
 @pytest.mark.grades("MovingAverage")
 def test_moving_average():
     """0.75 of the old, 0.25 of the new; the first batch is taken as it is."""
+    slow = O.MovingAverage()
+    slow.observe(torch.tensor([-1.0, 4.0]))
+    slow.observe(torch.tensor([-2.0, 6.0]))
+    got = np.array([float(x) for x in slow.range()])
+    assert_close(got, [-1.01, 4.02], what="range", hint="without a momentum it is 0.99", rtol=1e-6)
     observer = O.MovingAverage(momentum=0.75)
     for low, high in [(-1.0, 4.0), (-5.0, 8.0), (-2.0, 1.0)]:
         observer.observe(torch.tensor([low, 0.0, high]))
@@ -144,7 +149,8 @@ def test_percentile(generator):
     whole = O.Percentile(percentile=100)
     whole.observe(torch.tensor([3.0, -2.0, 1.0]))
     assert [float(x) for x in whole.range()] == [-2.0, 3.0], "percentile=100 is the extremes"
-    for percentile in (50, 101):
+    O.Percentile(percentile=50.5)
+    for percentile in (50, 100.5, 101):
         with expect_error(ValueError, str(percentile), otherwise=f"percentile={percentile} is accepted"):
             O.Percentile(percentile=percentile)
 

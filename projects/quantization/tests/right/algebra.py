@@ -1,4 +1,5 @@
 """Other algebra: float64 throughout, the zero point pulled out of the sum, one tensor of (low, high), hooks on a wrapper."""
+
 import warnings
 from copy import deepcopy
 
@@ -104,7 +105,9 @@ class QuantizedLinear(nn.Module):
         if x.ndim != 2:
             lead = x.shape[:-1]
             return self(x.reshape(lead.numel(), x.shape[-1])).unflatten(0, lead) if lead else self(x[None])[0]
-        scale, zero_point = self.static or choose_qparams(x.min(1, keepdim=True)[0], x.max(1, keepdim=True)[0])
+        scale, zero_point = self.static or choose_qparams(
+            x.min(1, keepdim=True)[0], x.max(1, keepdim=True)[0]
+        )
         acc = int8_matmul(quantize(x, scale, zero_point), self.weight, zero_point)
         y = acc.double() * scale.double() * self.weight_scale.double()
         return (y if self.bias is None else y + self.bias).float()

@@ -160,7 +160,9 @@ def quantize_model(model, *, mode="dynamic", calibration=()):
         if type(module) is nn.Linear:
             observers[module] = MinMax()
             handles.append(
-                module.register_forward_hook(lambda layer, inputs, output: observers[layer].observe(inputs[0]))
+                module.register_forward_hook(
+                    lambda layer, inputs, output: observers[layer].observe(inputs[0])
+                )
             )
     empty = True
     try:
@@ -173,14 +175,18 @@ def quantize_model(model, *, mode="dynamic", calibration=()):
             handle.remove()
     if empty:
         raise ValueError("static quantization needs at least one batch of calibration")
-    return _replace(twin, lambda layer: QuantizedLinear(layer, input_range=observers[layer].range()), {}).eval()
+    return _replace(
+        twin, lambda layer: QuantizedLinear(layer, input_range=observers[layer].range()), {}
+    ).eval()
 
 
 def torch_dynamic(model):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")
         holder = nn.ModuleList([copy.deepcopy(model).eval()])
-        torch.ao.quantization.quantize_dynamic(holder, qconfig_spec={nn.Linear}, dtype=torch.qint8, inplace=True)
+        torch.ao.quantization.quantize_dynamic(
+            holder, qconfig_spec={nn.Linear}, dtype=torch.qint8, inplace=True
+        )
     return holder[0].eval()
 
 
