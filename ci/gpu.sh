@@ -64,9 +64,11 @@ for project in $PROJECTS; do
         continue
     fi
     cd "projects/$project"
+    ladder=$(ls tests/further/test_ladder.py tests/further/test_attention.py 2>/dev/null || true)
     for tool in memcheck racecheck; do
+        # shellcheck disable=SC2086
         must "$tool of $project" within 25 "$sanitizer" --tool "$tool" --error-exitcode 1 --target-processes all \
-            "$(python_of "$project")" -m pytest -q -p no:cacheprovider "tests/test_$project.py" -k "by_hand or every"
+            "$(python_of "$project")" -m pytest -q -p no:cacheprovider "tests/test_$project.py" $ladder -k "by_hand or every"
     done
     cd ../..
 done

@@ -77,7 +77,7 @@ def without_gpu(file: str) -> None:
                 print(f"  {path.name}: {kernel}")
         return
     write_resources(folder)
-    print("wrote results/resources.json and the tables in README.md")
+    print("wrote results/resources.json and the tables in MEASURED.md")
 
 
 def write_resources(folder: Path) -> None:

@@ -263,7 +263,8 @@ def main(arguments: Sequence[str] | None = None, *, folder: Path = ROOT / "pract
             console.print(f"your answer is kept in {short(backup)}")
     for path in learner.write_blanks(project, further=options.further):
         missing = "#error" if path.suffix == ".cu" else "NotImplementedError"
-        console.print(f"wrote {short(path)}: replace each {missing}, then run this again")
+        todo = "it is given" if path.stem in project.given else f"replace each {missing}, then run this again"
+        console.print(f"wrote {short(path)}: {todo}")
     if options.hint is not None:
         show_hint(learner, project, options.hint)
     elif options.solution is not None:
