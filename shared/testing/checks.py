@@ -301,6 +301,10 @@ def refuse_calls(*names: str) -> Iterator[None]:
             return func(*args, **(kwargs or {}))
 
     class Operators(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # else torch imports its compiler here, which takes seconds
+
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             refuse(str(func))
             return func(*args, **(kwargs or {}))
