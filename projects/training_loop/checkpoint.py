@@ -19,7 +19,7 @@ import torch
 __all__ = ["CheckpointError", "write_checkpoint", "read_checkpoint", "Checkpoint"]
 
 MAGIC = b"groundwork training_loop checkpoint\n"
-FORMAT = 2  # 1 had no checksum; raise it whenever the content changes its meaning
+FORMAT = 3  # 1 had no checksum, 2 named no parameters; raise it whenever the content changes its meaning
 
 
 class CheckpointError(ValueError):
