@@ -160,9 +160,12 @@ def test_linear_weight(generator):
     assert steps.max() < 0.5 + 1e-4, f"weight · scale is {steps.max():.2f} steps from the float weight"
     assert_close(quantized.bias, layer.bias, what="bias")
     assert not list(quantized.parameters()), "a quantized layer has buffers, no parameters"
-    assert quantized.weight.tolist() == quantized.state_dict()["weight"].tolist(), (
-        "the weight must be a buffer"
-    )
+    state = quantized.state_dict()
+    for name in ("weight", "weight_scale", "bias"):
+        assert name in state, f"{name} must be a buffer: a saved layer would lose it, got {list(state)}"
+        assert torch.equal(state[name], getattr(quantized, name)), f"the buffer {name} is not what is used"
+    layer.bias = None
+    assert Q.QuantizedLinear(layer).bias is None, "without a bias, bias is None"
 
 
 @pytest.mark.grades("QuantizedLinear")
