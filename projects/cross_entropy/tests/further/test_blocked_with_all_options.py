@@ -156,6 +156,23 @@ def test_nothing_times_infinity_is_nothing(function):
 
 
 @BOTH
+@pytest.mark.parametrize("copies", [1, 40])
+def test_masked_classes_of_probability_zero(function, copies):
+    """Each position leaves out a class of its own, in blocks of either layout (3 classes, and 120)."""
+    p = np.tile([[0.25, 0.0, 0.75], [0.5, 0.5, 0.0]], copies) / copies
+    model = np.tile([[0.25, 0.0, 0.75], [2 / 3, 1 / 3, 0.0]], copies) / copies
+    with np.errstate(divide="ignore"):
+        logits = np.log(model)
+    losses = np.array([0.25 * np.log(4) + 0.75 * np.log(4 / 3), 0.5 * np.log(3 / 2) + 0.5 * np.log(3)])
+    assert_close(
+        getattr(blocked, function)(logits, p, reduction="none"),
+        losses + np.log(copies) if function == "cross_entropy" else model - p,
+        atol=1e-15,
+        hint="0 · (-inf) is NaN; a probability of 0 must contribute 0, in its own position",
+    )
+
+
+@BOTH
 @pytest.mark.parametrize("row", [[np.nan, 0.0, 1.0], [np.inf, 0.0, 1.0], [-np.inf, -np.inf, -np.inf]])
 def test_undefined_positions(function, row):
     """NaN, +inf or nothing but -inf makes a position NaN, and only that position."""
