@@ -135,7 +135,7 @@ def _draw(axis: Any, title: str, order: str) -> None:
             y += half
     _arrow(axis, [(0, y), (0, y + 0.05), (0, y + 0.45)])
     axis.text(0, y + 0.55, "to the next block", ha="center", va="bottom")
-    axis.set(title=title, xlim=(-1.6, 2.3), ylim=(-0.8, 7.9), aspect="equal")
+    axis.set(title=title, xlim=(-1.6, 2.3), ylim=(-0.8, 7.2), aspect="equal")
     axis.axis("off")
 
 
