@@ -21,6 +21,10 @@ def test_sqnr_by_hand(generator):
     x = torch.tensor([3.0, -4.0])
     assert abs(O.sqnr(x, x * 1.1) - 20) < 1e-4, f"10 % error is 20 dB, got {O.sqnr(x, x * 1.1)}"
     assert O.sqnr(x, x) == math.inf, "no noise is inf"
+    large = x * 1e30
+    assert abs(O.sqnr(large, large * 1.1) - 20) < 1e-4, (
+        "squares of 1e30 do not fit float32: compute in float64"
+    )
     uniform = torch.rand(100_000, generator=generator) * 2 - 1
     noisy = torch.round(uniform * 128) / 128
     assert abs(O.sqnr(uniform, noisy) - 6.02 * 8) < 0.1, f"8 bits are 48.2 dB, got {O.sqnr(uniform, noisy)}"
@@ -57,7 +61,14 @@ def test_observer_that_never_ran(function):
 
 @pytest.mark.parametrize("function", OBSERVERS)
 @pytest.mark.parametrize(
-    "bad", [torch.empty(0, 3), torch.tensor([1.0, math.nan]), torch.tensor([math.inf, 0.0])], ids=str
+    "bad",
+    [
+        torch.empty(0, 3),
+        torch.tensor([1.0, math.nan]),
+        torch.tensor([math.inf, 0.0]),
+        torch.tensor([-math.inf, 0.0]),
+    ],
+    ids=str,
 )
 def test_observer_bad_input(function, bad):
     """Empty batches, NaN and inf are refused and change nothing."""
@@ -149,7 +160,9 @@ def test_percentile(generator):
     whole = O.Percentile(percentile=100)
     whole.observe(torch.tensor([3.0, -2.0, 1.0]))
     assert [float(x) for x in whole.range()] == [-2.0, 3.0], "percentile=100 is the extremes"
-    O.Percentile(percentile=50.5)
+    one = O.Percentile(percentile=50.5)
+    one.observe(torch.tensor([2.5]))
+    assert [float(x) for x in one.range()] == [2.5, 2.5], "one value is all there is to a range"
     for percentile in (50, 100.5, 101):
         with expect_error(ValueError, str(percentile), otherwise=f"percentile={percentile} is accepted"):
             O.Percentile(percentile=percentile)

@@ -54,6 +54,19 @@ def test_fake_quantized_forgets(generator):
 
 
 @pytest.mark.grades("FakeQuantized")
+def test_fake_quantized_momentum(generator):
+    """The range is 0.9 of what was and 0.1 of what comes."""
+    layer, x = mlp()[0], torch.randn(50, 64, generator=generator)
+    fake, wanted = FakeQuantized(layer), FakeQuantized(layer)
+    wanted(x * 3)
+    fake(x * 3 / 0.9)
+    fake(x * 0)  # 0.9 of the first, 0.1 of nothing: as one batch of x * 3
+    outputs = fake.eval()(x).detach(), wanted.eval()(x).detach()
+    hint = "the range is not 0.9 of the old and 0.1 of the new batch"
+    assert_close(*outputs, n=64, rtol=1e-4, what="the output after two batches", hint=hint)
+
+
+@pytest.mark.grades("FakeQuantized")
 def test_fake_quantized_gradient(generator):
     """Weight and bias learn: the gradient of the loss at the rounded weight, straight through."""
     layer, x = mlp()[4], torch.rand(30, 96, generator=generator)

@@ -30,7 +30,7 @@ def test_smooth_by_hand():
 
 @pytest.mark.grades("smooth")
 def test_smooth_helps_against_an_outlier(generator):
-    """One channel 100 times larger: smoothed, a per-tensor int8 product is at least 10 dB better, and equal in float."""
+    """One channel 100 times larger: smoothed, a per-tensor int8 product is at least 6 dB better, and equal in float."""
     x, weight = torch.randn(200, 32, generator=generator), torch.randn(16, 32, generator=generator)
     x[:, 5] *= 100
     factors = smooth(x.abs().amax(0), weight)
