@@ -81,7 +81,7 @@ class Process:
         if result.exists():
             self._answer = json.loads(result.read_text())
         self._socket.close()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)  # a process that was just killed may still write
         _open.remove(self)
 
     @property
@@ -272,7 +272,9 @@ def _work(request):
         except BaseException as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
             traceback.print_exc()
-        Path(request["result"]).write_text(json.dumps(answer))
+        half = Path(request["result"] + ".tmp")  # it may be killed while it writes
+        half.write_text(json.dumps(answer))
+        half.replace(request["result"])
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
