@@ -35,6 +35,21 @@ def test_file(name, options, generator, tmp_path):
 
 
 @pytest.mark.grades("save_quantized", "load_quantized")
+def test_file_of_layers_of_any_name(generator, tmp_path):
+    """A convolution inside something called products is told from the products inside a convolution."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential()
+        model.products = nn.Sequential(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2)))
+        model.products[0].products = nn.Sequential(nn.Conv2d(4, 3, 2))
+    x = torch.randn(2, 2, 6, 6, generator=generator)
+    quantized = quantize_network(nn.Sequential(model).eval())
+    save_quantized(quantized, tmp_path / "model")
+    loaded = load_quantized(nn.Sequential(model), tmp_path / "model")
+    assert torch.equal(run(quantized, x), run(loaded, x)), "the loaded model computes something else"
+
+
+@pytest.mark.grades("save_quantized", "load_quantized")
 def test_file_size(tmp_path, generator):
     """int8 takes 0.25 to 0.35 of the float file, int4 less than 0.2."""
     from safetensors.torch import save_file
