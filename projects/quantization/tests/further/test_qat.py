@@ -7,8 +7,9 @@ import math
 
 import pytest
 import torch
-from networks import accuracy, cnn, digits, digits_mlp, mlp, run, train
+from networks import accuracy, cnn, digits, digits_mlp, kinds, mlp, run, signal, train
 from oracles import decibels
+from torch import nn
 
 from deploy import quantize_network
 from qat import FakeQuantized, prepare_qat
@@ -126,6 +127,21 @@ def test_qat_is_what_is_deployed(reduce_range, generator):
         quantize_network(untrained, mode="static")
     with expect_error(RuntimeError, otherwise="a QAT model that saw no batch is evaluated"):
         untrained.eval()(x)
+
+
+@pytest.mark.grades("quantize_network")
+def test_four_bits_in_groups(generator):
+    """group_size reaches the linear layers: smaller groups, less noise; convolutions keep 8 bits."""
+    model, _, x = signal("cnn", generator)
+    exact, ratios = run(model, x), {}
+    for group_size in (4, 32, 128):
+        quantized = quantize_network(model, mode="weight_only", n_bits=4, group_size=group_size)
+        assert sorted(kinds(quantized)).count("Int4Linear") == 1, f"got {kinds(quantized)}"
+        ratios[group_size] = decibels(exact, run(quantized, x))
+    assert ratios[4] > ratios[32] + 1 > ratios[128] + 2, f"group_size is ignored: {ratios} dB"
+    assert quantize_network(nn.Linear(64, 3), mode="weight_only", n_bits=4).scale.shape == (3, 2), (
+        "without a group_size it is 32"
+    )
 
 
 @pytest.mark.grades("prepare_qat", "quantize_network", "FakeQuantized")

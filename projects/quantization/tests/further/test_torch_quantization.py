@@ -3,6 +3,7 @@
 Oracle: the float model, through SQNR in float64 computed here.
 """
 
+import importlib
 import logging
 import warnings
 
@@ -17,11 +18,23 @@ from shared.testing.checks import expect_error
 pytestmark = pytest.mark.module("torch_quantization")
 
 
+APIS = (
+    ("torch.ao.quantization", "prepare"),
+    ("torch.ao.quantization", "prepare_qat"),
+    ("torch.ao.quantization.quantize_fx", "prepare_fx"),
+    ("torchao.quantization", "quantize_"),
+    ("torchao.quantization.pt2e.quantize_pt2e", "prepare_pt2e"),
+)
+
+
 def available(call):
     """Run a library path, or skip with the message that says what replaced it."""
     try:
         return call()
     except T.MissingAPIError as gone:
+        with warnings.catch_warnings(action="ignore"):
+            here = all(hasattr(importlib.import_module(module), name) for module, name in APIS)
+        assert not here, f"every API is here, and yet: {gone}"
         pytest.skip(str(gone))
 
 
