@@ -28,9 +28,10 @@ class Linear(Layer):
             y += self.parameters["bias"]
 
         def back(grad):
-            self.gradients.update(weight=einsum("...o,...i->oi", grad, x))
+            rows, inputs = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+            self.gradients.update(weight=einsum("no,ni->oi", rows, inputs))
             if "bias" in self.parameters:
-                self.gradients.update(bias=einsum("...o->o", grad).copy())
+                self.gradients.update(bias=einsum("no->o", rows).copy())
             return einsum("...o,oi->...i", grad, weight)
 
         self.back = back
