@@ -12,7 +12,7 @@ import pytest
 import torch
 from oracles import (
     FUNCTIONS,
-    RefuseLibrary,
+    LIBRARY,
     check,
     check_finite_differences,
     gradients,
@@ -27,7 +27,7 @@ from oracles import (
 )
 
 import attention
-from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.checks import assert_close, assert_imports_only, expect_error, refuse_calls, unchanged
 
 INF = math.inf
 both = pytest.mark.parametrize("function", FUNCTIONS)
@@ -46,14 +46,18 @@ def test_imports():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_shape_and_dtype(function, dtype, generator):
     """One row per query, in the dtype that came in."""
-    for sizes in ((5, 7, 4, 3), (4, 4, 4, 4), (1, 6, 2, 8)):
-        n_queries, n_keys, d, dv = sizes
-        inputs = random_inputs(generator, 2, n_queries=n_queries, n_keys=n_keys, d=d, dv=dv, dtype=dtype)
-        got = run(function, *inputs)
-        assert isinstance(got, torch.Tensor), f"{function} returns a {type(got).__name__}, expected a tensor"
-        expected = (2, n_queries, n_keys if function == "attention_weights" else dv)
-        assert got.shape == expected, f"{function} has the shape {tuple(got.shape)}, expected {expected}"
-        assert got.dtype == dtype, f"{function} of {dtype} has the dtype {got.dtype}"
+    for leading in ((2,), (1,), (), (1, 1)):  # axes of length 1 stay
+        for n_queries, n_keys, d, dv in ((5, 7, 4, 3), (4, 4, 4, 4), (1, 6, 2, 8), (1, 1, 1, 1)):
+            inputs = random_inputs(
+                generator, *leading, n_queries=n_queries, n_keys=n_keys, d=d, dv=dv, dtype=dtype
+            )
+            got = run(function, *inputs)
+            assert isinstance(got, torch.Tensor), (
+                f"{function} returns a {type(got).__name__}, expected a tensor"
+            )
+            expected = (*leading, n_queries, n_keys if function == "attention_weights" else dv)
+            assert got.shape == expected, f"{function} has the shape {tuple(got.shape)}, expected {expected}"
+            assert got.dtype == dtype, f"{function} of {dtype} has the dtype {got.dtype}"
 
 
 # --- 2. worked by hand ------------------------------------------------------------------------------------------------
@@ -68,7 +72,8 @@ WEIGHTS = torch.tensor([[1 / 8, 2 / 8, 5 / 8], [4 / 8, 1 / 8, 3 / 8]], dtype=tor
 @pytest.mark.grades("attention_weights")
 def test_weights_by_hand():
     """Two queries, three keys: the weights are 1:2:5 and 4:1:3."""
-    got = attention.attention_weights(QUERY, KEY)
+    with unchanged(QUERY, KEY):
+        got = attention.attention_weights(QUERY, KEY)
     assert_close(got, WEIGHTS, what="weights", mistakes=weight_mistakes(QUERY, KEY))
 
 
@@ -76,7 +81,8 @@ def test_weights_by_hand():
 def test_attention_by_hand():
     """The same weights on two numbers per key: (8 + 2·16)/8, (80 + 5·8)/8 and (4·8 + 16)/8, (4·80 + 3·8)/8."""
     expected = torch.tensor([[5.0, 15], [6, 43]], dtype=torch.float64)
-    got = attention.attention(QUERY, KEY, VALUE)
+    with unchanged(QUERY, KEY, VALUE):
+        got = attention.attention(QUERY, KEY, VALUE)
     assert_close(got, expected, what="output", mistakes=output_mistakes(QUERY, KEY, VALUE))
 
 
@@ -88,6 +94,20 @@ MASKS_BY_HAND = {
     "float": (  # adding ln(3) to a score triples its share
         torch.tensor([[math.log(3), 0, -INF], [0, math.log(5), 0]], dtype=torch.float64),
         [[3 / 5, 2 / 5, 0], [4 / 12, 5 / 12, 3 / 12]],
+    ),
+    "float, far below 0": (  # the shares 1 : 2/e : 5/e² and 4/e² : 1/e : 3
+        torch.tensor([[-30.0, -31, -32], [-32, -31, -30]], dtype=torch.float64),
+        [
+            [x / (1 + 2 / math.e + 5 / math.e**2) for x in (1, 2 / math.e, 5 / math.e**2)],
+            [x / (4 / math.e**2 + 1 / math.e + 3) for x in (4 / math.e**2, 1 / math.e, 3)],
+        ],
+    ),
+    "float, 0 and 1": (
+        torch.tensor([[0.0, 1, 0], [1, 0, 0]], dtype=torch.float64),
+        [
+            [x / (6 + 2 * math.e) for x in (1, 2 * math.e, 5)],
+            [x / (4 + 4 * math.e) for x in (4 * math.e, 1, 3)],
+        ],
     ),
     "one row for all queries": (torch.tensor([False, True, True]), [[0, 2 / 7, 5 / 7], [0, 1 / 4, 3 / 4]]),
 }
@@ -103,15 +123,16 @@ def test_mask_by_hand(kind, function):
         mistakes = weight_mistakes(QUERY, KEY, mask=mask)
     else:
         expected, mistakes = expected @ VALUE, output_mistakes(QUERY, KEY, VALUE, mask=mask)
-    with unchanged(mask):
+    with unchanged(mask, QUERY, KEY, VALUE):
         got = run(function, QUERY, KEY, VALUE, mask=mask)
-    assert_close(got, expected, what=f"{function} with a {kind} mask", mistakes=mistakes)
+    hint = "a float mask is added, whatever numbers it holds" if "float," in kind else None
+    assert_close(got, expected, what=f"{function} with a mask ({kind})", mistakes=mistakes, hint=hint)
 
 
 @both
 def test_causal_by_hand(function):
     """Two queries and four keys: the first sees three keys, the last sees all, as if the queries came last."""
-    key = torch.cat([KEY, torch.tensor([[1.0, 2, 1, 1]], dtype=torch.float64).log()])
+    key = torch.cat([KEY, torch.tensor([[3.0, 2, 1, 1]], dtype=torch.float64).log()])
     value = torch.cat([VALUE, torch.tensor([[40.0, 80]], dtype=torch.float64)])
     expected = torch.tensor([[1 / 8, 2 / 8, 5 / 8, 0], [0.4, 0.1, 0.3, 0.2]], dtype=torch.float64)
     if function == "attention_weights":
@@ -242,6 +263,19 @@ def test_masks(kind, causal, function, generator):
 
 
 @both
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (3, 3, 3)], ids=str)
+def test_masks_where_all_sizes_are_alike(shape, function, generator):
+    """A mask's axes are counted from the last one, as in all broadcasting: two axes are (Tq, Tk), never (batch, Tk)."""
+    mask = torch.rand(shape, generator=generator) > 0.5
+    mask[..., 0] = True
+    hint = f"a mask {shape} broadcasts to (..., Tq, Tk) from its last axis on; batch, heads, Tq and Tk are all 3 here"
+    for leading in ((3,), (3, 3)):
+        if len(shape) <= len(leading) + 2:
+            inputs = random_inputs(generator, *leading, n_queries=3, n_keys=3, d=3, dv=3)
+            check(function, *inputs, mask=mask, hint=hint)
+
+
+@both
 @pytest.mark.parametrize(("n_queries", "n_keys"), [(5, 7), (6, 6), (1, 4)])
 def test_causal(n_queries, n_keys, function, generator):
     """The last query is aligned with the last key, whatever the sizes."""
@@ -296,7 +330,7 @@ def test_mask_of_integers(dtype, function):
 
 
 @pytest.mark.grades("attention")
-@pytest.mark.parametrize("dropout_p", [-0.1, 1.0, 1.5, math.nan])
+@pytest.mark.parametrize("dropout_p", [-0.1, 1.0, 1.5])
 def test_wrong_dropout(dropout_p):
     """A probability outside [0, 1) is refused: with 1 nothing would be left to rescale."""
     x = torch.ones(5, 4)
@@ -350,6 +384,12 @@ def test_dropout_is_independent(generator):
         assert abs(neighbours.mean().item() - 0.5) < spread, (
             f"dropout is not independent across {name}: draw one number for each weight"
         )
+    problem = "always the same number of weights is dropped: each one has a chance of its own"
+    assert len(set(kept.sum(dim=-1).flatten().tolist())) > 1, f"{problem} (30 keys, half of them)"
+    calls = [dropped_weights(0.5, generator, (2, 3, 4, 5))[1] for _ in range(20)]
+    assert len({torch.count_nonzero(weights).item() for weights in calls}) > 1, (
+        f"{problem} (120 weights, half of them)"
+    )
 
 
 @pytest.mark.grades("attention")
@@ -478,7 +518,7 @@ def test_does_not_call_the_library(options, function, generator):
     """The work is done by matrix products and a softmax, not by torch's own attention."""
     for dtype in (torch.float32, torch.float64):
         inputs = random_inputs(generator, 2, dtype=dtype)
-        with RefuseLibrary():
+        with refuse_calls(*LIBRARY):
             run(function, *inputs, **options).sum().backward()
             if function == "attention":
                 attention.attention(*inputs, dropout_p=0.5, generator=generator, **options)

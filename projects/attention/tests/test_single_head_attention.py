@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import RefuseLibrary, double, gradients, sdpa
+from oracles import LIBRARY, double, gradients, sdpa
 from torch import nn
 from torch.nn import functional as F
 
 import attention
-from shared.testing.checks import assert_close
+from shared.testing.checks import assert_close, refuse_calls
 
 INF = math.inf
 
@@ -106,6 +106,21 @@ def test_cross_attention(generator):
         "the queries come from the context": lambda: expected_output(head, context, x),
     }
     assert_close(head(x, context), expected_output(head, x, context), n=20, mistakes=mistakes)
+    same = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)  # as long as x, and yet not x
+    hint = "a context of the same shape as x is a context too"
+    assert_close(head(x, same), expected_output(head, x, same), n=20, hint=hint)
+
+
+@pytest.mark.grades("SingleHeadAttention.forward")
+def test_leading_axes_broadcast(generator):
+    """One context serves a whole batch, and a batch of contexts one x."""
+    head = random_head(generator, 5, 3)
+    x = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    context = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    hint = "leading axes of x and context must broadcast, as in torch.matmul"
+    for asks, answers in ((x, context[0]), (x[0], context)):
+        expected = expected_output(head, asks.expand(2, -1, -1), answers.expand(2, -1, -1))
+        assert_close(head(asks, answers), expected, n=20, hint=hint)
 
 
 @pytest.mark.grades("SingleHeadAttention.forward")
@@ -130,6 +145,8 @@ def test_mask(kind, causal, generator):
     mask = mask[..., :4]  # and without a context
     expected = expected_output(head, x, mask=mask, causal=causal)
     assert_close(head(x, mask=mask), expected, n=20, hint="the mask is ignored in self-attention")
+    hint = "no mask this time: is the one of an earlier call used again?"
+    assert_close(head(x), expected_output(head, x, causal=causal), n=20, hint=hint)
 
 
 @pytest.mark.grades("SingleHeadAttention", "SingleHeadAttention.forward")
@@ -149,6 +166,15 @@ def test_dropout_in_training_only(generator):
     assert_close(
         evaluated, plain, dtype=torch.float32, rtol=1e-5, what="output", hint="dropout in evaluation"
     )
+    # Nor has evaluation to do with it.
+    assert_close(
+        head(x.requires_grad_()),
+        plain,
+        dtype=torch.float32,
+        rtol=1e-5,
+        what="output",
+        hint="dropout in evaluation",
+    )
     assert runs.std(dim=0).max() > 0, "dropout is ignored in training"
     away = ((runs.mean(dim=0) - plain) / (runs.std(dim=0) / math.sqrt(2000) + 1e-9)).abs()
     assert away.max() < 6, "the mean over many draws is not the output without dropout: rescale by 1/(1 - p)"
@@ -160,6 +186,25 @@ def test_dropout_in_training_only(generator):
     assert 0.95 < ratio < 1.05, (
         f"the spread of the output is {ratio:.2f} times what dropout of the weights gives: what is dropped instead?"
     )
+
+
+@pytest.mark.grades("SingleHeadAttention", "SingleHeadAttention.forward")
+@pytest.mark.parametrize("beside", ["nothing", "causal", "mask", "context"])
+def test_dropout_is_drawn_from_the_global_generator(beside, generator):
+    """torch.manual_seed repeats it, another call draws anew; causal, a mask and a context do not switch it off."""
+    head = random_head(generator, 5, 3, dropout=0.5, causal=beside == "causal")
+    x = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    context = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64) if beside == "context" else None
+    mask = torch.ones(6, 6, dtype=torch.bool).tril(2) if beside == "mask" else None
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        first, second = head(x, context, mask=mask), head(x, context, mask=mask)
+        torch.manual_seed(3)
+        again = head(x, context, mask=mask)
+    plain = expected_output(head, x, context, mask=mask, causal=beside == "causal")
+    assert not torch.allclose(first, plain), f"dropout is ignored in training, beside {beside}"
+    assert torch.equal(first, again), "torch.manual_seed does not repeat the module's dropout"
+    assert not torch.equal(first, second), "two calls of the module drop the same weights"
 
 
 @pytest.mark.grades("SingleHeadAttention", "SingleHeadAttention.forward")
@@ -184,5 +229,5 @@ def test_gradients_of_parameters(generator):
 def test_does_not_call_the_library(generator):
     """The module uses the attention of this file."""
     head = random_head(generator, 5, 3, causal=True, dropout=0.5, dtype=torch.float32)
-    with RefuseLibrary():
+    with refuse_calls(*LIBRARY):
         head(torch.randn(2, 4, 5, generator=generator)).sum().backward()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from oracles import (
     FUNCTIONS,
-    RefuseLibrary,
+    LIBRARY,
     causal_mask,
     check,
     check_finite_differences,
@@ -29,7 +29,7 @@ from oracles import (
 from torch.nn.functional import scaled_dot_product_attention
 
 import attention
-from shared.testing.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error, refuse_calls
 
 INF = math.inf
 HALVES = (torch.float16, torch.bfloat16)
@@ -215,7 +215,7 @@ def test_mask_of_another_float_dtype(dtype, of_the_mask, function, generator):
 @both
 def test_half_types_do_not_call_the_library(function, generator):
     """The work is done by matrix products and a softmax, in these dtypes too."""
-    with RefuseLibrary():
+    with refuse_calls(*LIBRARY):
         run(function, *random_inputs(generator, 2, dtype=torch.float16)).sum().backward()
 
 
