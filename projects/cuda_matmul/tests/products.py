@@ -149,8 +149,9 @@ def check_several_tiles(kernel, rng):
 def check_alpha_and_beta(kernel, rng):
     """Alpha scales the product, beta what c held; with beta = 0 the NaN in c does not matter."""
     a, b, c = random(rng, 40, 21), random(rng, 21, 35), random(rng, 40, 35)
-    options = {"alpha": -0.5, "beta": 3.0, "c": c}
-    assert_product(run(kernel, a, b, **options), a, b, what="-0.5 a b + 3 c", **options)
+    for alpha, beta in ((-0.5, 3.0), (1.0, -2.0), (2.0, 2.0**-12), (0.0, 0.5)):
+        options = {"alpha": alpha, "beta": beta, "c": c / np.float32(abs(beta))}
+        assert_product(run(kernel, a, b, **options), a, b, what=f"{alpha:g} a b + {beta:g} c", **options)
     nan = np.full_like(c, np.nan)
     hint = "beta is 0, so c must not be read: 0 times NaN is NaN"
     assert_product(run(kernel, a, b, alpha=2.0, c=nan), a, b, what="2 a b + 0 c", alpha=2.0, c=nan, hint=hint)
@@ -161,6 +162,57 @@ def check_no_inner_dimension(kernel):
     a, b = np.zeros((3, 0), np.float32), np.zeros((0, 5), np.float32)
     result = run(kernel, a, b, beta=2.0, c=np.arange(15, dtype=np.float32).reshape(3, 5))
     assert_close(result, 2 * np.arange(15, dtype=np.float32).reshape(3, 5), what="2 c")
+    result = run(kernel, a, b)
+    assert (result == 0).all(), f"K = 0 and beta = 0: c must be filled with zeros, not left as it was: {result[0]}"
+
+
+def check_not_finite(kernel):
+    """An infinity in the last step of the sums stays one, and 0 times infinity is NaN."""
+    m, k, n = 35, 37, 34
+    for which in ("a", "b"):
+        a, b = np.ones((m, k), np.float32), np.ones((k, n), np.float32)
+        if which == "a":
+            a[3, -1] = np.inf
+        else:
+            b[-1, 3] = -np.inf
+        with np.errstate(invalid="ignore"):
+            expected = a @ b
+        hint = (
+            f"inf in the last column of a, or row of b ({which} has it): past the end of k, what is added must be "
+            "0 times 0, since 0 times inf is NaN"
+        )
+        assert_close(run(kernel, a, b), expected, what=f"product with inf in {which}", hint=hint)
+    for which in ("a", "b"):  # zeros in the other matrix
+        a, b = np.ones((m, k), np.float32), np.ones((k, n), np.float32)
+        if which == "a":
+            a[3, 5], b[5, 7] = np.inf, 0
+        else:
+            a[3, 5], b[5, 7] = 0, np.inf
+        with np.errstate(invalid="ignore"):
+            expected = a @ b
+        hint = "0 times inf is NaN, so a step whose factor is 0 must not be skipped"
+        assert_close(run(kernel, a, b), expected, what=f"product with inf in {which}, 0 in the other", hint=hint)
+
+
+def check_end_of_a(kernel):
+    """The last rows of an a with more than 2**31 elements: row * k needs 64 bits."""
+    from pycuda import driver
+
+    tile_m, tile_n = TILES[kernel][0]
+    m, k = 64536 * tile_m, 2**31 // (64536 * tile_m) + 1
+    pointers = [driver.mem_alloc(4 * m * k), device_array(np.ones((k, 1), np.float32)), driver.mem_alloc(4 * m)]
+    rows = np.ones((1, k), np.float32) * np.arange(1, tile_m + 1, dtype=np.float32)[:, None]
+    driver.memcpy_htod(int(pointers[0]) + 4 * (m - tile_m) * k, rows)
+    try:
+        with cuda_emulator.settings(window=(m // tile_m - 1, 1)):
+            queue(kernel, pointers, m, 1, k)
+        result = np.empty(tile_m, np.float32)
+        driver.memcpy_dtoh(result, int(pointers[2]) + 4 * (m - tile_m))
+    finally:
+        for pointer in (pointers[0], pointers[2]):
+            pointer.free()
+    hint = "an index of 32 bits: row * k wraps around; make the row of a a long long"
+    assert_close(result, rows.sum(axis=1), what="the end of the column", hint=hint)
 
 
 def check_order(kernel, schedule, rng):

@@ -65,6 +65,12 @@ def test_no_inner_dimension(function, cuda_device):
     products.check_no_inner_dimension(function)
 
 
+@core
+def test_infinities(function, cuda_device):
+    """An infinity reaches the elements of c that it belongs to, as inf or as NaN, and no others."""
+    products.check_not_finite(function)
+
+
 @pytest.mark.grades("tiled")
 @pytest.mark.parametrize("schedule", ["reverse", "warp_greedy"])
 @pytest.mark.emulator_only(ITS_ORDER)
@@ -85,6 +91,13 @@ def test_reads_of_each_element(cuda_device):
 def test_index_past_two_to_the_31(function, cuda_device):
     """The last tile of a c with more than 2**31 elements: row * n needs 64 bits."""
     products.check_end_of_c(function)
+
+
+@core
+@pytest.mark.emulator_only(ONE_BLOCK)
+def test_row_of_a_past_two_to_the_31(function, cuda_device):
+    """The last rows of an a with more than 2**31 elements: row * k needs 64 bits."""
+    products.check_end_of_a(function)
 
 
 @core
@@ -110,6 +123,13 @@ def test_every_kernel(module, kernel, rng, cuda_device):
         )
         hint = "is the grid the right way round for this kernel, and rounded up?"
         assert_product(result, a, b, what=f"{kernel}, ({m}, {k}) x ({k}, {n})", hint=hint)
+    numbers, one = np.arange(1, 1026, dtype=np.float32), np.ones((1, 1), np.float32)
+    for shape, operands in (
+        ("one row", (one, numbers[None])),
+        ("one column", (numbers[:, None], one)),
+    ):
+        hint = "1025 is one more than many sizes of a tile: is the number of blocks rounded up?"
+        assert_product(module.matmul(*operands, kernel=kernel), *operands, what=f"{kernel}, {shape}", hint=hint)
 
 
 @host
@@ -166,6 +186,34 @@ def test_more_than_65535_blocks(module, kernel, cuda_device):
 
 
 @host
+@pytest.mark.parametrize("kernel", CORE)
+def test_more_than_65535_blocks_in_y(module, kernel, cuda_device):
+    """No grid has more blocks in y: what needs more is refused, or computed in another way, but never left out.
+
+    The emulator runs one block at a time: the first, for a kernel that goes on in steps of the grid, and what may be the last.
+    """
+
+    def product(length, first):
+        vector, one = (np.arange(length) % 101 + 1).astype(np.float32), np.ones((1, 1), np.float32)
+        with only_blocks(first, 1, cuda_device):
+            if kernel == "naive":
+                return vector, module.matmul(one, vector[None], kernel=kernel)[0]
+            return vector, module.matmul(vector[:, None], one, kernel=kernel)[:, 0]
+
+    short, result = product(2000, 0)
+    per_block = int((result == short).sum()) if cuda_device == "emulator" else 32
+    length = 65535 * min(per_block, 64) + 1
+    for first in (0, *(-(-length // 2**power) - 1 for power in range(11))):
+        try:
+            vector, result = product(length, first)
+        except Exception:  # CUDA's own error, or the host function's
+            return
+        if result[-1] == vector[-1]:
+            return
+    raise AssertionError(f"{length} along y: the last is missing: is the number of blocks in y cut off at 65535?")
+
+
+@host
 def test_views(module, rng, cuda_device):
     """Strided and transposed NumPy views are packed on their way to the device."""
     hint = "the memory of a view is not the view: it must be packed before it is copied"
@@ -205,9 +253,14 @@ def test_arguments_that_do_not_fit(module, cuda_device):
         ((a[None], b), ValueError),
         ((a[None], b[None]), ValueError),
         ((np.ones((3, 5), np.float32), b), ValueError),
+        ((np.ones((3, 2), np.float32), b), ValueError),
+        ((a, np.ones((6, 5), np.float32)), ValueError),
         ((a.astype(np.float64), b), TypeError),
         ((a, b.astype(np.int32)), TypeError),
-        ((a.astype(np.float16), b.astype(np.float16)), TypeError),
+        *(
+            ((a.astype(dtype), b.astype(dtype)), TypeError)
+            for dtype in ("float16", "float64", "int32", "uint32", "int64", "bool", "complex64")
+        ),
         ((a, device_array(b)), TypeError),
         ((device_array(a), b), TypeError),
     ):

@@ -100,7 +100,12 @@ def check_width(kernel, width, rng):
     x = (3 * rng.normal(size=(3, width))).astype(np.float32)
     constant = "a row of one element has softmax 1" if width == 1 else None
     hint = "are all elements counted, and none twice? The first 64 threads, and the last, incomplete turn, are suspects"
-    assert_softmax(run(kernel, x), x, what=f"softmax of width {width}", hint=hint, vacuous_ok=constant)
+    result = run(kernel, x)
+    assert_softmax(result, x, what=f"softmax of width {width}", hint=hint, vacuous_ok=constant)
+    if width == 1:
+        assert (abs(result - 1) <= 2.0**-23).all(), (
+            f"the softmax of one number is 1, not {result[0, 0]!r}: nothing is to be added to the sum"
+        )
 
 
 def check_threads(kernel, threads, rng):
@@ -121,7 +126,16 @@ def check_many_rows(kernel, rng):
     x = rng.normal(size=(37, 50)).astype(np.float32)
     x -= np.arange(37, dtype=np.float32)[:, None] ** 2  # the first row holds the largest values
     hint = "what is left from the row before? Start each row with its own largest value and sum"
-    assert_softmax(run(kernel, x, blocks=3), x, what="37 rows in 3 blocks", hint=hint)
+    for blocks in (3, 7):
+        assert_softmax(run(kernel, x, blocks=blocks), x, what=f"37 rows in {blocks} blocks", hint=hint)
+
+
+def check_blocks_of_rows(kernel, rng):
+    """A thread for each row, in blocks of any number of threads, the last of which is not full."""
+    x = rng.normal(size=(37, 5)).astype(np.float32)
+    for threads in (1, 8, 32, 100):
+        hint = "the row is blockIdx.x * blockDim.x + threadIdx.x, whatever the size of a block"
+        assert_softmax(run(kernel, x, threads=threads), x, what=f"37 rows, {threads} threads a block", hint=hint)
 
 
 def check_large_logits(kernel, scale, rng):
@@ -143,7 +157,10 @@ def check_minus_inf(kernel, rng):
     x[2, :64] = -np.inf
     x[3, 1:] = -np.inf
     hint = "-inf minus -inf is NaN: what does a thread start with that has seen no element, or only -inf?"
-    assert_softmax(run(kernel, x), x, what="softmax with -inf", hint=hint, mistakes={})
+    result = run(kernel, x)
+    assert_softmax(result, x, what="softmax with -inf", hint=hint, mistakes={})
+    most = result[np.isneginf(x)].max()
+    assert most == 0, f"-inf has probability 0, not {most}: is the exponent limited from below?"
 
 
 def check_order(kernel, schedule, rng):
@@ -186,6 +203,28 @@ def check_long(kernel):
         target.free()
     hint = "an index of 32 bits: row * width wraps around; make the row a long long"
     assert_softmax(result, x, what="the last rows", hint=hint, mistakes={})
+
+
+def check_more_rows_than_32_bits(kernel):
+    """A row's number past 2**32: blockIdx.x * blockDim.x needs 64 bits. Rows of one element have softmax 1."""
+    from pycuda import driver
+
+    n_rows, threads = 2**32 + 500, 256
+    source, target = driver.mem_alloc(2 * n_rows), driver.mem_alloc(2 * n_rows)
+    blocks = -(-n_rows // threads)
+    arguments = (source, target, np.int64(n_rows), np.int32(1))
+    try:
+        driver.memcpy_htod(int(source) + 2 * (n_rows - 200), np.zeros(200, np.float16))
+        with cuda_emulator.settings(window=(blocks - 1, 1)):
+            launch(KERNELS / f"{kernel}.cu", "softmax_float16", arguments, grid=blocks, block=threads)
+        result = np.empty(200, np.float16)
+        driver.memcpy_dtoh(result, int(target) + 2 * (n_rows - 200))
+    finally:
+        source.free()
+        target.free()
+    assert (result == 1).all(), (
+        "a row number of 32 bits: blockIdx.x * blockDim.x wraps around before it is widened; cast blockIdx.x first"
+    )
 
 
 def check_passes(kernel, most):

@@ -47,10 +47,16 @@ def test_widths(function, width, rng, cuda_device):
 
 
 @pytest.mark.grades("block_reduce")
-@pytest.mark.parametrize("threads", [32, 128, 256])
+@pytest.mark.parametrize("threads", [32, 128, 256, 1024])
 def test_block_sizes(threads, rng, cuda_device):
     """One warp, and several: what the warps find must be combined, with more threads than elements too."""
     rows.check_threads("block_reduce", threads, rng)
+
+
+@pytest.mark.grades("naive")
+def test_blocks_of_rows(rng, cuda_device):
+    """Blocks of any number of threads: several of them, and the last one not full."""
+    rows.check_blocks_of_rows("naive", rng)
 
 
 @core
@@ -92,6 +98,13 @@ def test_coalesced(cuda_device):
 def test_index_past_two_to_the_31(function, cuda_device):
     """The last rows of an array of more than 2**31 elements: row * width needs 64 bits."""
     rows.check_long(function)
+
+
+@pytest.mark.grades("naive")
+@pytest.mark.emulator_only(ONE_BLOCK)
+def test_more_than_two_to_the_32_rows(cuda_device):
+    """The number of a row is more than 32 bits wide."""
+    rows.check_more_rows_than_32_bits("naive")
 
 
 # --- the host side -------------------------------------------------------------------------------------------

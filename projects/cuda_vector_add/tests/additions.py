@@ -31,7 +31,7 @@ def add(kernel, a, b, *, blocks=None, threads=64, out=None):
 
 def random(rng, n, dtype="float32"):
     if dtype == "int32":
-        return rng.integers(-(10**6), 10**6, n, dtype=np.int32)
+        return rng.integers(-(2**30), 2**30, n, dtype=np.int32)  # no sum overflows, most need more than 24 bits
     return rng.normal(size=n).astype(dtype)
 
 
@@ -126,22 +126,49 @@ def check_grids(kernel, rng):
 
 
 def check_added_once(kernel):
-    """In place (out is a), a second addition of one element would show."""
+    """In place (out is a, or b), a second addition of one element would show."""
     n = 1009
-    a, b = device_array(np.arange(n, dtype=np.float32)), np.full(n, 0.5, np.float32)
-    arguments = (a, device_array(b), a, np.int64(n))
+    a, b = np.arange(n, dtype=np.float32), np.full(n, 0.5, np.float32)
     blocks = 4 if kernel != "one_per_thread" else -(-n // 64)
-    launch(KERNELS / f"{kernel}.cu", "add_float32", arguments, grid=blocks, block=64)
     hint = "elements are added more than once: two threads share them, or head, body and tail overlap"
-    assert_close(a.get(), np.arange(n, dtype=np.float32) + b, rtol=0.0, atol=0.0, hint=hint)
+    for which in (0, 1):
+        inputs = [device_array(a), device_array(b)]
+        arguments = (*inputs, inputs[which], np.int64(n))
+        launch(KERNELS / f"{kernel}.cu", "add_float32", arguments, grid=blocks, block=64)
+        mistakes = {"out is written before b is read, and may be b": a + a} if which else {}
+        what = f"sum, where out is {'ab'[which]}"
+        result = inputs[which].get()
+        assert_close(result, a + b, rtol=0.0, atol=0.0, what=what, mistakes=mistakes, hint=hint)
 
 
 def check_dtype(kernel, dtype, rng):
     """The other entry points, with values whose sum is rounded."""
     a, b = random(rng, 333, dtype), random(rng, 333, dtype)
     blocks = None if kernel == "one_per_thread" else 3
-    hint = "are the loads as wide as the type? A 16-byte pack holds 8, 4 or 2 elements"
-    assert_sum(add(kernel, a, b, blocks=blocks), a, b, what=f"{dtype} sum", hint=hint)
+    hint = "are the loads as wide as the type? A 16-byte pack holds 8, 4 or 2 elements" if kernel == "vectorized" else None
+    mistakes = {
+        "the sums are computed in float32, whatever T is: add T to T": (
+            a.astype(np.float32) + b.astype(np.float32)
+        ).astype(dtype)
+    }
+    mistakes = mistakes if dtype in ("float64", "int32") else {}
+    assert_sum(add(kernel, a, b, blocks=blocks), a, b, what=f"{dtype} sum", mistakes=mistakes, hint=hint)
+
+
+def check_special_values(kernel):
+    """Infinities, NaN, the ends of the range and both zeros, in every float dtype: the sums of IEEE arithmetic."""
+    for dtype in ("float16", "float32", "float64"):
+        ends = np.finfo(dtype)
+        values = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, ends.max, -ends.max, ends.smallest_subnormal]
+        a, b = (grid.astype(dtype).ravel() for grid in np.meshgrid(values, values))
+        with np.errstate(over="ignore", invalid="ignore"):
+            expected = a + b
+        result = add(kernel, a, b, blocks=None if kernel == "one_per_thread" else 1)
+        assert_close(result, expected, rtol=0.0, atol=0.0, what=f"{dtype} sums of 0, inf, NaN and the like")
+        wrong = np.signbit(result) != np.signbit(expected)
+        wrong &= ~np.isnan(expected)
+        first = f"{a[wrong][0]} + {b[wrong][0]}" if wrong.any() else ""
+        assert not wrong.any(), f"the sign of a zero is wrong, for {first}: add b to a, and nothing to a 0"
 
 
 def check_offsets(kernel, rng):

@@ -16,6 +16,7 @@ from shared.testing.devices import device_array
 CORE = ("one_per_thread", "grid_stride")
 core = pytest.mark.parametrize("function", CORE)
 host = pytest.mark.grades("vector_add")
+OTHER_DTYPES = ("int64", "int16", "uint32", "uint16", "bool", "complex64")
 
 
 @pytest.fixture
@@ -66,6 +67,12 @@ def test_dtypes(function, dtype, rng, cuda_device):
 
 
 @core
+def test_special_values(function, cuda_device):
+    """Infinities, NaN, the largest and smallest numbers, and -0 + -0, which is -0."""
+    additions.check_special_values(function)
+
+
+@core
 def test_offset_views(function, rng, cuda_device):
     """Arrays that start anywhere in an allocation, and whose neighbours stay as they are."""
     additions.check_offsets(function, rng)
@@ -97,17 +104,18 @@ def test_more_than_two_to_the_32_elements(function, cuda_device):
 
 
 @host
-@pytest.mark.parametrize("shape", [(210,), (7, 30), (3, 10, 7), (2, 3, 5, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(210,), (7, 30), (3, 10, 7), (2, 3, 5, 7), ()], ids=str)
 def test_numpy_arrays(module, shape, rng, cuda_device):
     """Arrays of any shape in, a new array of that shape out, and the inputs stay as they are."""
-    a, b = random(rng, shape), random(rng, shape)
+    a, b = (random(rng, shape or 1).reshape(shape) for _ in range(2))
     with unchanged(a, b):
         result = module.vector_add(a, b)
     assert isinstance(result, np.ndarray), (
         f"NumPy arrays should give a NumPy array, not {type(result).__name__}"
     )
     hint = f"how many elements has an array of shape {shape}? It is the product of all axes"
-    assert_sum(result, a, b, hint=hint)
+    assert result.shape == shape, f"arrays of shape {shape} give sums of shape {result.shape}"
+    assert_sum(result, a, b, hint=hint, vacuous_ok="one number" if shape == () else None)
 
 
 @host
@@ -194,11 +202,17 @@ def test_more_than_65535_blocks(module, cuda_device):
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4, 5)], ids=str)
 def test_nothing_to_add(module, shape, cuda_device):
     """No elements: the right shape and dtype, and no launch, since a grid of 0 blocks is an error."""
-    empty = np.zeros(shape, np.float16)
-    result = module.vector_add(empty, empty)
+    empty, other = np.zeros(shape, np.float16), np.zeros(shape, np.float16)
+    result = module.vector_add(empty, other)
     assert (result.shape, result.dtype) == (shape, np.float16), f"{shape} gave {result.shape} {result.dtype}"
-    on_device = module.vector_add(device_array(empty), device_array(empty))
+    device_a, device_b = device_array(empty), device_array(other)
+    on_device = module.vector_add(device_a, device_b)
     assert on_device.shape == shape, f"{shape} on the device gave {on_device.shape}"
+    assert not isinstance(on_device, np.ndarray), "empty device arrays gave an array on the host"
+    inputs = (empty, other, device_a, device_b)
+    assert not any(given is new for given in inputs for new in (result, on_device)), (
+        "an input was returned: the result is a new array, also when it is empty"
+    )
 
 
 @host
@@ -243,11 +257,13 @@ def test_device_arrays_stay_on_the_device(module, rng, cuda_device):
         (np.ones((4, 3), np.float32), ValueError),
         (np.ones(12, np.float32), ValueError),
         (np.ones((1, 4), np.float32), ValueError),
+        (np.ones((3, 5), np.float32), ValueError),
+        (np.ones((3,), np.float32), ValueError),
+        (np.ones((3, 4, 1), np.float32), ValueError),
         (np.ones((3, 4), np.float16), TypeError),
-        (np.ones((3, 4), np.int64), TypeError),
-        (np.ones((3, 4), bool), TypeError),
+        *((np.ones((3, 4), dtype), TypeError) for dtype in OTHER_DTYPES),
     ],
-    ids=["transposed", "flat", "broadcast", "float16", "int64", "bool"],
+    ids=["transposed", "flat", "broadcast", "longer", "shorter", "third axis", "float16", *OTHER_DTYPES],
 )
 def test_arguments_that_do_not_fit(module, other, error, cuda_device):
     """Another shape or dtype is refused before anything is launched, in both positions."""
