@@ -3,7 +3,8 @@
 The contract. A layer's `forward(x)` returns the output and keeps what the chain rule needs. `backward(grad)` takes the
 gradient of the loss by the latest output and returns the one by the input. On the way it puts the gradients of the layer's
 own `parameters` into `gradients`, a dict of the same names, where they replace the earlier ones: nothing is added up.
-An optimizer's `step` changes the arrays in `parameters` in place, and remembers by name. Its attribute `lr` may change at any time.
+An optimizer's `step` changes the arrays in `parameters` in place. What it remembers it keeps by name, in arrays of its own:
+those of the gradients may be overwritten. Its attribute `lr` may change at any time.
 Nothing else that was handed in or returned is modified. Input and parameters are all float32 or all float64; so are outputs
 and gradients. `training` and `rng` are for layers that behave in another way while they learn; the layers here ignore them.
 Not defined here: NaN and inf, empty batches, shapes and dtypes that do not fit, a backward without a forward. checked.py

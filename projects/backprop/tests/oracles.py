@@ -23,6 +23,18 @@ class Case(NamedTuple):
     parameter_mistakes: Mapping[str, Callable] = {}  # diagnosis -> f(x, grad, parameters, name)
 
 
+class Double:
+    """A correct stand-in layer without parameters, y = 2x."""
+
+    parameters, gradients = {}, {}
+
+    def forward(self, x, *, training=False, rng=None):
+        return 2 * x
+
+    def backward(self, grad):
+        return 2 * grad
+
+
 class Mix:
     """A correct stand-in layer, y = (x M)²: does not commute with another, so order shows."""
 
@@ -140,16 +152,20 @@ def check_backward(case, rng):
 
 
 def check_latest_forward(case, rng):
-    """Nothing is left of an earlier forward and backward: neither what was saved nor the gradients."""
+    """Nothing is left of an earlier forward and backward, though a step has changed the parameters in place since."""
     layer, x, grad = build(case, rng)
-    fresh = twin_of(case, layer, rng)
     layer.backward(grad)
+    for parameter in layer.parameters.values():
+        parameter += random_cotangent(parameter.shape, rng)
+    fresh = twin_of(case, layer, rng)
     later, later_grad = random_cotangent(x.shape, rng), random_cotangent(grad.shape, rng)
-    grads = []
+    outputs, grads = [], []
     for each in (layer, fresh):
-        each.forward(later, training=True)
+        outputs.append(each.forward(later, training=True))
         grads.append(each.backward(later_grad))
-    hint = "backward uses what an earlier forward saved: save it anew each time"
+    hint = "the layer keeps copies of its parameters: a step changes the arrays in `parameters`, so read them each time"
+    assert_close(outputs[0], outputs[1], rtol=1e-12, what="output after a step", hint=hint)
+    hint = "backward uses what an earlier pass saved, the input or a copy of the weight: take both anew each time"
     assert_close(grads[0], grads[1], rtol=1e-12, what="gradient of x after another pass", hint=hint)
     hint = "the gradient depends on an earlier pass: overwrite it, do not accumulate, and save the input anew"
     for name, value in fresh.gradients.items():

@@ -23,10 +23,13 @@ def start(rng, dtype=np.float64):
 
 
 def run(optimizer, parameters, gradients, lrs=None):
-    """Return the parameters after one step per entry of `gradients`; `lrs` is a schedule. The dicts are new each time."""
-    parameters = {name: np.array(value) for name, value in parameters.items()}
+    """Return the parameters after one step per entry of `gradients`; `lrs` is a schedule.
+
+    Each time dicts and arrays are new and the order is another: what an optimizer remembers belongs to a name.
+    """
     for t, gradient in enumerate(gradients):
         optimizer.lr = optimizer.lr if lrs is None else lrs[t]
+        parameters = {name: parameters[name].copy() for name in reversed(parameters)}
         optimizer.step(dict(parameters), dict(gradient))
     return parameters
 

@@ -8,12 +8,13 @@ class Spy:
 
     def __init__(self):
         self.parameters, self.gradients = {"weight": np.zeros(1)}, {"weight": np.zeros(1)}
-        self.events, self.batches, self.modes = [], [], []
+        self.events, self.inputs, self.batches, self.modes = [], [], [], []
         spy = self
 
         class Loss:
             def forward(self, output, targets):
                 spy.events.append("loss forward")
+                spy.inputs.append((output.copy(), targets.copy()))
                 spy.batches.append((output[:, 0].copy(), targets.copy()))
                 return float(output.mean())
 
@@ -42,9 +43,9 @@ class Spy:
         self.events.append("step")
 
 
-def run_fit(fit, n=10, targets=None, **options):
+def run_fit(fit, n=10, x=None, targets=None, **options):
     """Let a training loop loose on a spy; sample i is the number i, and its target 100 + i."""
-    spy, x = Spy(), np.arange(n, dtype=np.float64)[:, None]
+    spy, x = Spy(), np.arange(n, dtype=np.float64)[:, None] if x is None else x
     options = {"epochs": 2, "batch_size": 4, "rng": np.random.default_rng(0)} | options
     options = {name: value for name, value in options.items() if value is not None}
     return spy, fit(spy, spy.loss, spy, x, 100 + np.arange(n) if targets is None else targets, **options)

@@ -5,7 +5,7 @@ import pytest
 from spies import run_fit
 
 import backprop
-from shared.testing.checks import assert_close, expect_error
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 # --- by hand: what is called, in which order ------------------------------------------------------------------
 
@@ -38,6 +38,28 @@ def test_fit_batches(n, size):
     sizes = [len(output) for output, _ in spy.batches]
     expected = [size] * (n // size) + [n % size] * (n % size > 0)
     assert sizes == expected, f"{n} samples, batch_size {size}: batches of {sizes}, expected {expected}"
+
+
+@pytest.mark.grades("fit")
+def test_fit_hands_on_what_it_got(rng):
+    """Samples and targets of any shape and dtype arrive as they are: images, and two numbers to learn for each."""
+    for dtype in (np.float32, np.float64):
+        x, targets = rng.standard_normal((5, 2, 3)).astype(dtype), rng.standard_normal((5, 2)).astype(dtype)
+        with unchanged(x, targets):
+            spy, _ = run_fit(backprop.fit, x=x, targets=targets, epochs=1, batch_size=2)
+        for what, given, got in zip(
+            ("x", "targets"), (x, targets), zip(*spy.inputs, strict=True), strict=True
+        ):
+            for batch in got:
+                assert batch.shape[1:] == given.shape[1:], (
+                    f"samples of {what} are {given.shape[1:]}, the batch holds {batch.shape[1:]}: fit must not reshape"
+                )
+                assert batch.dtype == dtype, f"{what} became {batch.dtype}: a silent cast"
+            seen = np.concatenate(got)
+            order = [np.flatnonzero((given == sample).reshape(5, -1).all(axis=1)).tolist() for sample in seen]
+            assert sorted(order) == [[0], [1], [2], [3], [4]], (
+                f"the batches hold other {what} than those given"
+            )
 
 
 @pytest.mark.grades("fit")

@@ -100,6 +100,10 @@ def test_linear_draws_from_rng(rng):
     one, same, other = (backprop.Linear(4, 3, rng=each).parameters["weight"] for each in seeds)
     assert np.array_equal(one, same), "the weights must be drawn from rng, so that a seed repeats them"
     assert not np.array_equal(one, other), "the weights do not depend on rng"
+    first, second = (backprop.Linear(4, 3, rng=rng).parameters["weight"] for _ in range(2))
+    assert not np.array_equal(first, second), (
+        "two layers from one rng start with the same weights: draw from rng"
+    )
 
 
 @every_layer
@@ -177,7 +181,7 @@ def test_relu_by_hand():
 
 @pytest.mark.grades("Tanh")
 def test_tanh_by_hand():
-    """tanh(log 2) is 3/5, so the slope there is 16/25; far out it is 0, without a warning."""
+    """tanh(log 2) is 3/5, so the slope there is 16/25; far out it is 0, without a warning; tanh(1e-9) is 1e-9."""
     layer = backprop.Tanh()
     x, grad = np.array([-1e4, -np.log(2.0), 0.0, np.log(2.0), 1e4]), np.array([1.0, 2.0, 3.0, -4.0, 5.0])
     try:
@@ -187,6 +191,9 @@ def test_tanh_by_hand():
             f"tanh of ±1e4 is ±1 and its slope 0: something overflows ({warning})"
         ) from warning
     assert_close(y, [-1.0, -0.6, 0.0, 0.6, 1.0], what="y")
+    hint = "1 - 2 / (exp(2x) + 1) loses the digits of a small x: np.tanh keeps them"
+    small = np.array([1e-9, -1e-9])
+    assert_close(backprop.Tanh().forward(small), small, rtol=1e-12, what="tanh of a small x", hint=hint)
     assert_close(
         grad_x,
         [0.0, 1.28, 3.0, -2.56, 0.0],

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracles import Mix, copies
+from oracles import Double, Mix, copies
 
 import backprop
 from shared.testing.checks import assert_close, expect_error, tolerance, unchanged
@@ -13,10 +13,10 @@ from shared.testing.gradients import assert_gradient, random_cotangent
 
 @pytest.mark.grades("Sequential")
 def test_sequential_parameters(rng):
-    """The layers' own arrays under torch's names, in networks within networks too."""
+    """The layers' own arrays under torch's names, in networks within networks too; layers without any are counted."""
     first, second, third = Mix(3, rng), Mix(3, rng), Mix(3, rng)
-    network = backprop.Sequential(first, backprop.Sequential(second, third))
-    names = ["0.mix", "1.0.mix", "1.1.mix"]
+    network = backprop.Sequential(first, backprop.Sequential(second, Double(), third))
+    names = ["0.mix", "1.0.mix", "1.2.mix"]
     assert sorted(network.parameters) == names, (
         f"parameters are named {list(network.parameters)}, expected {names}"
     )
@@ -24,25 +24,30 @@ def test_sequential_parameters(rng):
         assert network.parameters[name] is layer.parameters["mix"], (
             "parameters must be the layers' arrays, not copies"
         )
-    network.forward(np.ones((2, 3)))
-    network.backward(np.ones((2, 3)))
-    assert sorted(network.gradients) == names, (
-        f"gradients are named {list(network.gradients)}, expected {names}"
-    )
+    for _ in range(2):
+        network.forward(np.ones((2, 3)))
+        network.backward(np.ones((2, 3)))
+        assert sorted(network.gradients) == names, (
+            f"gradients are named {list(network.gradients)}, expected {names}"
+        )
+        for name, layer in zip(names, (first, second, third), strict=True):
+            assert network.gradients[name] is layer.gradients["mix"], (
+                "gradients must be the layers' arrays of the latest backward: look them up each time"
+            )
 
 
 @pytest.mark.grades("Sequential")
 def test_sequential(rng):
-    """Forward in order, backward in reverse."""
+    """Forward in order, backward in reverse, through a layer without parameters too."""
     first, second = Mix(3, rng), Mix(3, rng)
-    network = backprop.Sequential(first, second)
+    network = backprop.Sequential(first, Double(), second)
     x, grad = random_cotangent((4, 3), rng), random_cotangent((4, 3), rng)
     matrices = copies(network.parameters)
 
     def formula(x, p):
-        return ((x @ p["0.mix"]) ** 2 @ p["1.mix"]) ** 2
+        return (2 * (x @ p["0.mix"]) ** 2 @ p["2.mix"]) ** 2
 
-    swapped = {"0.mix": matrices["1.mix"], "1.mix": matrices["0.mix"]}
+    swapped = {"0.mix": matrices["2.mix"], "2.mix": matrices["0.mix"]}
     assert_close(
         network.forward(x),
         formula(x, matrices),
@@ -50,7 +55,7 @@ def test_sequential(rng):
         what="output",
         mistakes={"the layers run from last to first": formula(x, swapped)},
     )
-    expected_wrong = second.backward(first.backward(grad))
+    expected_wrong = second.backward(2 * first.backward(grad))
     assert_gradient(
         network.backward(grad),
         lambda z: formula(z, matrices),
@@ -118,7 +123,7 @@ def test_cross_entropy_by_hand():
 
 @pytest.mark.grades("SoftmaxCrossEntropy")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(6, 4), (4, 4), (1, 5), (3, 1)])
+@pytest.mark.parametrize("shape", [(6, 4), (4, 4), (1, 5), (3, 1), (2, 300)])
 def test_cross_entropy_matches_the_complex_step(shape, dtype, rng):
     """Loss and gradient of random logits; the inputs stay as they are, and backward may be called again."""
     batch, n_classes = shape
@@ -156,7 +161,11 @@ def test_cross_entropy_matches_the_complex_step(shape, dtype, rng):
         mistakes={"softmax goes over the batch instead of the classes": over_batch},
         vacuous_ok=certain or "compared with the size of a probability",
     )
-    assert np.array_equal(gradient, loss.backward()), "backward changes what it saved: a second call differs"
+    saved = gradient.copy()
+    assert np.array_equal(saved, loss.backward()), "backward changes what it saved: a second call differs"
+    loss.forward(logits[::-1], targets)
+    loss.backward()
+    assert np.array_equal(gradient, saved), "a later pass modified the gradient that backward returned"
 
 
 @pytest.mark.grades("SoftmaxCrossEntropy")

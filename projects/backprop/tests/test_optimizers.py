@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from oracles import copies
 from paths import STEPS, adam_path, momentum_path, one_by_one, run, start
 
 import backprop
@@ -27,14 +28,19 @@ def make(function, options):
 @every_optimizer
 def test_step_updates_in_place(function, rng):
     """The arrays that were handed in change; the gradients do not, however often they were looked at."""
-    optimizer, (parameters, gradients) = make(function, OPTIONS[function][1]), start(rng)
-    arrays, before = dict(parameters), {name: value.copy() for name, value in parameters.items()}
-    with unchanged(*(array for gradient in gradients[:4] for array in gradient.values())):
-        for gradient in gradients[:4]:
-            optimizer.step(parameters, gradient)
-    for name, array in arrays.items():
-        assert parameters[name] is array, f"step put a new array in the dict: the layer keeps the old {name}"
-        assert not np.array_equal(array, before[name]), f"{name} did not change: update the array in place"
+    for options in OPTIONS[function]:
+        optimizer, (parameters, gradients) = make(function, options), start(rng)
+        arrays, before = dict(parameters), {name: value.copy() for name, value in parameters.items()}
+        with unchanged(*(array for gradient in gradients[:4] for array in gradient.values())):
+            for gradient in gradients[:4]:
+                optimizer.step(parameters, gradient)
+        for name, array in arrays.items():
+            assert parameters[name] is array, (
+                f"step put a new array in the dict: the layer keeps the old {name}"
+            )
+            assert not np.array_equal(array, before[name]), (
+                f"{name} did not change: update the array in place"
+            )
 
 
 @every_optimizer
@@ -44,6 +50,40 @@ def test_parameter_dtype_is_kept(function, rng):
         parameters, gradients = start(rng, dtype)
         for name, value in run(make(function, OPTIONS[function][1]), parameters, gradients[:2]).items():
             assert value.dtype == dtype, f"{name} became {value.dtype}: a silent cast"
+
+
+@every_optimizer
+def test_step_keeps_no_gradient(function, rng):
+    """The arrays that hold the gradients may be filled anew for the next step."""
+    parameters, gradients = start(rng)
+    buffers = copies(gradients[0])
+    for options in OPTIONS[function]:
+        expected, got = copies(parameters), copies(parameters)
+        one, other = make(function, options), make(function, options)
+        for gradient in gradients[:4]:
+            one.step(expected, gradient)
+            for name, value in gradient.items():
+                buffers[name][...] = value
+            other.step(got, buffers)
+        hint = "the optimizer keeps the gradient's own array, which the next backward may overwrite: keep numbers"
+        for name, value in expected.items():
+            assert_close(got[name], value, rtol=1e-12, what=name, hint=hint)
+
+
+@every_optimizer
+def test_step_moves_what_it_is_given(function, rng):
+    """Some of the parameters, with the gradients of all: the others are frozen."""
+    parameters, (gradient, *_) = start(rng)
+    optimizer = make(function, OPTIONS[function][-1])
+    given, before = {"bias": parameters["bias"]}, parameters["bias"].copy()
+    try:
+        optimizer.step(given, gradient)
+    except KeyError as error:
+        raise AssertionError(
+            f"a gradient without a parameter stops the step: go by the parameters ({error})"
+        ) from error
+    assert set(given) == {"bias"}, f"step added parameters: {set(given)}"
+    assert not np.array_equal(before, parameters["bias"]), "bias did not change"
 
 
 # --- by hand --------------------------------------------------------------------------------------------------
