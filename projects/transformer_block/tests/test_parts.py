@@ -60,7 +60,11 @@ def test_layer_norm_by_hand():
 @pytest.mark.grades("LayerNorm")
 def test_layer_norm_parameters():
     """Weight starts at one, bias at zero."""
-    names = {name: p.detach() for name, p in tb.LayerNorm(5).named_parameters()}
+    parameters = dict(tb.LayerNorm(5).named_parameters())
+    assert all(p.requires_grad for p in parameters.values()), (
+        "weight and bias must be trained: requires_grad is off"
+    )
+    names = {name: p.detach() for name, p in parameters.items()}
     assert set(names) == {"weight", "bias"}, f"the parameters are weight and bias, got {sorted(names)}"
     assert torch.equal(names["weight"], torch.ones(5)), f"weight must start at one, got {names['weight']}"
     assert torch.equal(names["bias"], torch.zeros(5)), f"bias must start at zero, got {names['bias']}"
@@ -133,9 +137,10 @@ def test_layer_norm_contract(generator):
     base = normal(12, 4, generator=generator, dtype=torch.float32)
     x = base[::2].T
     expected = F.layer_norm(x.double(), (6,)).float()
-    with unchanged(base), RefuseLibrary():
-        y = norm(x)
-    assert_close(y, expected, rtol=1e-5, what="layer norm of a transposed view")
+    for mode in (True, False):
+        with unchanged(base), RefuseLibrary():
+            y = norm.train(mode)(x)
+        assert_close(y, expected, rtol=1e-5, what="layer norm of a transposed view")
     for shape in [(2, 5), (6, 1), (2, 7)]:
         with expect_error(ValueError, otherwise=f"x {shape} is accepted by a norm of 6 features"):
             norm(torch.ones(shape))
@@ -188,10 +193,12 @@ def test_feed_forward_parameters(options, d_ff):
 
 
 @pytest.mark.grades("FeedForward")
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu by default"])
 def test_feed_forward_equals_torch(activation, generator):
     """Both activations, forward and backward, in float64; the two kinds of gelu differ in the third digit."""
-    network = randomised(tb.FeedForward(5, 7, activation=activation), generator)
+    options = {} if activation == "gelu by default" else {"activation": activation}
+    activation = activation.split()[0]
+    network = randomised(tb.FeedForward(5, 7, **options), generator)
     x = (2 * normal(2, 3, 5, generator=generator)).requires_grad_()
     cotangent = normal(2, 3, 5, generator=generator)
 
@@ -228,27 +235,31 @@ def dropped_entries(kept, axes):
 
 
 @pytest.mark.grades("FeedForward")
-def test_feed_forward_dropout():
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_feed_forward_dropout(activation):
     """In training hidden entries are zero or scaled up; in evaluation nothing happens."""
     torch.manual_seed(0)
-    network = tb.FeedForward(50, 50, activation="relu", dropout=0.25)
+    network = tb.FeedForward(50, 50, activation=activation, dropout=0.25)
     for layer in (network.up, network.down):
         set_linear(layer, torch.eye(50).tolist(), [0.0] * 50)
     with torch.no_grad():
         network.down.bias.fill_(7.0)  # comes after dropout: it is never dropped
-    x = 1 + torch.arange(2000.0).view(40, 50)
-    ratio = (network(x) - 7) / x
+    x = 0.5 + torch.arange(2000.0).view(40, 50) / 1000
+    hidden = {"relu": F.relu, "gelu": F.gelu}[activation](x)
+    y = network(x)
+    assert (y > 6.9).all(), (
+        "what `down` returns is dropped: dropout belongs between the activation and `down`"
+    )
+    ratio = (y - 7) / hidden
     kept = ratio > 0.5
     assert not kept.all(), "dropout does nothing in training"
     assert torch.allclose(ratio[kept], torch.tensor(4 / 3), atol=1e-2), (
-        "what dropout keeps is divided by 1 - p, so that the expectation stays"
+        "dropout follows the activation, once, and divides what it keeps by 1 - p, so that the expectation stays"
     )
-    assert torch.allclose(ratio[~kept], torch.tensor(0.0), atol=1e-2), (
-        "dropout belongs between the activation and `down`: the bias of `down` is not dropped"
-    )
+    assert torch.allclose(ratio[~kept], torch.tensor(0.0), atol=1e-2), "what dropout drops must be 0"
     dropped_entries(kept, ("tokens", "features"))
     hint = "dropout is still on in evaluation mode"
-    assert_close(network.eval()(x), x + 7, what="feed-forward in evaluation", hint=hint)
+    assert_close(network.eval()(x), hidden + 7, what="feed-forward in evaluation", hint=hint)
 
 
 @pytest.mark.grades("FeedForward")
@@ -307,5 +318,6 @@ def test_sinusoidal_equals_complex_exponential(n_positions, d_model):
 @pytest.mark.grades("sinusoidal_encoding")
 def test_sinusoidal_odd():
     """Each frequency takes two features."""
-    with expect_error(ValueError, otherwise="an odd d_model is accepted"):
-        tb.sinusoidal_encoding(3, 7)
+    for d_model in (7, 1):
+        with expect_error(ValueError, otherwise=f"an odd d_model is accepted: {d_model}"):
+            tb.sinusoidal_encoding(3, d_model)

@@ -42,12 +42,12 @@ def test_heads_must_divide(d_model, n_heads):
 def test_attention_by_hand():
     """Two tokens (1, -1) and (-1, 1), one feature per head: values are averaged by weights worked by hand.
 
-    Head 0 has query = key = value = first feature, head 1 has query 0 and value 10 times the second feature.
+    Head 0 has query = key = value = first feature, head 1 has key 0 and value 10 times the second feature.
     """
     attention = tb.SelfAttention(2, 2).double()
     silence(attention.qkv, attention.out)
     with torch.no_grad():
-        rows = [[1.0, 0], [0, 0], [1, 0], [0, 0], [1, 0], [0, 10]]  # q0 q1 k0 k1 v0 v1
+        rows = [[1.0, 0], [2, 0], [1, 0], [0, 0], [1, 0], [0, 10]]  # q0 q1 k0 k1 v0 v1
         attention.qkv.weight.copy_(torch.tensor(rows))
         attention.out.weight.copy_(torch.eye(2))
         attention.out.bias.copy_(torch.tensor([0.25, 0.5]))
@@ -58,6 +58,9 @@ def test_attention_by_hand():
     mistakes = {
         "the residual connection belongs to the block": expected + x,
         "every token attends to itself only: scores need keys of all tokens": [[[1.25, -9.5], [-0.75, 10.5]]],
+        "qkv holds all queries, then all keys, then all values; not head by head": (
+            [[[np.tanh(2.0) + 0.25, 0.5], [-np.tanh(2.0) + 0.25, 0.5]]]
+        ),
         "the weights are not used: values are averaged": [[[0.25, 0.5], [0.25, 0.5]]],
         "the bias of `out` is missing": [[[mean, 0.0], [-mean, 0.0]]],
         "the attention returns zeros": 0 * x,
@@ -66,6 +69,7 @@ def test_attention_by_hand():
     assert_close(attention(x), expected, rtol=1e-9, what="attention of two tokens", mistakes=mistakes)
 
 
+UNDERCUT = "a forbidden score is replaced by a large negative number, which others undercut: use -inf"
 MASKS = ["none", "causal", "boolean (T, T)", "boolean per head", "padding", "causal and padding"]
 
 
@@ -157,10 +161,28 @@ def test_huge_scores(generator):
         keep = torch.tensor([True, False, True, True, True, True])
         for mask in (None, keep):
             expected = attention_by_torch(attention, 2, x, mask=mask, causal=True)
-            hint = "a forbidden score is replaced by a large negative number, which others undercut: use -inf"
             y = attention(x, mask=mask)
             assert y.isfinite().all(), "scores of ±100 000 overflow: subtract the largest one before exp"
+            hint = f"large scores are clamped, or {UNDERCUT}"
             assert_close(y, expected, rtol=1e-9, what="attention with huge scores", hint=hint)
+
+
+@pytest.mark.parametrize("hidden_by", ["causal", "mask"])
+def test_nothing_undercuts_what_is_forbidden(hidden_by):
+    """All scores are -100 000: each token gets the mean of the values that it sees, and nothing of the others."""
+    attention = tb.SelfAttention(8, 2, causal=hidden_by == "causal").double()
+    silence(attention.qkv, attention.out)
+    with torch.no_grad():
+        attention.qkv.bias[:8], attention.qkv.bias[8:16] = -250.0, 200.0  # · 4 features / sqrt(4)
+        attention.qkv.weight[16:] = torch.eye(8)
+        attention.out.weight.copy_(torch.eye(8))
+    x = torch.arange(40.0, dtype=torch.float64).view(1, 5, 8) ** 2
+    past = torch.ones(5, 5, dtype=torch.bool).tril()
+    expected = torch.stack([x[0, : t + 1].mean(0) for t in range(5)])[None]
+    with torch.no_grad():
+        y = attention(x, mask=None if hidden_by == "causal" else past)
+    hint = f"every score is -100 000, and {UNDERCUT}"
+    assert_close(y, expected, rtol=1e-9, what=f"attention, hidden by {hidden_by}", hint=hint)
 
 
 def test_inputs_and_library(generator):
@@ -170,9 +192,10 @@ def test_inputs_and_library(generator):
     x, mask = base.transpose(0, 1)[..., ::2], torch.ones(3, 1, 5, 5, dtype=torch.bool)
     mask[:, :, 2, 1] = False
     expected = attention_by_torch(attention, 2, x, mask=mask, causal=True)
-    with unchanged(base, mask), RefuseLibrary():
-        y = attention(x, mask=mask)
-    assert_close(y, expected, rtol=1e-10, what="attention of a view")
+    for mode in (True, False):
+        with unchanged(base, mask), RefuseLibrary():
+            y = attention.train(mode)(x, mask=mask)
+        assert_close(y, expected, rtol=1e-10, what="attention of a view")
 
 
 def test_dropout_of_weights():
