@@ -19,6 +19,18 @@ from shared.testing.gradients import assert_gradient
 LIBRARY = ("scaled_dot_product", "multi_head_attention", "flex_attention", "flash_attention")
 FUNCTIONS = ("attention_weights", "attention")
 
+BAD_SHAPES = {
+    "query and key of different width": ((2, 5, 4), (2, 7, 3), (2, 7, 6)),
+    "key and value of different length": ((2, 5, 4), (2, 7, 4), (2, 6, 4)),
+    "one key for seven values": ((2, 5, 4), (2, 1, 4), (2, 7, 4)),
+    "leading axes that do not broadcast": ((2, 5, 4), (3, 7, 4), (3, 7, 6)),
+    "keys of another batch": ((2, 5, 4), (3, 7, 4), (2, 7, 6)),
+    "values of another batch": ((2, 5, 4), (2, 7, 4), (3, 7, 6)),
+    "a vector": ((4,), (7, 4), (7, 6)),
+    "key as a vector": ((5, 4), (4,), (4, 6)),
+    "value as a vector": ((5, 4), (7, 4), (7,)),
+}
+
 
 def double(x):
     """Return `x` in float64, cut off from its graph."""

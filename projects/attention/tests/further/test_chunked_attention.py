@@ -10,6 +10,7 @@ import weakref
 import pytest
 import torch
 from oracles import (
+    BAD_SHAPES,
     LIBRARY,
     causal_mask,
     check_finite_differences,
@@ -356,6 +357,16 @@ def test_views(generator):
     assert_close(got, sdpa(query, key, value, causal=True), n=15, what="output of views")
 
 
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_mask_with_the_axes_of_one_input(where, generator):
+    """Where only one of the three inputs has leading axes, a mask may have them too."""
+    inputs = random_inputs(generator)
+    inputs[where] = random_inputs(generator, 2, 3)[where]
+    mask = torch.rand(2, 3, 5, 7, generator=generator) > 0.4
+    expected = sdpa(*(x.expand(2, 3, -1, -1) for x in inputs), mask=mask)
+    assert_close(chunked(*inputs, mask=mask), expected, n=15, what="output")
+
+
 @pytest.mark.parametrize("sizes", [(0, 3, 5), (3, 0, 5), (3, 4, 0)], ids=str)
 def test_empty(sizes):
     """No queries, no keys or no batch element: no error, and zeros where there is nothing to attend to."""
@@ -378,8 +389,9 @@ def test_wrong_chunks(name, bad):
 def test_wrong_inputs():
     """What attention refuses is refused here too."""
     x = torch.ones(2, 5, 4)
-    with expect_error(ValueError, "(2, 5, 4)", "(2, 5, 3)", otherwise="wrong shapes are accepted"):
-        chunked(x, x[..., :3], x)
+    for case, shapes in BAD_SHAPES.items():
+        with expect_error(ValueError, *map(str, shapes), otherwise=f"{case}: not refused with a ValueError"):
+            chunked(*map(torch.ones, shapes))
     with expect_error(ValueError, "(4, 5)", otherwise="a mask of a wrong shape is accepted"):
         chunked(x, x, x, mask=torch.ones(4, 5, dtype=torch.bool))
     with expect_error(TypeError, "int64", otherwise="an integer mask is accepted"):
@@ -427,9 +439,10 @@ def test_default_chunks(generator):
     """With the default tiles: 300 queries and 600 keys make incomplete tiles both ways, and ten heads are many."""
     inputs = random_inputs(generator, 2, 5, n_queries=300, n_keys=600, d=8, dv=4, dtype=torch.float32)
     cotangent = torch.randn(2, 5, 300, 4, generator=generator)
-    for causal in (False, True):
-        got = chunked_attention.chunked_attention(*inputs, causal=causal)
-        expected = sdpa(*inputs, causal=causal)
+    mask = torch.rand(2, 1, 300, 600, generator=generator) > 0.3
+    for options in ({"causal": False}, {"causal": True}, {"mask": mask}):
+        got = chunked_attention.chunked_attention(*inputs, **options)
+        expected = sdpa(*inputs, **options)
         mistakes = {
             f"only the first {n} heads arrive in the output": torch.cat(
                 [expected.flatten(0, 1)[:n], torch.zeros(10 - n, 300, 4)]

@@ -11,6 +11,7 @@ import warnings
 import pytest
 import torch
 from oracles import (
+    BAD_SHAPES,
     FUNCTIONS,
     LIBRARY,
     causal_mask,
@@ -265,17 +266,6 @@ def test_values_that_are_no_numbers(bad, generator):
 
 
 # --- errors that say what came ----------------------------------------------------------------------------------------
-
-BAD_SHAPES = {
-    "query and key of different width": ((2, 5, 4), (2, 7, 3), (2, 7, 6)),
-    "key and value of different length": ((2, 5, 4), (2, 7, 4), (2, 6, 4)),
-    "one key for seven values": ((2, 5, 4), (2, 1, 4), (2, 7, 4)),
-    "leading axes that do not broadcast": ((2, 5, 4), (3, 7, 4), (3, 7, 6)),
-    "values of another batch": ((2, 5, 4), (2, 7, 4), (3, 7, 6)),
-    "a vector": ((4,), (7, 4), (7, 6)),
-    "key as a vector": ((5, 4), (4,), (4, 6)),
-    "value as a vector": ((5, 4), (7, 4), (7,)),
-}
 
 
 @pytest.mark.grades("attention")
