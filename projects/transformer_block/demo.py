@@ -244,8 +244,8 @@ def compare_depth(demo: Demo, text: Tensor) -> None:
         "depth",
         fig,
         alt="Gradient norm over the block's number: with neither residual connections nor norms it falls by many orders "
-        "of magnitude, with residual connections alone it grows by several, with both it stays near one.",
-        caption="The gradient that reaches each of 64 fresh blocks, relative to the last. With neither, it leaves the figure.",
+        "of magnitude, with norms alone by a few, with residual connections alone it grows by several, with both it stays.",
+        caption="The gradient that reaches each of 64 fresh blocks, relative to the last. With neither it soon vanishes.",
     )
 
 
