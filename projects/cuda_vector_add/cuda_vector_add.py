@@ -35,7 +35,7 @@ def vector_add(a: Any, b: Any, *, kernel: str = "one_per_thread", block_size: in
     """Add two arrays of one shape and dtype, ``out[i] = a[i] + b[i]``; return a new array, rounded once.
 
     kernel : "one_per_thread" or "grid_stride"; the former needs at least one thread for each element
-    block_size : threads per block, a multiple of 32 up to 1024
+    block_size : threads per block, a multiple of 32 up to 1024; ladder.py checks it
 
     Without elements nothing is launched: a grid of 0 blocks is an error of CUDA's.
     Raises ValueError for another kernel or for two shapes; TypeError for two or other dtypes, or one array on each side.

@@ -163,7 +163,9 @@ def check_no_inner_dimension(kernel):
     result = run(kernel, a, b, beta=2.0, c=np.arange(15, dtype=np.float32).reshape(3, 5))
     assert_close(result, 2 * np.arange(15, dtype=np.float32).reshape(3, 5), what="2 c")
     result = run(kernel, a, b)
-    assert (result == 0).all(), f"K = 0 and beta = 0: c must be filled with zeros, not left as it was: {result[0]}"
+    assert (result == 0).all(), (
+        f"K = 0 and beta = 0: c must be filled with zeros, not left as it was: {result[0]}"
+    )
 
 
 def check_not_finite(kernel):
@@ -191,16 +193,22 @@ def check_not_finite(kernel):
         with np.errstate(invalid="ignore"):
             expected = a @ b
         hint = "0 times inf is NaN, so a step whose factor is 0 must not be skipped"
-        assert_close(run(kernel, a, b), expected, what=f"product with inf in {which}, 0 in the other", hint=hint)
+        assert_close(
+            run(kernel, a, b), expected, what=f"product with inf in {which}, 0 in the other", hint=hint
+        )
 
 
 def check_end_of_a(kernel):
     """The last rows of an a with more than 2**31 elements: row * k needs 64 bits."""
     from pycuda import driver
 
-    tile_m, tile_n = TILES[kernel][0]
+    tile_m = TILES[kernel][0][0]
     m, k = 64536 * tile_m, 2**31 // (64536 * tile_m) + 1
-    pointers = [driver.mem_alloc(4 * m * k), device_array(np.ones((k, 1), np.float32)), driver.mem_alloc(4 * m)]
+    pointers = [
+        driver.mem_alloc(4 * m * k),
+        device_array(np.ones((k, 1), np.float32)),
+        driver.mem_alloc(4 * m),
+    ]
     rows = np.ones((1, k), np.float32) * np.arange(1, tile_m + 1, dtype=np.float32)[:, None]
     driver.memcpy_htod(int(pointers[0]) + 4 * (m - tile_m) * k, rows)
     try:

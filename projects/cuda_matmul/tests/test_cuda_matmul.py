@@ -129,7 +129,9 @@ def test_every_kernel(module, kernel, rng, cuda_device):
         ("one column", (numbers[:, None], one)),
     ):
         hint = "1025 is one more than many sizes of a tile: is the number of blocks rounded up?"
-        assert_product(module.matmul(*operands, kernel=kernel), *operands, what=f"{kernel}, {shape}", hint=hint)
+        assert_product(
+            module.matmul(*operands, kernel=kernel), *operands, what=f"{kernel}, {shape}", hint=hint
+        )
 
 
 @host
@@ -210,7 +212,9 @@ def test_more_than_65535_blocks_in_y(module, kernel, cuda_device):
             return
         if result[-1] == vector[-1]:
             return
-    raise AssertionError(f"{length} along y: the last is missing: is the number of blocks in y cut off at 65535?")
+    raise AssertionError(
+        f"{length} along y: the last is missing: is the number of blocks in y cut off at 65535?"
+    )
 
 
 @host

@@ -31,7 +31,9 @@ def add(kernel, a, b, *, blocks=None, threads=64, out=None):
 
 def random(rng, n, dtype="float32"):
     if dtype == "int32":
-        return rng.integers(-(2**30), 2**30, n, dtype=np.int32)  # no sum overflows, most need more than 24 bits
+        return rng.integers(
+            -(2**30), 2**30, n, dtype=np.int32
+        )  # no sum overflows, most need more than 24 bits
     return rng.normal(size=n).astype(dtype)
 
 
@@ -145,7 +147,11 @@ def check_dtype(kernel, dtype, rng):
     """The other entry points, with values whose sum is rounded."""
     a, b = random(rng, 333, dtype), random(rng, 333, dtype)
     blocks = None if kernel == "one_per_thread" else 3
-    hint = "are the loads as wide as the type? A 16-byte pack holds 8, 4 or 2 elements" if kernel == "vectorized" else None
+    hint = (
+        "are the loads as wide as the type? A 16-byte pack holds 8, 4 or 2 elements"
+        if kernel == "vectorized"
+        else None
+    )
     mistakes = {
         "the sums are computed in float32, whatever T is: add T to T": (
             a.astype(np.float32) + b.astype(np.float32)

@@ -29,6 +29,16 @@ def matmul(a, b, *, kernel="naive"):
     def run(a, b, c):
         if m * n != 0:
             numbers = (np.int32(m), np.int32(n), np.int32(k), np.float32(1), np.float32(0))
-            launch(HERE / "kernels" / (kernel + ".cu"), "matmul", "PPPiiiff", a, b, c, *numbers, grid=grid, block=threads)
+            launch(
+                HERE / "kernels" / (kernel + ".cu"),
+                "matmul",
+                "PPPiiiff",
+                a,
+                b,
+                c,
+                *numbers,
+                grid=grid,
+                block=threads,
+            )
 
     return on_device(run, [a, b], shape=(m, n))

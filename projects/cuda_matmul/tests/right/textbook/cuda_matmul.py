@@ -22,7 +22,19 @@ def matmul(a, b, *, kernel="naive"):
     def run(a, b, c):
         if m > 0 and n > 0:
             launch(
-                KERNELS / f"{kernel}.cu", "matmul", "PPPiiiff", a, b, c, m, n, k, 1.0, 0.0, grid=grid, block=block
+                KERNELS / f"{kernel}.cu",
+                "matmul",
+                "PPPiiiff",
+                a,
+                b,
+                c,
+                m,
+                n,
+                k,
+                1.0,
+                0.0,
+                grid=grid,
+                block=block,
             )
 
     return on_device(run, [a, b], shape=(m, n))

@@ -28,6 +28,8 @@ def vector_add(a, b, *, kernel="one_per_thread", block_size=256):
         if kernel == "grid_stride":
             blocks = min(blocks, most * arrays.device_attribute("MULTIPROCESSOR_COUNT"))
         entry = ENTRIES[arrays.dtype_of(on_a)]
-        arrays.launch(FOLDER / (kernel + ".cu"), entry, "PPPq", on_a, on_b, out, n, grid=(blocks,), block=(block_size,))
+        arrays.launch(
+            FOLDER / (kernel + ".cu"), entry, "PPPq", on_a, on_b, out, n, grid=(blocks,), block=(block_size,)
+        )
 
     return arrays.on_device(run, (a, b))

@@ -23,6 +23,16 @@ def vector_add(a, b, *, kernel="one_per_thread", block_size=256):
 
     def run(a, b, out):
         if n:
-            launch(KERNELS / f"{kernel}.cu", "add_" + dtype_of(out), "PPPq", a, b, out, n, grid=grid, block=block_size)
+            launch(
+                KERNELS / f"{kernel}.cu",
+                "add_" + dtype_of(out),
+                "PPPq",
+                a,
+                b,
+                out,
+                n,
+                grid=grid,
+                block=block_size,
+            )
 
     return on_device(run, [a, b])

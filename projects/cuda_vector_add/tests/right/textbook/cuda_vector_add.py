@@ -18,7 +18,15 @@ def vector_add(a, b, *, kernel="one_per_thread", block_size=256):
     def run(a, b, out):
         if n > 0:
             launch(
-                KERNELS / f"{kernel}.cu", f"add_{dtype_of(a)}", "PPPq", a, b, out, n, grid=blocks, block=block_size
+                KERNELS / f"{kernel}.cu",
+                f"add_{dtype_of(a)}",
+                "PPPq",
+                a,
+                b,
+                out,
+                n,
+                grid=blocks,
+                block=block_size,
             )
 
     return on_device(run, [a, b])
