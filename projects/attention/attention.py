@@ -6,7 +6,8 @@ Shapes: query (..., Tq, d), key (..., Tk, d), value (..., Tk, dv). Leading axes 
 
 The contract: all tensors, a float mask too, are of one dtype, float32 or float64, and the result has it. Every query may
 attend to at least one key; a key that it may not attend to gets the weight 0, whatever the score. Inputs are not modified;
-gradients reach all of them. Scores of ±1e4 do not overflow. torch's own attention is not called.
+gradients reach all of them. Scores of ±1e4 do not overflow. Beside the standard library only torch is imported, and its own
+attention is not called.
 
 Further, judged by tests/further: a query that may attend to nothing gets zeros, with finite gradients. float16 and
 bfloat16 are computed in float32 and rounded once, at the end; the mask may be of any float dtype. A NaN in a query spoils

@@ -384,6 +384,8 @@ def test_wrong_chunks(name, bad):
     x = torch.ones(5, 4)
     with expect_error(ValueError, name, str(bad), otherwise=f"{name}={bad} is not refused"):
         chunked_attention.chunked_attention(x, x, x, **{name: bad})
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):  # the whole name
+        chunked_attention.chunked_attention(x, x, x, **{name: bad})
 
 
 def test_wrong_inputs():
