@@ -100,13 +100,6 @@ def test_index_past_two_to_the_31(function, cuda_device):
     rows.check_long(function)
 
 
-@pytest.mark.grades("naive")
-@pytest.mark.emulator_only(ONE_BLOCK)
-def test_more_than_two_to_the_32_rows(cuda_device):
-    """The number of a row is more than 32 bits wide."""
-    rows.check_more_rows_than_32_bits("naive")
-
-
 # --- the host side -------------------------------------------------------------------------------------------
 
 

@@ -95,6 +95,13 @@ def test_special_values(function, rng, cuda_device):
     )
 
 
+@pytest.mark.grades("naive")
+@pytest.mark.emulator_only(ONE_BLOCK)
+def test_more_than_two_to_the_32_rows(cuda_device):
+    """The number of a row is more than 32 bits wide."""
+    rows.check_more_rows_than_32_bits("naive")
+
+
 @every
 @pytest.mark.parametrize("entry", ["float16", "bfloat16"])
 def test_half_precision(function, entry, rng, cuda_device):

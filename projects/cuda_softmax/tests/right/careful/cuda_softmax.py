@@ -27,6 +27,16 @@ def softmax(x, *, kernel="naive"):
         else:  # a power of two, not more than the row can use
             threads = min(1024, max(32, 1 << (width - 1).bit_length()))
             blocks = min(n_rows, 16 * device_attribute("MULTIPROCESSOR_COUNT"))
-        launch(FOLDER / f"{kernel}.cu", "softmax_float32", "PPqi", x, out, n_rows, width, grid=blocks, block=threads)
+        launch(
+            FOLDER / f"{kernel}.cu",
+            "softmax_float32",
+            "PPqi",
+            x,
+            out,
+            n_rows,
+            width,
+            grid=blocks,
+            block=threads,
+        )
 
     return on_device(run, [x])

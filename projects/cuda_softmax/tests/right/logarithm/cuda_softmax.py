@@ -21,8 +21,15 @@ def softmax(x, *, kernel="naive"):
     def run(x, out):
         if n_rows:
             launch(
-                KERNELS / f"{kernel}.cu", "softmax_float32", "PPqi", x, out, n_rows, width,
-                grid=blocks, block=THREADS[kernel],
+                KERNELS / f"{kernel}.cu",
+                "softmax_float32",
+                "PPqi",
+                x,
+                out,
+                n_rows,
+                width,
+                grid=blocks,
+                block=THREADS[kernel],
             )
 
     return on_device(run, [x])

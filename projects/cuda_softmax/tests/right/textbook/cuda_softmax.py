@@ -18,6 +18,16 @@ def softmax(x, *, kernel="naive"):
 
     def run(x, out):
         if n_rows > 0:
-            launch(KERNELS / f"{kernel}.cu", "softmax_float32", "PPqi", x, out, n_rows, width, grid=grid, block=256)
+            launch(
+                KERNELS / f"{kernel}.cu",
+                "softmax_float32",
+                "PPqi",
+                x,
+                out,
+                n_rows,
+                width,
+                grid=grid,
+                block=256,
+            )
 
     return on_device(run, [x])
