@@ -69,6 +69,10 @@ def test_checked_refuses_another_dtype(rng):
     """float32 numbers in a float64 layer are a silent cast."""
     with expect_error(TypeError, "float32", "float64", otherwise="x of another dtype must be a TypeError"):
         checked.Checked(Mix(3, rng)).forward(np.ones((4, 3), np.float32))
+    mixed = Mix(3, rng)
+    mixed.parameters["later"] = np.ones(3, np.float32)
+    with expect_error(TypeError, "float32", "float64", otherwise="each parameter must have the dtype of x"):
+        checked.Checked(mixed).forward(np.ones((4, 3)))
 
 
 # --- Sequential -----------------------------------------------------------------------------------------------
@@ -140,6 +144,8 @@ def test_checked_cross_entropy_errors():
         TypeError, "float64", otherwise="targets are class indices: floats must be a TypeError"
     ):
         loss.forward(logits, np.array([0.0, 1.0]))
+    with expect_error(TypeError, "bool", otherwise="targets are class indices: bools must be a TypeError"):
+        loss.forward(logits, np.array([True, False]))
     for shape, count in [((2, 3), 3), ((2, 3, 4), 2), ((3,), 3), ((0, 3), 0)]:
         with expect_error(
             ValueError, str(shape), otherwise=f"logits {shape} with {count} targets: ValueError"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from oracles import copies
 from paths import STEPS, adam_path, one_by_one, run, start
 
 import optimizers
@@ -58,6 +59,37 @@ def test_dtype_is_kept(function, dtype, rng):
     parameters, gradients = start(rng, dtype)
     for name, value in run(make(function), parameters, gradients[:2]).items():
         assert value.dtype == dtype, f"{name} became {value.dtype}: a silent cast"
+
+
+@every_optimizer
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"momentum": 0.8}], ids=str)
+def test_step_keeps_no_gradient(function, options, rng):
+    """The arrays that hold the gradients may be filled anew for the next step."""
+    if "momentum" in options and function.startswith("Adam"):
+        return
+    parameters, gradients = start(rng)
+    buffers, expected, got = copies(gradients[0]), copies(parameters), copies(parameters)
+    one, other = make(function, **options), make(function, **options)
+    for gradient in gradients[:4]:
+        one.step(expected, gradient)
+        for name, value in gradient.items():
+            buffers[name][...] = value
+        other.step(got, buffers)
+    hint = "the optimizer keeps the gradient's own array, which the next backward may overwrite: keep numbers"
+    for name, value in expected.items():
+        assert_close(got[name], value, rtol=1e-12, what=name, hint=hint)
+
+
+@every_optimizer
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_nan_reaches_the_parameter(function, weight_decay, rng):
+    """NaN in one entry of a gradient makes that entry of the parameter NaN, and no other."""
+    parameters, (gradient, *_) = start(rng)
+    gradient["weight"][1, 2] = np.nan
+    make(function, weight_decay=weight_decay).step(parameters, gradient)
+    bad = {name: np.argwhere(~np.isfinite(value)).tolist() for name, value in parameters.items()}
+    expected = {name: [[1, 2]] if name == "weight" else [] for name in parameters}
+    assert bad == expected, f"NaN in gradient weight[1, 2] must reach that entry alone, NaN in {bad}"
 
 
 @every_optimizer

@@ -257,3 +257,45 @@ def test_residual_keeps_the_shape():
         ValueError, "(4, 3)", "(4, 1)", otherwise="x + body(x) must not broadcast: compare the shapes"
     ):
         layer.forward(np.ones((4, 3)))
+
+
+@pytest.mark.grades("Residual")
+@pytest.mark.parametrize(("shape", "made"), [((4, 3), (1, 3)), ((1, 3), (4, 3)), ((3,), (4, 3))], ids=str)
+def test_residual_does_not_broadcast(shape, made):
+    """A body whose output would broadcast with x is refused too."""
+    body = Mix(3, np.random.default_rng(0))
+    body.forward = lambda x, *, training=False, rng=None: np.ones(made)
+    with expect_error(
+        ValueError, otherwise=f"x {shape} plus a body's {made} broadcasts without a word: refuse it"
+    ):
+        regularization.Residual(body).forward(np.ones(shape))
+
+
+@pytest.mark.grades("Residual")
+def test_residual_modifies_nothing(rng):
+    """A body may hand back the very array that came in."""
+    body = Mix(3, rng)
+    body.forward, body.backward = lambda x, *, training=False, rng=None: x, lambda grad: grad
+    block, x, grad = (
+        regularization.Residual(body),
+        random_cotangent((4, 3), rng),
+        random_cotangent((4, 3), rng),
+    )
+    with unchanged(x, grad):
+        y, grad_x = block.forward(x), block.backward(grad)
+    assert_close(y, 2 * x, rtol=1e-12, what="x + x")
+    assert_close(grad_x, 2 * grad, rtol=1e-12, what="gradient of x + x")
+
+
+@every_norm
+def test_norm_of_a_large_mean(function, rng):
+    """float32 values near 10 000: mean(x²) - mean(x)² would lose everything."""
+    layer = getattr(regularization, function)(40, dtype=np.float32)
+    x = (1e4 + rng.standard_normal((30, 40))).astype(np.float32)
+    ones = {"weight": 1.0, "bias": 0.0}
+    expected = normalise(x.astype(np.float64), ones, 0 if function == "BatchNorm" else -1, 1e-5)
+    hint = "the variance is lost to rounding: subtract the mean first, then square"
+    got = layer.forward(x, training=True)
+    assert_close(
+        got, expected, dtype=np.float32, atol=3e-3, what="output", hint=hint, vacuous_ok="the mean rounds"
+    )

@@ -177,17 +177,18 @@ def test_nothing_to_attend_to(kind, generator):
     assert_close(got[0], wanted[0], rtol=1e-9, what="gradient by x with a masked row")
 
 
-def test_mask_that_is_learned(generator):
+@pytest.mark.parametrize("causal", [False, True])
+def test_mask_that_is_learned(causal, generator):
     """A mask that is added gets a gradient, summed over what it was broadcast to: relative biases are learned so."""
-    attention = randomised(SelfAttention(8, 2, causal=True), generator)
+    attention = randomised(SelfAttention(8, 2, causal=causal), generator)
     x, cotangent = normal(3, 5, 8, generator=generator), normal(3, 5, 8, generator=generator)
     mask = normal(2, 5, 5, generator=generator).requires_grad_()
-    allowed = torch.ones(5, 5, dtype=torch.bool).tril()
+    allowed = torch.ones(5, 5, dtype=torch.bool).tril(0 if causal else 5)
     expected = attention_by_torch(attention, 2, x, mask=mask.masked_fill(~allowed, -torch.inf))
     with unchanged(mask):
         y = attention(x, mask=mask)
     (got,), (wanted,) = gradients(y, (mask,), cotangent), gradients(expected, (mask,), cotangent)
-    assert_close(got, wanted, rtol=1e-9, what="gradient by the mask")
+    assert_close(got, wanted, rtol=1e-9, what="gradient by the mask", hint="is the mask detached?")
 
 
 @pytest.mark.parametrize(("B", "T", "H"), [(5, 1, 2), (3, 400, 2), (1, 750, 2)], ids=str)
@@ -237,3 +238,14 @@ def test_added_mask_and_library(generator):
     with unchanged(x, mask), RefuseLibrary():
         y = attention(x, mask=mask)
     assert_close(y, expected, rtol=1e-10, what="attention with an added mask")
+
+
+def test_a_low_mask_is_not_minus_infinity(generator):
+    """What is added is added: -1e9 for every key of a query changes nothing for that query."""
+    attention = randomised(SelfAttention(8, 2), generator)
+    x = normal(2, 4, 8, generator=generator)
+    mask = torch.zeros(4, 4, dtype=torch.float64)
+    mask[1] = -1e9
+    hint = "only -inf forbids: a query whose keys all get -1e9 still sees them"
+    with torch.no_grad():
+        assert_close(attention(x, mask=mask), attention(x), rtol=0.0, atol=1e-5, what="low mask", hint=hint)

@@ -203,6 +203,9 @@ def test_stack_parameters(norm, norm_position):
     """Each block has parameters of its own; the norm at the end is there with pre-norm only."""
     stack = Transformer(3, 8, 2, norm=norm, norm_position=norm_position, bias=False)
     assert len(stack.blocks) == 3, f"3 layers make 3 blocks, got {len(stack.blocks)}"
+    for block in stack.blocks:
+        names = [name for name, _ in block.named_parameters() if name.endswith("bias")]
+        assert not names, f"bias=False does not reach the blocks: {names}"
     assert len({id(p) for p in stack.blocks.parameters()}) == 3 * len(list(stack.blocks[0].parameters())), (
         "blocks share parameters: build a new block for each layer"
     )
@@ -301,3 +304,23 @@ def test_stack_dropout(generator):
         )
         stack.eval()
         assert torch.equal(stack(x), stack(x)), "dropout is still on in evaluation mode"
+
+
+@pytest.mark.grades("TransformerBlock")
+@pytest.mark.parametrize("branch", ["attention", "feed-forward"])
+def test_post_norm_dropout(branch):
+    """Each branch's output is dropped before it is added, with post-norm too."""
+    torch.manual_seed(0)
+    block = TransformerBlock(40, 2, norm_position="post", dropout=0.2)
+    silence(block.attention.out, block.feed_forward.down)
+    linear = block.attention.out if branch == "attention" else block.feed_forward.down
+    with torch.no_grad():
+        linear.bias.fill_(4.0)
+        y = block(torch.zeros(5, 10, 40))  # each token is 0 or 5 before it is normed
+        quiet = block.eval()(torch.zeros(5, 10, 40))
+    low = y < 0
+    share = low.float().mean().item()
+    assert 0.1 < share < 0.3, (
+        f"dropout=0.2 dropped {share:.0%} of the {branch} branch's output: it is dropped before it is added"
+    )
+    assert quiet.abs().max() < 1e-3, "dropout is still on in evaluation mode"

@@ -70,6 +70,8 @@ def test_swiglu_by_hand():
 @pytest.mark.parametrize("bias", [True, False])
 def test_all_parameters(options, shapes, bias):
     """Linear layers up, down and, for swiglu, gate; d_ff is 4·d_model, or 8·d_model // 3 with three matrices."""
+    odd = swiglu.FeedForward(7, activation="swiglu").up.out_features
+    assert odd == 18, f"d_ff of swiglu is 8·d_model // 3: 18 for d_model = 7, got {odd}"
     network = swiglu.FeedForward(12, **options, bias=bias)
     expected = {f"{name}.weight": shape for name, shape in shapes.items()}
     if bias:
