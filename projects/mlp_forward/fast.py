@@ -28,16 +28,14 @@ def linear(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Fl
     propagate without a warning. Shapes that do not fit raise ValueError, complex numbers and objects TypeError; the
     messages hold the shapes, the dtype.
     """
-    x, weight = np.asarray(x), np.asarray(weight)
-    bias = None if bias is None else np.asarray(bias)
-    dtype = _float_dtype(x, weight) if bias is None else _float_dtype(x, weight, bias)
+    dtype = _float_dtype(*(np.asarray(a) for a in (x, weight, bias) if a is not None))
+    x, weight = np.asarray(x, dtype), np.asarray(weight, dtype)
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x must be (..., in) and weight (out, in), got {x.shape} and {weight.shape}")
-    if bias is not None and bias.shape != weight.shape[:1]:
+    bias = np.zeros(len(weight), dtype) if bias is None else np.asarray(bias, dtype)
+    if bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be {weight.shape[:1]} for weight {weight.shape}, got {bias.shape}")
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # one matrix product, not one per leading index
-    rows, weight = rows.astype(dtype, copy=False), weight.astype(dtype, copy=False)
-    bias = np.zeros(len(weight), dtype) if bias is None else bias.astype(dtype, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
         y = _affine(rows, weight, bias)
     return y.reshape(*x.shape[:-1], len(weight))
@@ -95,11 +93,11 @@ class MLP(mlp_forward.MLP):
         """Return the softmax of the logits over the last axis; float16 logits are exponentiated and summed in float32."""
         logits = self.forward(x)
         with np.errstate(over="ignore", invalid="ignore"):
-            p = logits.astype(np.result_type(logits, np.float32))
+            p = np.array(logits, np.result_type(logits, np.float32))
             p -= p.max(axis=-1, keepdims=True)
             np.exp(p, out=p)
             p /= p.sum(axis=-1, keepdims=True)
-        return p.astype(logits.dtype, copy=False)
+        return np.asarray(p, logits.dtype)
 
     def _checked(self, x: ArrayLike) -> Floats:
         """Return `x` in the network's dtype, or raise what the class promises."""
@@ -109,7 +107,7 @@ class MLP(mlp_forward.MLP):
         if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
             raise ValueError(f"x must be (..., {weight.shape[1]}), got {x.shape}")
         with np.errstate(over="ignore"):
-            x = x.astype(weight.dtype, copy=False)
+            x = np.asarray(x, weight.dtype)
         if not np.isfinite(x).all():
             position = np.argwhere(~np.isfinite(x))[0].tolist()
             raise ValueError(f"x holds {x[tuple(position)]} at {position}: not a finite {x.dtype}")

@@ -68,8 +68,10 @@ class MultiHeadAttention(nn.Module):
         key = query if key is None else key
         value = key if value is None else value
         if query.ndim != 3 or key.shape != value.shape or len(query) != len(key):
-            shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
-            raise ValueError(f"query must be (B, Tq, d_model), key and value (B, Tk, d_model), got {shapes}")
+            raise ValueError(
+                "query must be (B, Tq, d_model), key and value (B, Tk, d_model), got "
+                + ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+            )
         weights = F.dropout(self._weights(query, key, mask), self.dropout, self.training)
         heads = weights @ self._split(self.v_proj(value))
         return self.out_proj(heads.transpose(1, 2).flatten(2))  # the heads of a token side by side

@@ -36,6 +36,32 @@ def test_linear_dtype(x_dtype, parameter_dtype, expected_dtype):
 
 
 @pytest.mark.grades("linear")
+@pytest.mark.parametrize("wide", [0, 1, 2], ids=["x", "weight", "bias"])
+def test_linear_dtype_of_all_three(wide):
+    """One argument of float64 makes the result float64, whichever it is."""
+    arguments = [np.array([[1.0, 2.0]]), np.array([[4.0, 8.0], [16.0, 1 / 3]]), np.array([1 / 3, 7.0])]
+    given = [a.astype(np.float64 if i == wide else np.float32) for i, a in enumerate(arguments)]
+    weight, bias = (a.astype(np.float64) for a in given[1:])
+    expected = np.array([[20 + bias[0], 16 + 2 * weight[1, 1] + 7]])
+    assert_close(fast.linear(*given), expected, what="linear")
+    assert fast.linear(*given[:2]).dtype == (np.float64 if wide < 2 else np.float32), (
+        "the bias counts only if given"
+    )
+
+
+@pytest.mark.grades("linear")
+def test_linear_overflows_without_a_warning():
+    """A sum past the largest float32 is inf (a warning fails this test)."""
+    x = np.float32([[3e38, 3e38], [1.0, 2.0]])
+    expected = np.float32([[np.inf, 0.0], [3.0, -1.0]])
+    assert_close(
+        fast.linear(x, np.float32([[1, 1], [1, -1]])),
+        expected,
+        what="linear, the first row after an overflow",
+    )
+
+
+@pytest.mark.grades("linear")
 def test_linear_float16_is_rounded_once():
     """float16 is summed in float32, so that 80000 - 60000 survives although 80000 does not fit in float16."""
     x, weight, bias = np.float16([[200, 200]]), np.float16([[200, 200]]), np.float16([-60000])
