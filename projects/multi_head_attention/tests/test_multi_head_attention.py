@@ -185,16 +185,6 @@ def test_by_hand(attention):
     )
 
 
-@pytest.mark.grades(CONSTRUCTOR, FORWARD)
-@pytest.mark.parametrize("d_model", [1, 6])
-def test_one_head(attention, generator, d_model):
-    """One head is plain attention: SDPA on the projections."""
-    module = random_module(attention, generator, d_model, 1)
-    query, key, value = (randn(B, T, d_model, generator=generator) for T in (Tq, Tk, Tk))
-    expected = sdpa(module, query, key, value, n_heads=1)
-    assert_close(module(query, key, value), expected, rtol=1e-12, what="result of one head")
-
-
 # --- isolated parts -----------------------------------------------------------------------------------------
 
 
@@ -288,6 +278,16 @@ def test_no_library_call(attention, generator):
         module(query, key, value, mask=mask)
         with torch.no_grad():
             module.eval()(query)
+
+
+@pytest.mark.grades(CONSTRUCTOR, FORWARD)
+@pytest.mark.parametrize("d_model", [1, 6])
+def test_one_head(attention, generator, d_model):
+    """One head is plain attention: SDPA on the projections."""
+    module = random_module(attention, generator, d_model, 1)
+    query, key, value = (randn(B, T, d_model, generator=generator) for T in (Tq, Tk, Tk))
+    expected = sdpa(module, query, key, value, n_heads=1)
+    assert_close(module(query, key, value), expected, rtol=1e-12, what="result of one head")
 
 
 @pytest.mark.grades(FORWARD)
