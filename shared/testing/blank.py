@@ -99,7 +99,7 @@ def blank_source(reference: str) -> str:
             for member in node.body:
                 if not isinstance(member, ast.FunctionDef):
                     continue
-                if member.name.startswith("_") and not member.name.startswith("__"):
+                if _is_private_method(member):
                     edits.append((_first_line(member), member.end_lineno or member.lineno, None))
                 else:
                     edits.append(_blank_body(member))
@@ -152,6 +152,15 @@ def _without_empty_headings(lines: list[str]) -> list[str]:
     return kept[::-1]
 
 
+def _is_private_method(member: ast.AST) -> bool:
+    """Whether a member of a class is a method that its blank does not have."""
+    return (
+        isinstance(member, ast.FunctionDef)
+        and member.name.startswith("_")
+        and not member.name.startswith("__")
+    )
+
+
 def _blank_body(function: ast.FunctionDef) -> tuple[int, int, str]:
     body = function.body
     has_docstring = ast.get_docstring(function) is not None
@@ -191,7 +200,9 @@ def _names_outside_bodies(tree: ast.Module) -> set[str]:
             if isinstance(node, ast.FunctionDef) and field == "body":
                 continue
             for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
+                if isinstance(child, ast.AST) and not (
+                    isinstance(node, ast.ClassDef) and _is_private_method(child)
+                ):
                     visit(child)
 
     for node in tree.body:

@@ -130,6 +130,23 @@ def test_every_public_name_of_the_blank_raises():
     assert module.__all__ == ["Layer", "identity", "scaled"]
 
 
+def test_what_only_a_private_method_names_is_not_imported():
+    module = """
+from other import Part, Whole
+
+
+class Layer:
+    def parts(self) -> list[Whole]:
+        return self._parts()
+
+    def _parts(self) -> list[Part]:
+        return []
+"""
+    blank = blank_source(module)
+    assert "from other import Whole\n" in blank
+    assert "Part" not in blank
+
+
 def test_the_comment_above_a_private_constant_goes_with_it():
     blank = blank_source(REFERENCE)
     assert "_AXIS" not in blank
