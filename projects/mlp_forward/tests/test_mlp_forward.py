@@ -5,6 +5,7 @@ The fixture `module` is what is judged; tests/further/test_fast_as_core.py puts 
 """
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -65,22 +66,36 @@ def test_linear_empty_batch(leading, module, rng):
 
 @pytest.mark.grades("linear")
 @pytest.mark.parametrize(
-    ("x_dtype", "parameter_dtype", "expected_dtype"),
+    ("x_dtype", "weight_dtype", "bias_dtype", "expected_dtype"),
     [
-        ("float32", "float32", "float32"),
-        ("float64", "float64", "float64"),
-        ("float64", "float32", "float64"),
-        ("float32", "float64", "float64"),
-        ("int64", "int64", "float64"),
-        ("bool", "int8", "float64"),
+        ("float32", "float32", "float32", "float32"),
+        ("float64", "float64", "float64", "float64"),
+        ("float64", "float32", "float32", "float64"),
+        ("float32", "float64", "float32", "float64"),
+        ("float32", "float32", "float64", "float64"),
+        ("float32", "float32", "int64", "float64"),
+        ("int64", "int64", "int64", "float64"),
+        ("bool", "int8", "int8", "float64"),
     ],
 )
-def test_linear_dtype(x_dtype, parameter_dtype, expected_dtype, module):
-    """float32 stays float32, of two dtypes the wider one counts, whole numbers become float64."""
-    x = np.array([[0, 1, 1], [1, 1, 0]], x_dtype)
-    weight, bias = np.array([[1, 2, 4], [8, 16, 32]], parameter_dtype), np.array([64, 100], parameter_dtype)
-    expected = np.array([[70.0, 148.0], [67.0, 124.0]])
-    assert_close(module.linear(x, weight, bias), expected, dtype=expected_dtype, what="linear")
+def test_linear_dtype(x_dtype, weight_dtype, bias_dtype, expected_dtype, module):
+    """float32 stays float32, of several dtypes the wider one counts, whole numbers become float64."""
+
+    def numbers(
+        values, dtype
+    ):  # in float64 thirds, which float32 would round; elsewhere whole, so that float32 is exact
+        return np.array(values) / 3 if dtype == "float64" else np.array(values, dtype)
+
+    x = numbers([[0, 1, 1], [1, 1, 0]], x_dtype)
+    weight, bias = numbers([[1, 3, 5], [8, 17, 32]], weight_dtype), numbers([64, 100], bias_dtype)
+    assert_close(
+        module.linear(x, weight, bias),
+        one_layer(x, weight, bias),
+        dtype=expected_dtype,
+        n=3,
+        what="linear",
+        hint="the wider dtype counts: nothing is rounded to the narrower one",
+    )
 
 
 @pytest.mark.grades("linear")
@@ -144,7 +159,9 @@ def test_linear_wrong_dtypes(bad, module):
 
 
 @pytest.mark.grades("MLP")
-@pytest.mark.parametrize("sizes", [[3, 2], [5, 4, 3, 2], (6, np.int64(6), 1)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [[3, 2], [5, 4, 3, 2], (6, np.int64(6), 1), [4, 3, 2, 3, 2, 3, 2, 5]], ids=str
+)
 def test_layers(sizes, module):
     """One (weight, bias) pair per layer: weight (out, in), bias zero, float32 unless told otherwise."""
     layers = module.MLP(sizes, rng=np.random.default_rng(0)).layers
@@ -213,6 +230,8 @@ def test_init_is_normal(init, module):
     (weight, _), *_ = module.MLP([400, 300, 2], init=init, rng=np.random.default_rng(2)).layers
     weight = np.asarray(weight, np.float64)
     beyond = np.mean(np.abs(weight) > 2 * weight.std())
+    distinct = len(np.unique(weight)) / weight.size
+    assert distinct > 0.9, f"only {distinct:.0%} of the weights are distinct: draw each on its own"
     assert beyond > 0, "the weights look uniform, not normal: none lies beyond two standard deviations"
     assert 0.042 < beyond < 0.049, (
         f"{beyond:.2%} of the weights lie beyond two standard deviations, expected 4.55 %"
@@ -262,13 +281,25 @@ def test_layers_are_the_networks_own(module):
     mlp = module.MLP([2, 2], rng=np.random.default_rng(0), dtype=np.float64)
     mlp.layers[0][0][...] = [[3.0, 5.0], [7.0, 11.0]]
     mlp.layers[0][1][...] = [100.0, 1000.0]
+    x = [[1.0, 2.0]]
     assert mlp.layers[0][0][1, 0] == 7.0, "layers returns copies: a learner could not train this network"
     assert mlp.layers[0][1][1] == 1000.0, "layers returns copies of the biases"
     assert_close(
-        mlp.forward([[1.0, 2.0]]),
+        mlp.forward(x),
         np.array([[113.0, 1029.0]]),
         what="forward after writing into layers",
         mistakes={"forward returns zeros": [[0.0, 0.0]]},
+    )
+    mlp.layers[0][1][...] = [0.0, -1000.0]
+    assert_close(
+        mlp.forward(x),
+        np.array([[13.0, -971.0]]),
+        what="forward after writing into layers again",
+        mistakes={
+            "forward does not see what is written after its first call: training would change nothing": [
+                [113.0, 1029.0]
+            ]
+        },
     )
 
 
@@ -364,6 +395,11 @@ def test_forward_leading_axes(leading, module, rng):
     """Any number of leading axes."""
     mlp, x = random_network(module, [5, 6, 4], rng), rng.normal(size=(*leading, 5))
     assert_close(mlp.forward(x), logits_of(mlp, x), rtol=1e-12, what=f"logits of x {x.shape}")
+    single = random_network(module, [5, 3, 1], rng)  # one output is still an axis
+    expected = logits_of(single, x)
+    assert_close(
+        single.forward(x), expected, rtol=1e-12, what="one logit", vacuous_ok="one row has one logit"
+    )
 
 
 @pytest.mark.grades("MLP.forward")
@@ -402,6 +438,17 @@ def test_forward_views_and_lists(module, rng):
         assert_close(mlp.forward(x), logits_of(mlp, x.copy()), rtol=1e-12, what="logits of a view")
     x = base[:3, :5]
     assert_close(mlp.forward(x.tolist()), logits_of(mlp, x), rtol=1e-12, what="logits of a list")
+
+
+@pytest.mark.grades("MLP.forward")
+@pytest.mark.parametrize("bad", [np.array([[1j, 2]]), np.array([[1, 2]], object)], ids=repr)
+def test_forward_wrong_dtypes(bad, module, rng):
+    """The conversion to the network's dtype hides no complex number and no object."""
+    mlp = random_network(module, [2, 3, 2], rng)
+    with expect_error(TypeError, otherwise=f"x of {bad.dtype} is converted: check its dtype first"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mlp.forward(bad)
 
 
 @pytest.mark.parametrize("function", ["MLP.forward", "MLP.activations", "MLP.predict", "MLP.predict_proba"])
@@ -506,6 +553,15 @@ def test_predict(module, rng):
     )
 
 
+@pytest.mark.grades("MLP.predict")
+def test_predict_close_logits(module):
+    """Logits are compared as they are: probabilities round, so two that differ can become equal."""
+    mlp = network(module, ([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]))
+    x = np.array([[0.0, 1e-20], [1.0, 1.0 + 1e-15], [1e-20, 0.0], [-1e4, -1e4 + 1e-9]])
+    hint = "the larger logit is overlooked: compare the logits, neither probabilities nor rounded numbers"
+    assert_close(mlp.predict(x), np.array([1, 1, 0, 1]), dtype=np.intp, what="classes", hint=hint)
+
+
 @pytest.mark.grades("MLP.predict_proba")
 @pytest.mark.parametrize("leading", [(), (4,), (3, 3)], ids=str)
 def test_predict_proba(leading, module, rng):
@@ -522,6 +578,23 @@ def test_predict_proba(leading, module, rng):
     }
     mistakes = {name: value for name, value in mistakes.items() if not np.allclose(value, expected)}
     assert_close(mlp.predict_proba(x), expected, rtol=1e-12, what="probabilities", mistakes=mistakes)
+
+
+@pytest.mark.grades("MLP.predict_proba")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_predict_proba_dtype(dtype, module, rng):
+    """The probabilities have the network's dtype."""
+    mlp, x = random_network(module, [5, 8, 3], rng, dtype=dtype), rng.normal(size=(6, 5)).astype("float32")
+    expected = softmax(logits_of(mlp, x))
+    # An error of the logits, 8 roundings of numbers near 5, is a relative error of their exponentials.
+    assert_close(
+        mlp.predict_proba(x),
+        expected,
+        dtype=dtype,
+        n=8 * 5**2,
+        what="probabilities",
+        hint="keep the network's dtype",
+    )
 
 
 @pytest.mark.grades("MLP.predict_proba")
