@@ -290,10 +290,10 @@ def test_layers_are_the_networks_own(module):
         what="forward after writing into layers",
         mistakes={"forward returns zeros": [[0.0, 0.0]]},
     )
-    mlp.layers[0][1][...] = [0.0, -1000.0]
+    mlp.layers[0][1][...] = [500.0, 2000.0]
     assert_close(
         mlp.forward(x),
-        np.array([[13.0, -971.0]]),
+        np.array([[513.0, 2029.0]]),
         what="forward after writing into layers again",
         mistakes={
             "forward does not see what is written after its first call: training would change nothing": [
