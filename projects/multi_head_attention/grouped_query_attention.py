@@ -238,6 +238,7 @@ class MultiHeadAttention(nn.Module):
         bias: Tensor | None = None
         if mask is not None:
             _check_mask(mask, (B, self.n_heads, Tq, n_keys))
+            mask = torch.atleast_2d(mask)  # SDPA takes no mask of fewer axes
             if mask.dtype == torch.bool:
                 bias = query.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
             else:

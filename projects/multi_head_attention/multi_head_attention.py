@@ -67,7 +67,7 @@ class MultiHeadAttention(nn.Module):
         """
         key = query if key is None else key
         value = key if value is None else value
-        if query.ndim != 3 or key.shape != value.shape or len(query) != len(key):
+        if not query.ndim == key.ndim == 3 or key.shape != value.shape or query.shape[::2] != key.shape[::2]:
             raise ValueError(
                 "query must be (B, Tq, d_model), key and value (B, Tk, d_model), got "
                 + ", ".join(str(tuple(x.shape)) for x in (query, key, value))

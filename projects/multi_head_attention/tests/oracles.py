@@ -101,7 +101,17 @@ def sdpa(
 
 
 def mistakes(module, query, key, value, *, n_heads=N_HEADS, **options):
-    """Return what the usual mistakes give, for `assert_close`."""
+    """Return what the usual mistakes give, for `assert_close`: those that give something else here."""
+    if options.get("mask") is not None:
+        options["mask"] = torch.atleast_2d(options["mask"])  # SDPA takes no mask of one axis
+    right = sdpa(module, query, key, value, n_heads=n_heads, **options)
+
+    def unless_right(output):
+        def mistaken():
+            value = output()  # for one number, say, 1/d_head is 1/sqrt(d_head)
+            return None if torch.allclose(value, right, rtol=1e-5, atol=1e-5) else value
+
+        return mistaken
 
     def computed(**mistake):
         return lambda: sdpa(module, query, key, value, n_heads=n_heads, **{**options, **mistake})
@@ -122,7 +132,7 @@ def mistakes(module, query, key, value, *, n_heads=N_HEADS, **options):
 
     d_model = len(module.q_proj.weight)
     d_head = d_model // n_heads
-    return {
+    usual = {
         "the scale is 1/sqrt(d_model), not 1/sqrt(d_head)": computed(scale=d_model**-0.5),
         "the scale is 1/d_head, not 1/sqrt(d_head)": computed(scale=1 / d_head),
         "the scale is missing: divide the scores by sqrt(d_head)": computed(scale=1.0),
@@ -164,3 +174,4 @@ def mistakes(module, query, key, value, *, n_heads=N_HEADS, **options):
         ),
         "the values are taken from key": lambda: sdpa(module, query, key, key, n_heads=n_heads, **options),
     }
+    return {diagnosis: unless_right(output) for diagnosis, output in usual.items() if output is not None}

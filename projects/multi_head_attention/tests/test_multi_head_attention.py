@@ -78,6 +78,7 @@ def test_projections(bias, attention):
             f"{name} must start as nn.Linear does, between -1/sqrt(d_model) and 1/sqrt(d_model): "
             f"its largest weight is {largest:.2f}/sqrt(d_model)"
         )
+        assert not bias or layer.bias.any(), f"the bias of {name} starts at 0: nn.Linear draws it"
     n_parameters = sum(parameter.numel() for parameter in module.parameters())
     expected = 4 * D_MODEL * D_MODEL + bias * 4 * D_MODEL
     assert n_parameters == expected, f"{n_parameters} parameters, expected {expected}: is one not needed?"
@@ -113,6 +114,9 @@ def test_shape_and_dtype(attention, generator, dtype):
         ((2, 3, 5, 24),),
         ((2, 5, 24), (3, 7, 24)),
         ((2, 5, 24), (1, 7, 24)),
+        ((2, 5, 24), (2, 7, 12)),
+        ((2, 5, 24), (2, 7)),
+        ((2, 5, 24), (2, 7, 24, 1)),
         ((2, 5, 24), (2, 7, 24), (2, 6, 24)),
         ((2, 5, 24), (2, 7, 24), (2, 1, 24)),
         ((2, 5, 24), (2, 7, 24), (1, 7, 24)),
@@ -269,6 +273,22 @@ def test_cross_attention_is_torchs(attention, generator, dtype, rtol, bias):
 
 
 @pytest.mark.grades(FORWARD)
+def test_equal_shapes(attention, generator):
+    """A key and a value of the query's shape are still a key and a value of their own."""
+    module = random_module(attention, generator)
+    query, key, value = (randn(B, Tq, D_MODEL, generator=generator) for _ in range(3))
+    assert_close(
+        module(query, key, value),
+        sdpa(module, query, key, value),
+        rtol=1e-12,
+        mistakes={
+            **mistakes(module, query, key, value),
+            "a key of the query's shape is taken for the query": lambda: sdpa(module, query, query, value),
+        },
+    )
+
+
+@pytest.mark.grades(FORWARD)
 def test_no_library_call(attention, generator):
     """The attention is written out in matrix products and a softmax."""
     module = random_module(attention, generator, causal=True)
@@ -329,12 +349,24 @@ def test_key_padding(attention, generator):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("leading", [(), (1, 1), (B, 1), (1, N_HEADS), (N_HEADS,), (B, N_HEADS)], ids=str)
-def test_attention_mask(attention, generator, leading):
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (Tk,),
+        (Tq, Tk),
+        (1, 1, Tq, Tk),
+        (B, 1, Tq, Tk),
+        (1, N_HEADS, Tq, Tk),
+        (N_HEADS, Tq, Tk),
+        (B, N_HEADS, Tq, Tk),
+    ],
+    ids=str,
+)
+def test_attention_mask(attention, generator, shape):
     """(Tq, Tk) for all, or one mask per sample, per head, or both. nn.MultiheadAttention wants (B·H, Tq, Tk), inverted."""
     module = random_module(attention, generator)
     query, key, value = inputs(generator)
-    mask = random_mask(generator, *leading, Tq, Tk)
+    mask = random_mask(generator, *shape)
     per_head = mask.expand(B, N_HEADS, Tq, Tk)
     expected, _ = torch_twin(module)(query, key, value, attn_mask=~per_head.reshape(-1, Tq, Tk))
     assert_close(
@@ -347,11 +379,36 @@ def test_attention_mask(attention, generator, leading):
 
 
 @pytest.mark.grades(FORWARD)
+def test_mask_of_equal_sizes(attention, generator):
+    """Where B, n_heads and T are equal, shapes say nothing: a mask is still read from the right."""
+    module = random_module(attention, generator)
+    x = randn(N_HEADS, N_HEADS, D_MODEL, generator=generator)
+    for mask, as_read, what in (
+        (
+            random_mask(generator, N_HEADS, N_HEADS),
+            lambda mask: mask[:, None, None],
+            "a mask of two axes is read as (B, Tk): it is (Tq, Tk)",
+        ),
+        (
+            random_mask(generator, N_HEADS, N_HEADS, N_HEADS),
+            lambda mask: mask[:, None],
+            "a mask of three axes is read as (B, Tq, Tk): it is (n_heads, Tq, Tk)",
+        ),
+    ):
+        assert_close(
+            module(x, mask=mask),
+            sdpa(module, x, x, x, mask=mask),
+            rtol=1e-12,
+            mistakes={what: sdpa(module, x, x, x, mask=as_read(mask))},
+        )
+
+
+@pytest.mark.grades(FORWARD)
 def test_mask_hides_large_scores(attention, generator):
     """A hidden key stays hidden, however large its score is."""
     module = random_module(attention, generator)
     query, key, value = inputs(generator)
-    query = query * 1e5
+    query = query * 1e10
     mask = random_mask(generator, B, 1, Tq, Tk)
     assert_close(
         module(query, key, value, mask=mask),
@@ -362,12 +419,16 @@ def test_mask_hides_large_scores(attention, generator):
 
 
 @pytest.mark.grades(FORWARD)
-def test_float_mask(attention, generator):
+@pytest.mark.parametrize("kind", ["any numbers", "ones and zeros"])
+def test_float_mask(attention, generator, kind):
     """A float mask is added to the scores, for each head its own; -inf forbids."""
     module = random_module(attention, generator)
     query, key, value = inputs(generator)
-    mask = randn(N_HEADS, Tq, Tk, generator=generator)
-    mask[1, :, 2] = -math.inf
+    if kind == "any numbers":
+        mask = randn(N_HEADS, Tq, Tk, generator=generator)
+        mask[1, :, 2] = -math.inf
+    else:
+        mask = random_mask(generator, N_HEADS, Tq, Tk).double()
     assert_close(
         module(query, key, value, mask=mask),
         sdpa(module, query, key, value, mask=mask),
@@ -442,6 +503,34 @@ def test_causal_and_mask(attention, generator, kind):
     )
 
 
+@pytest.mark.grades(CONSTRUCTOR, FORWARD)
+def test_causal_hides_large_scores(attention, generator):
+    """A later token stays hidden, however large its score is."""
+    module = random_module(attention, generator, causal=True)
+    query, key, value = inputs(generator)
+    query = query * 1e10
+    visible = torch.ones(Tq, Tk, dtype=torch.bool).tril(Tk - Tq)
+    assert_close(
+        module(query, key, value),
+        sdpa(module, query, key, value, mask=visible),
+        rtol=1e-6,
+        hint="a later token with a large score is seen: hide with -inf, not with a finite number",
+    )
+
+
+@pytest.mark.grades(CONSTRUCTOR, FORWARD)
+def test_many_tokens(attention, generator):
+    """2100 tokens, more than a table of 2048. With queries of zero, each token gets the mean of the values so far."""
+    module = random_module(attention, generator, 2, 1, causal=True)
+    x = randn(1, 2100, 2, generator=generator)
+    with torch.no_grad():
+        module.q_proj.weight.zero_()
+        module.q_proj.bias.zero_()
+        mean = module.v_proj(x).cumsum(1) / torch.arange(1.0, 2101, dtype=x.dtype)[:, None]
+        expected, got = module.out_proj(mean), module(x)
+    assert_close(got, expected, rtol=1e-12, n=2100, hint="the mean of the values so far is wrong")
+
+
 # --- gradients ----------------------------------------------------------------------------------------------
 
 
@@ -485,14 +574,14 @@ def test_gradient_of_a_float_mask(attention, generator):
 # --- dropout ------------------------------------------------------------------------------------------------
 
 
-def weights_through_dropout(attention, generator, p, *, training=True, masked=False):
+def weights_through_dropout(attention, generator, p, *, training=True, masked=False, causal=False):
     """Return (weights, output) where output[..., j] and output[..., Tk + j] of a head both are its weight of key j.
 
     The values are one-hot, so every weight can be read off the output twice.
     """
     H, T = 3, 8
     d_model = H * 2 * T
-    module = identity_module(attention, d_model, H, dropout=p).train(training)
+    module = identity_module(attention, d_model, H, dropout=p, causal=causal).train(training)
     mask = torch.ones(T, T, dtype=torch.bool).triu(-5) if masked else None
     query, key = (randn(40, T, d_model, generator=generator) for _ in range(2))
     value = torch.eye(T, dtype=torch.float64).repeat(1, 2 * H).expand(40, T, d_model)
@@ -504,6 +593,7 @@ def weights_through_dropout(attention, generator, p, *, training=True, masked=Fa
         q, k = (x.unflatten(-1, (H, -1)) for x in (query, key))
         scores = torch.einsum("bihd,bjhd->bhij", q, k)
         scores = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+        scores = scores.masked_fill(torch.ones(T, T).triu(1) > 0, -math.inf) if causal else scores
         weights = torch.softmax(scores / math.sqrt(2 * T), dim=-1)
     return weights, output
 
@@ -516,7 +606,7 @@ def test_no_dropout_in_eval(attention, generator):
 
 
 @pytest.mark.grades(FORWARD)
-@pytest.mark.parametrize("options", [{}, {"masked": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"masked": True}, {"causal": True}], ids=str)
 def test_dropout_of_weights(attention, generator, options):
     """In training each weight is 0 with probability p, or 1/(1 - p) as large: of 7680 weights 40 % ± 3 %."""
     p = 0.4
@@ -545,6 +635,17 @@ def test_dropout_of_weights(attention, generator, options):
         assert same < 0.9, f"all {what} drop the same keys: draw the mask for every weight"
 
 
+@pytest.mark.grades(FORWARD)
+def test_dropout_draws_anew(attention, generator):
+    """Each call drops other weights."""
+    module = random_module(attention, generator, dropout=0.4).train()
+    query, key, value = inputs(generator)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, second = (module(query, key, value) for _ in range(2))
+    assert not torch.equal(first, second), "two calls drop the same weights: draw anew in each"
+
+
 # --- attention maps -----------------------------------------------------------------------------------------
 
 
@@ -561,9 +662,11 @@ def test_attention_maps_are_torchs(attention, generator):
         ((query, key), {"mask": mask}, ~per_head.reshape(-1, Tq, Tk)),
         ((query, key), {"mask": bias}, bias.reshape(-1, Tq, Tk)),
         ((query,), {}, None),
+        ((query, query.flip(1)), {}, None),  # a context of the same shape
+        ((query[:1], key[:1]), {}, None),
     ):
         context = arguments[-1]
-        _, expected = twin(query, context, context, attn_mask=attn_mask, average_attn_weights=False)
+        _, expected = twin(arguments[0], context, context, attn_mask=attn_mask, average_attn_weights=False)
         got = module.attention_maps(*arguments, **options)
         assert module.training, "attention_maps leaves the module in evaluation mode"
         assert got.shape == expected.shape, (
@@ -577,8 +680,14 @@ def test_attention_maps_are_torchs(attention, generator):
             what="attention maps",
             mistakes={
                 "the maps are transposed: rows are queries": lambda e=expected: e.mT,
+                "the mask is ignored in the maps": lambda a=arguments, c=context: twin(
+                    a[0], c, c, average_attn_weights=False
+                )[1],
+                "every map is the mean of all heads: give one for each head": lambda e=expected: e.mean(
+                    1, keepdim=True
+                ).expand_as(e),
             },
-            hint="is dropout active in the maps?",
+            hint="the maps are not the weights of forward without dropout",
         )
 
 
@@ -595,3 +704,11 @@ def test_causal_maps(attention, generator):
         assert_close(
             maps.sum(-1), torch.ones(B, N_HEADS, Tq), dtype=torch.float64, vacuous_ok="rows sum to one"
         )
+    other = random_module(attention, generator, causal=True)  # a module of its own: this is its first call
+    maps = other.attention_maps(x[:, :3], x)
+    assert not maps.triu(Tq - 3 + 1).any(), (
+        "the maps let a query see a later key: the last stands at the last"
+    )
+    assert maps.diagonal(Tq - 3, -2, -1).all(), (
+        "the maps hide a query's own token: align the last query with the last key"
+    )
