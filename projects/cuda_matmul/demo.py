@@ -1,8 +1,9 @@
 """How much arithmetic each kernel does for a byte it fetches: predicted, counted, and drawn under a roof.
 
-1. Bytes, sectors and shared memory loads by kernel, for one product. The counts come from the CPU emulator, which
+1. Which parts of a and b a block needs for its tile of c.
+2. Bytes, sectors and shared memory loads by kernel, for one product. The counts come from the CPU emulator, which
    watches every load and store.
-2. The roofline with a point for every kernel. Without a result of a GPU in results/, roof and points are what the
+3. The roofline with a point for every kernel. Without a result of a GPU in results/, roof and points are what the
    datasheet and the counts allow, and the figure says so.
 """
 
@@ -18,6 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Rectangle
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared import cuda_emulator
@@ -32,6 +34,35 @@ SIZE = 128
 LADDER = [rung for rung in RUNGS if rung.dtype == "float32"]  # the emulator has no tensor cores
 # NVIDIA's datasheet of the A100 80 GB SXM: float32 without tensor cores, and memory bandwidth.
 SHEET_NAME, SHEET_FLOPS, SHEET_BYTES = "A100 80 GB", 19.5e12, 2.039e12
+
+
+def draw_tiles(demo: Demo) -> None:
+    """Draw what one block reads for its tile of c: a band of a and a band of b, one tile of each at a time."""
+    size, tile, (row, column), step = 8, 2, (2, 4), 4  # in units of 16 elements
+    fig, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained")
+    bands = [(0, row, size, tile), (column, 0, tile, size), (column, row, tile, tile)]
+    tiles = [(step, row, tile, tile), (column, step, tile, tile), (column, row, tile, tile)]
+    names = [
+        "a: 32 rows, read by\nevery block to the left and right",
+        "b: 32 columns, read by\nevery block above and below",
+    ]
+    names.append("c: one block's tile,\n32 x 32 sums")
+    for axis, band, current, name in zip(axes, bands, tiles, names, strict=True):
+        axis.add_patch(Rectangle((0, 0), size, size, facecolor="#f2f2f2"))
+        for (x, y, width, height), colour, alpha in ((band, BLUE, 0.25), (current, BLUE, 1.0)):
+            axis.add_patch(Rectangle((x, y), width, height, facecolor=colour, alpha=alpha))
+        for line in range(0, size + 1, tile):
+            axis.plot([0, size], [line, line], color="white", linewidth=1)
+            axis.plot([line, line], [0, size], color="white", linewidth=1)
+        axis.set_title(name, fontsize=10)
+        axis.set(xlim=(0, size), ylim=(size, 0), aspect="equal", xticks=[], yticks=[])
+        axis.spines[["left", "bottom"]].set_visible(False)
+    demo.figure(
+        "tiles",
+        fig,
+        alt="One tile of c is marked, with the rows of a and the columns of b that it needs.",
+        caption="What one block of `tiled.cu` reads. Dark: the two tiles that are in shared memory at one moment.",
+    )
 
 
 def predicted_bytes(rung: Rung, size: int) -> float:
@@ -51,6 +82,7 @@ def compare_kernels(demo: Demo) -> dict[str, float]:
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((SIZE, SIZE), dtype=np.float32) for _ in range(2))
     flop, rows, intensities = 2 * SIZE**3, [], {}
+    fetches: dict[str, tuple[float, float]] = {}
     for rung in LADDER:
         with cuda_emulator.counting() as counters:
             result = matmul(a, b, kernel=rung.name)
@@ -64,6 +96,8 @@ def compare_kernels(demo: Demo) -> dict[str, float]:
         demo.number(
             f"intensity_{rung.name}", counted, ".3g", f"FLOP per byte that {rung.name}.cu's loads move"
         )
+        per_multiplication = shared.requests * 32 / (flop / 2)
+        fetches[rung.name] = (loads.bytes_moved / a.nbytes, per_multiplication)
         rows.append(
             [
                 rung.name,
@@ -71,15 +105,13 @@ def compare_kernels(demo: Demo) -> dict[str, float]:
                 f"{loads.bytes_moved / a.nbytes:g}",
                 f"{predicted:.3g}",
                 f"{counted:.3g}",
-                f"{shared.requests * 32 / (flop / 2):.2f}",
+                f"{per_multiplication:.2f}",
                 f"{shared.bank_conflicts:,}",
             ]
         )
         if rung.name in ("tiled", "warp_tiled"):
-            per = shared.requests * 32 / (flop / 2)
-            demo.number(
-                f"shared_{rung.name}", per, ".2f", f"shared memory loads per multiplication in {rung.name}.cu"
-            )
+            label = f"shared memory loads per multiplication in {rung.name}.cu"
+            demo.number(f"shared_{rung.name}", per_multiplication, ".2f", label)
     columns = [
         "kernel",
         "bytes asked for, in sizes of a matrix",
@@ -91,7 +123,28 @@ def compare_kernels(demo: Demo) -> dict[str, float]:
     ]
     caption = f"Loads of a product of two {SIZE} x {SIZE} matrices of float32, counted by the CPU emulator."
     demo.table("counts", columns, rows, caption=caption)
+    draw_fetches(demo, fetches)
     return intensities
+
+
+def draw_fetches(demo: Demo, fetches: dict[str, tuple[float, float]]) -> None:
+    """Draw what each rung saves: first bytes from global memory, then loads from shared memory."""
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharey=True)
+    labels = ["bytes moved from global memory, in matrices", "shared memory loads per multiplication"]
+    for i, (axis, label, fmt) in enumerate(zip(axes, labels, ("{:,.0f}", "{:.2f}"), strict=True)):
+        values = [counts[i] for counts in fetches.values()]
+        bars = axis.barh(list(fetches), values, color=BLUE if i == 0 else GREEN)
+        texts = [fmt.format(value) if value else "does not use it" for value in values]
+        axis.bar_label(bars, labels=texts, padding=3, fontsize=9)
+        axis.set(xlabel=label, xlim=(0, max(values) * 1.25), xticks=[])
+        axis.spines["bottom"].set_visible(False)
+    axes[0].invert_yaxis()
+    demo.figure(
+        "fetches",
+        fig,
+        alt="Bars by kernel. Bytes from global memory fall from naive to tiled; shared memory loads fall after tiled.",
+        caption=f"Two {SIZE} x {SIZE} matrices, counted. Tiles save global memory, many sums per thread save shared memory.",
+    )
 
 
 def count_bounds(demo: Demo) -> None:
@@ -182,13 +235,12 @@ def draw_roofline(demo: Demo, intensities: dict[str, float]) -> None:
     demo.figure(
         "roofline",
         fig,
-        alt="Log-log plot. The roof rises with FLOP per byte and becomes flat. naive and coalesced lie far left on the slope, "
-        "tiled near the bend, the rungs with larger tiles where it is flat.",
+        alt="A roof that rises and becomes flat. naive and coalesced lie on its slope, tiled near the bend, the others beyond.",
         caption=f"The roofline ({name}, {source}). "
         + (
             "Filled: speeds measured at 4096 x 4096."
             if gpu
-            else "Circles are upper bounds from counted traffic without caches, not speeds: no GPU result is committed."
+            else "Circles are bounds from counted traffic without caches, not speeds: no GPU result is committed."
         ),
     )
 
@@ -197,6 +249,7 @@ def main() -> None:
     """Run all parts."""
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
     demo = Demo(__file__)
+    draw_tiles(demo)
     intensities = compare_kernels(demo)
     count_bounds(demo)
     draw_roofline(demo, intensities)

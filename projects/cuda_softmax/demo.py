@@ -34,13 +34,14 @@ HEAD_DIM, ROWS_PER_BLOCK = 64, 16
 def compare_kernels(demo: Demo) -> None:
     """Count the bytes that each kernel asks for and moves."""
     x = np.random.default_rng(0).standard_normal((ROWS, WIDTH), dtype=np.float32)
-    rows = []
+    rows, moved_bytes = [], {}
     for kernel in KERNELS:
         with cuda_emulator.counting() as counters:
             result = softmax(x, kernel=kernel)
         if not np.allclose(result.sum(axis=-1), 1, atol=1e-5):
             raise AssertionError(f"{kernel}: rows do not sum to one")
         loads, stores = counters.total("global load"), counters.total("global store")
+        moved_bytes[kernel] = [loads.bytes_moved / x.nbytes, stores.bytes_moved / x.nbytes]
         rows.append(
             [
                 kernel,
@@ -67,6 +68,27 @@ def compare_kernels(demo: Demo) -> None:
     ]
     caption = f"Softmax of {ROWS} rows of {WIDTH} float32, counted by the CPU emulator."
     demo.table("passes", columns, rows, caption=caption)
+    draw_passes(demo, moved_bytes)
+
+
+def draw_passes(demo: Demo, moved_bytes: dict[str, list[float]]) -> None:
+    """Draw the bytes that each kernel moves, in sizes of the array: what reading the row again costs."""
+    kernels, (read, written) = list(moved_bytes), zip(*moved_bytes.values(), strict=True)
+    fig, axis = plt.subplots(figsize=(9, 2.6), layout="constrained")
+    axis.barh(kernels, read, color=BLUE, label="moved by loads")
+    bars = axis.barh(kernels, written, left=read, color=ORANGE, label="moved by stores")
+    texts = [f"{r:.0f} + {w:.0f}" for r, w in moved_bytes.values()]
+    axis.bar_label(bars, labels=texts, padding=4, fontsize=9)
+    axis.set(xlabel="bytes moved, in sizes of the array (2 is the least)", xlim=(0, max(read) * 1.5))
+    axis.axvline(2, color=GREY, linewidth=0.8, linestyle=":")
+    axis.legend(frameon=False, loc="center right")
+    axis.invert_yaxis()
+    demo.figure(
+        "passes",
+        fig,
+        alt="Bars: naive moves far more bytes than the others, which read 3, 3, 2 and 1 times and write once.",
+        caption=f"Softmax of {ROWS} rows of {WIDTH}, counted by the emulator, without caches.",
+    )
 
 
 def show_online_softmax(demo: Demo) -> None:
@@ -100,8 +122,7 @@ def show_online_softmax(demo: Demo) -> None:
     demo.figure(
         "online",
         fig,
-        alt="Above, logits along a row and the largest value so far as a staircase. Below, the running sum, which drops "
-        "at each step of the staircase and grows in between.",
+        alt="Above, logits and the largest so far as a staircase. Below, the sum, which drops at each step.",
         caption="The online softmax: one pass, two numbers. At each orange line the sum is multiplied by "
         "exp(old largest - new largest).",
     )
@@ -122,9 +143,11 @@ def attention_bytes(n: int) -> tuple[int, int, Any]:
 def count_attention(demo: Demo) -> None:
     """Compare what flash attention reads and writes with the matrices that plain attention stores."""
     lengths, rows = (32, 64, 128, 256), []
+    lines: list[tuple[float, float, float]] = []
     for n in lengths:
         read, written, difference = attention_bytes(n)
         scores = n * n * 4  # float32; written and read by the softmax, then by the product with the values
+        lines.append((read / 1024, written / 1024, scores / 1024))
         rows.append([n, f"{read / 1024:,.0f}", f"{written / 1024:,.0f}", f"{scores / 1024:,.0f}"])
     columns = [
         "queries and keys",
@@ -134,6 +157,7 @@ def count_attention(demo: Demo) -> None:
     ]
     caption = f"One head of dimension {HEAD_DIM}, float32, counted by the CPU emulator; the last column is n² · 4 bytes."
     demo.table("attention", columns, rows, caption=caption)
+    draw_attention(demo, lengths, lines)
     demo.number(
         "flash_difference", difference, ".0e", "largest difference of flash attention to plain attention"
     )
@@ -143,6 +167,27 @@ def count_attention(demo: Demo) -> None:
     demo.number("scores_kb", scores / 1024, ",.0f", "KB of the matrix of scores for 256 queries and keys")
     demo.number(
         "flash_reuse", ROWS_PER_BLOCK, ".0f", "queries that share each tile of keys in flash_attention.cu"
+    )
+
+
+def draw_attention(demo: Demo, lengths: tuple[int, ...], lines: list[tuple[float, float, float]]) -> None:
+    """Draw what has to be stored: the scores grow with n², what flash attention writes with n."""
+    _, written, scores = zip(*lines, strict=True)
+    fig, axis = plt.subplots(figsize=(9, 3), layout="constrained")
+    axis.plot(
+        lengths, scores, "o-", color=RED, label="the matrix of scores, which plain attention stores: n²"
+    )
+    axis.plot(lengths, written, "o-", color=GREEN, label="all that flash_attention.cu writes: n")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    axis.set(xlabel="queries and keys, n", ylabel="KB", xticks=lengths, xticklabels=lengths)
+    axis.yaxis.set_major_formatter("{x:.0f}")
+    axis.legend(frameon=False, loc="upper left")
+    demo.figure(
+        "attention",
+        fig,
+        alt="Two lines, both axes logarithmic: the scores rise twice as steeply as what is written.",
+        caption=f"What attention stores, for one head of dimension {HEAD_DIM}, counted.",
     )
 
 

@@ -1,10 +1,11 @@
 """What five kernels that compute the same sums ask of the memory, counted; and what adding costs on this CPU.
 
-1. Counts by kernel: load instructions, 32-byte sectors, bytes moved for bytes asked, divergent branches. They come from
+1. Which thread adds which element, in a grid of a few threads.
+2. Counts by kernel: load instructions, 32-byte sectors, bytes moved for bytes asked, divergent branches. They come from
    the CPU emulator, which watches every load and store; on a machine with a GPU it is started all the same, since a GPU
    does not tell its counts without a profiler.
-2. Which addresses one warp touches: coalesced and strided.
-3. How little arithmetic there is: NumPy's addition beside a plain copy on this machine.
+3. Which addresses one warp touches: coalesced and strided.
+4. How little arithmetic there is: NumPy's addition beside a plain copy on this machine.
 """
 
 from __future__ import annotations
@@ -48,6 +49,46 @@ def count(kernel: str) -> Any:
     return counters
 
 
+def draw_threads(demo: Demo) -> None:
+    """Draw which thread adds which of 10 elements: the grids of three kernels, in blocks of 4 threads."""
+    n, elements = 10, np.arange(10)
+    kernels = [
+        ("one_per_thread, 3 blocks: i = block · 4 + thread", elements),
+        ("grid_stride, 1 block: i = thread, thread + 4, thread + 8", elements % 4),
+        ("strided, 1 block: i = 3 · thread, 3 · thread + 1, 3 · thread + 2", elements // 3),
+    ]
+    colours = (BLUE, ORANGE, GREEN, RED)
+    fig, axes = plt.subplots(3, 1, figsize=(9, 3.6), layout="constrained", sharex=True)
+    for axis, (title, owners) in zip(axes, kernels, strict=True):
+        threads = 12 if owners.max() > 3 else 4
+        for i in range(threads if threads > n else n):
+            owner = int(owners[i]) if i < n else i
+            beyond = {"facecolor": "white", "edgecolor": GREY, "linestyle": ":"}
+            inside = {"facecolor": colours[owner % 4], "edgecolor": "white"}
+            axis.add_patch(Rectangle((i, 0), 1, 1, **(inside if i < n else beyond)))
+            name = f"block {owner // 4}\nthread {owner % 4}" if threads > n else f"thread {owner}"
+            axis.text(
+                i + 0.5,
+                0.5,
+                name if i < n else f"{name}\nno element",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if i < n else GREY,
+            )
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.set(xlim=(0, 12), ylim=(0, 1.02), yticks=[], xticks=np.arange(n) + 0.5, xticklabels=elements)
+        axis.spines[["left", "bottom"]].set_visible(False)
+        axis.tick_params(length=0)
+    axes[-1].set_xlabel("element i of 10", loc="left")
+    demo.figure(
+        "threads",
+        fig,
+        alt="Ten elements in a row, three times, coloured by the thread that adds them: in turn, or in pieces.",
+        caption="Which thread adds which element. The dotted threads are why a kernel needs `if (i < n)`.",
+    )
+
+
 def compare_kernels(demo: Demo) -> None:
     """Table of counts by kernel, and the figure that goes with it."""
     rows, moved, instructions = [], {}, {}
@@ -81,6 +122,7 @@ def compare_kernels(demo: Demo) -> None:
     demo.table(
         "counts", columns, rows, caption=f"Adding {N:,} float32 elements, counted by the CPU emulator."
     )
+    draw_counts(demo, moved, instructions)
     demo.number(
         "strided_bytes", moved["strided"], ".0f", "bytes that strided.cu moves for each byte it asks for"
     )
@@ -91,6 +133,26 @@ def compare_kernels(demo: Demo) -> None:
     demo.number("fewer_loads", fewer, ".0f", "times fewer load instructions with 16-byte loads")
     demo.number(
         "flop_per_byte", 1 / 12, ".3f", "FLOP per byte: one addition, two reads and one write of 4 bytes"
+    )
+
+
+def draw_counts(demo: Demo, moved: dict[str, float], instructions: dict[str, int]) -> None:
+    """Draw what each kernel asks of the memory, as bars."""
+    fig, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained", sharey=True)
+    colours = {"vectorized": GREEN, "strided": RED}
+    panels = [("load instructions of warps", instructions), ("bytes moved per byte asked for", moved)]
+    for axis, (label, counts) in zip(axes, panels, strict=True):
+        values = [counts[kernel] for kernel in LADDER]
+        bars = axis.barh(LADDER, values, color=[colours.get(kernel, BLUE) for kernel in LADDER])
+        axis.bar_label(bars, labels=[f"{value:,.0f}" for value in values], padding=3, fontsize=9)
+        axis.set(xlabel=label, xlim=(0, max(values) * 1.2), xticks=[])
+        axis.spines["bottom"].set_visible(False)
+    axes[0].invert_yaxis()
+    demo.figure(
+        "traffic",
+        fig,
+        alt="Bars: vectorized issues a quarter of the load instructions, strided moves eight bytes for each it asks for.",
+        caption=f"What adding {N:,} elements asks of the memory, counted by the emulator: two ways to differ.",
     )
 
 
@@ -155,6 +217,7 @@ def main() -> None:
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 11})
     demo = Demo(__file__)
     cuda_emulator.activate_anyway(KERNELS)
+    draw_threads(demo)
     compare_kernels(demo)
     draw_accesses(demo)
     measure_cpu(demo)
