@@ -30,6 +30,14 @@ def test_length(generator):
         assert len(cache) == expected, f"len() is {len(cache)} after {expected} tokens"
 
 
+@pytest.mark.grades("KeyValueCache", "KeyValueCache.append")
+def test_room_for_one_token(generator):
+    """The smallest cache holds one token."""
+    key, value = tokens(1, generator)
+    keys, values = KeyValueCache(1).append(key, value)
+    assert torch.equal(keys, key) and torch.equal(values, value), "KeyValueCache(1) must hold one token"
+
+
 @pytest.mark.grades("KeyValueCache")
 @pytest.mark.parametrize("max_tokens", [0, -1, 2.5, None])
 def test_wrong_max_tokens(max_tokens):
