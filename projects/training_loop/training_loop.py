@@ -76,10 +76,10 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by one factor, so that their joint norm ``sqrt(Σ g²)`` is at most `max_norm`; return the norm before.
 
     Where the norm is NaN, inf or at most `max_norm`, no gradient changes by a bit. Parameters without ``.grad`` are passed
-    over. Source: Pascanu, Mikolov and Bengio, arXiv 1211.5063, algorithm 1.
+    over; without any gradient the norm is 0. Source: Pascanu, Mikolov and Bengio, arXiv 1211.5063, algorithm 1.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+    norm = torch.stack([gradient.norm() for gradient in gradients] or [torch.zeros(())]).norm()
     if norm.isfinite() and norm > max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / norm)
@@ -95,8 +95,9 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def accumulate_gradients(model: nn.Module, batches: Batches, scaler: GradScaler, precision: str) -> float:
     """Add to each ``.grad`` the gradient of ``Σ token_loss / n_tokens`` over all micro-batches; return that loss.
 
-    ``n_tokens`` counts the valid targets of all micro-batches together: a mean of means would weigh tokens unequally. The
-    gradient is the scaler's factor times as large, the returned loss is not. ValueError if no target is valid.
+    ``n_tokens`` counts the valid targets of all micro-batches: a mean of means would weigh tokens unequally. Each micro-batch
+    goes backward before the next goes forward. The gradient is the scaler's factor times as large, the returned loss is not.
+    ValueError if no target is valid.
     """
     n_tokens = sum(int((targets != -100).sum()) for _, targets in batches)
     if n_tokens == 0:
@@ -133,7 +134,7 @@ def training_step(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Mean ``-log p(target)`` over all valid targets, in eval mode; each submodule's mode is restored, also after an error."""
+    """Mean ``-log p(target)`` of all valid targets (none: an error or NaN), in eval mode; restores each submodule's mode, also after an error."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -101,6 +101,9 @@ def test_warmup_by_hand():
     assert_close(got, torch.tensor([0.2, 0.4, 0.6, 0.8]), what="rates of the first steps", mistakes=mistakes)
     assert isinstance(rate(0), float), f"expected a float, got {type(rate(0)).__name__}"
     assert math.isclose(rate(0, warmup_steps=0), 0.8), "without warmup step 0 has the peak rate"
+    assert math.isclose(rate(0, min_lr=0.5), 0.2), (
+        "the warmup is held at min_lr: its line knows the peak only"
+    )
 
 
 @pytest.mark.grades("warmup_cosine")
@@ -151,6 +154,24 @@ def test_schedule_refuses(bad):
     """What cannot be meant is refused."""
     with expect_error(ValueError, otherwise=f"{bad} is accepted"):
         rate(**{"step": 2, **bad})
+
+
+@pytest.mark.grades("warmup_cosine")
+def test_schedule_at_its_bounds():
+    """min_lr of 0 or of the peak, a peak of 0, a run of one step: all can be meant."""
+    expected = {
+        (10, 3, 11, 0.8, 0.0): 0.0,
+        (7, 3, 11, 0.8, 0.8): 0.8,
+        (2, 3, 11, 0.0, 0.0): 0.0,
+        (0, 0, 1, 0.8, 0.1): 0.8,
+    }
+    for (step, warmup, total, peak, low), wanted in expected.items():
+        case = f"step {step} of {total}, {warmup} of them warmup, from {peak} down to {low}"
+        try:
+            got = training_loop.warmup_cosine(step, warmup, total, peak, low)
+        except (ValueError, ZeroDivisionError) as error:
+            raise AssertionError(f"a schedule that can be meant is refused: {case}: {error}") from error
+        assert math.isclose(got, wanted, abs_tol=1e-12), f"{case}: {got}, expected {wanted}"
 
 
 # --- parameter_groups -----------------------------------------------------------------------------------------
@@ -212,6 +233,35 @@ def test_embedding_behind_another_name():
     )
 
 
+class Table(nn.Embedding):
+    """An embedding by another name."""
+
+
+class Misleading(nn.Module):
+    """Embeddings inside of other modules; matrices with names of biases, norms, embeddings, and one of an embedding's shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.ModuleDict({"lookup": nn.Embedding(5, 4), "deeper": nn.Sequential(Table(7, 4))})
+        self.embedding_norm = nn.Linear(4, 5)
+        self.bias = nn.Parameter(torch.ones(3, 4))
+        self.weight = nn.Parameter(torch.ones(4))
+
+
+@pytest.mark.grades("parameter_groups")
+def test_names_mean_nothing():
+    """Axes and embeddings decide; neither names, nor shapes, nor in which module a matrix is."""
+    model = Misleading()
+    names = {id(p): name for name, p in model.named_parameters()}
+    decay, rest = ([names[id(p)] for p in g["params"]] for g in training_loop.parameter_groups(model, 0.3))
+    hidden = [name for name in decay if name.startswith("inner")]
+    assert not hidden, f"decayed, although an embedding in another module holds them: {hidden}"
+    matrices = ["bias", "embedding_norm.weight"]
+    assert decay == matrices, f"decayed: {decay}; the matrices are {matrices}: do names or shapes decide?"
+    others = ["weight", "inner.lookup.weight", "inner.deeper.0.weight", "embedding_norm.bias"]
+    assert rest == others, f"without decay: {rest}, expected {others}"
+
+
 # --- clip_gradients -------------------------------------------------------------------------------------------
 
 
@@ -252,6 +302,28 @@ def test_clip_leaves_small_gradients_alone():
         training_loop.clip_gradients(parameters, limit)
         for p, g in zip(parameters, gradients, strict=True):
             assert torch.equal(p.grad, g), f"norm 0.707, limit {limit}: small gradients are scaled up or down"
+    (parameter,) = with_gradients(torch.tensor([3.0, 4.0]))
+    training_loop.clip_gradients([parameter], 5.0)
+    assert parameter.grad.tolist() == [3.0, 4.0], (
+        f"norm 5, limit 5: the gradient is changed to {parameter.grad.tolist()}; no small number is added to the norm"
+    )
+
+
+@pytest.mark.grades("clip_gradients")
+def test_clip_nothing_and_to_nothing():
+    """Without any gradient the norm is 0; a limit of 0 leaves nothing."""
+    for parameters in ([], [nn.Parameter(torch.ones(2))]):
+        try:
+            norm = training_loop.clip_gradients(parameters, 1.0)
+        except (RuntimeError, ValueError, IndexError, StopIteration) as error:
+            if isinstance(error, NotImplementedError):
+                raise
+            raise AssertionError(f"without any gradient the norm is 0, got {error!r}") from error
+        assert isinstance(norm, torch.Tensor), f"without any gradient: a {type(norm).__name__}, not a tensor"
+        assert norm.item() == 0, f"without any gradient the norm is 0, got {norm.item()}"
+    (parameter,) = with_gradients(torch.tensor([3.0, 4.0]))
+    training_loop.clip_gradients([parameter], 0.0)
+    assert not parameter.grad.any(), f"a limit of 0 leaves gradients of {parameter.grad.tolist()}"
 
 
 @pytest.mark.grades("clip_gradients")
@@ -308,6 +380,28 @@ def test_loss_by_hand():
     assert_close(deep, got, what="loss of logits (1, 1, 3, classes)")
     none = training_loop.token_loss(logits, torch.full((1, 3), -100))
     assert none.item() == 0, f"without a valid target the sum is 0, got {none.item()}"
+
+
+@pytest.mark.grades("token_loss")
+def test_loss_of_other_logits(generator):
+    """Logits (B, C, T) turned to (B, T, C), so not contiguous; and -inf where the target does not count."""
+    logits = torch.randn(3, 7, 4, generator=generator, dtype=torch.float64).mT
+    targets = torch.randint(0, 7, (4, 3), generator=generator).T
+    targets[1, 2] = -100
+    rows = torch.stack([logits[b, t] for b in range(3) for t in range(4) if (b, t) != (1, 2)])
+    wanted = torch.tensor([targets[b, t] for b in range(3) for t in range(4) if (b, t) != (1, 2)])
+    expected = nn.functional.cross_entropy(rows, wanted, reduction="sum")
+    try:
+        got = training_loop.token_loss(logits, targets)
+    except RuntimeError as error:
+        if isinstance(error, NotImplementedError):
+            raise
+        raise AssertionError(f"logits that are not contiguous are refused: {error}") from error
+    assert_close(got, expected, n=11, what="loss of logits that are not contiguous")
+    logits[1, 2] = -math.inf
+    got = training_loop.token_loss(logits, targets)
+    hint = "what does not count is left out, not multiplied by 0: 0·inf is NaN"
+    assert_close(got, expected, n=11, what="loss with -inf where the target is -100", hint=hint)
 
 
 @pytest.mark.grades("token_loss")
@@ -423,6 +517,26 @@ def test_precision_is_used(precision, monkeypatch):
 
 
 @pytest.mark.grades("accumulate_gradients")
+@pytest.mark.parametrize("training", [True, False])
+def test_one_graph_at_a_time(training, monkeypatch):
+    """A micro-batch has gone backward before the next goes forward, and the model's mode stays as it is."""
+    accumulate = stand_in(monkeypatch, "accumulate_gradients")
+    model, seen, modes = Tiny().train(training), [], []
+
+    def forward(module, args, out):
+        seen.append("forward")
+        modes.append(module.training)
+        out.register_hook(lambda g: seen.append("backward"))
+
+    model.register_forward_hook(forward)
+    accumulate(model, UNEQUAL[:2], scaler(), "fp32")
+    assert set(modes) == {model.training} == {training}, "whether dropout is on is for the caller to say"
+    assert seen == ["forward", "backward"] * 2, (
+        f"{', '.join(seen)}: all graphs are kept until the end, which saves no memory: one backward per micro-batch"
+    )
+
+
+@pytest.mark.grades("accumulate_gradients")
 def test_accumulation_refuses(monkeypatch):
     """No valid target at all; a precision that does not exist."""
     accumulate = stand_in(monkeypatch, "accumulate_gradients")
@@ -513,12 +627,17 @@ def test_clipping_comes_after_unscaling(monkeypatch):
     model, seen = Tiny(dtype=torch.float32), []
     optimizer = torch.optim.SGD(model.parameters(), lr=9.0)
     optimizer.register_step_pre_hook(lambda *args: seen.append(gradient(model).norm().item()))
+    dtypes, modes = set(), set()
+    model.back.register_forward_hook(lambda module, args, out: dtypes.add(out.dtype))
+    model.register_forward_pre_hook(lambda module, args: modes.add(module.training))
     factor = scaler(True, init_scale=1024.0)
     _, norm = step(model, optimizer, factor, UNEQUAL, 0.01, config(max_norm=true / 2, precision="fp16"))
     assert norm < 100 * true, (
         f"clipping before unscaling: the norm {norm:.3g} is that of the scaled gradient, true {true:.3g}"
     )
     assert math.isclose(norm, true, rel_tol=0.02), f"norm {norm}, expected {true}"
+    assert dtypes == {torch.float16}, f"config.precision is fp16, the products are in {dtypes}"
+    assert modes == {model.training} == {True}, "a step changes the model's mode: dropout would be off"
     assert seen, "the optimizer did not step"
     assert math.isclose(seen[0], true / 2, rel_tol=0.02), (
         f"the optimizer saw a gradient of norm {seen[0]:.3g}, the limit is {true / 2:.3g}"
@@ -555,6 +674,20 @@ def test_evaluation_weighs_tokens(monkeypatch):
 
 
 @pytest.mark.grades("evaluate")
+def test_evaluation_of_nothing(monkeypatch):
+    """Without any valid target there is no mean: an error or NaN."""
+    evaluate = stand_in(monkeypatch, "evaluate")
+    for batches in ([batch(1, valid=0)], []):
+        try:
+            got = evaluate(Tiny(), batches)
+        except (ValueError, ZeroDivisionError):
+            continue
+        assert math.isnan(got), (
+            f"no valid target, and a loss of {got}: the best model of all would be no data"
+        )
+
+
+@pytest.mark.grades("evaluate")
 def test_evaluation_restores_the_mode(monkeypatch):
     """Train stays train, eval stays eval, a frozen submodule keeps its own mode, also after an error; no gradients."""
     evaluate = stand_in(monkeypatch, "evaluate")
@@ -586,8 +719,9 @@ def test_evaluation_restores_the_mode(monkeypatch):
 def training(seed=0, steps=2, enabled=True):
     """A model, its optimizer and its scaler after some steps."""
     torch.manual_seed(seed)
-    model = nn.Linear(3, 2)
-    optimizer, factor = torch.optim.AdamW(model.parameters(), lr=0.1), scaler(enabled, init_scale=64.0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1 + seed, weight_decay=0.2 + seed)
+    factor = scaler(enabled, init_scale=64.0)
     for _ in range(steps):
         factor.scale(model(torch.randn(4, 3)).square().mean()).backward()
         factor.step(optimizer)
@@ -621,7 +755,7 @@ def test_checkpoint_is_plain_data(tmp_path):
 @pytest.mark.grades("save_checkpoint", "load_checkpoint")
 @pytest.mark.parametrize("enabled", [True, False])
 def test_everything_comes_back(enabled, tmp_path):
-    """Step, weights, optimizer, scaler and random state, into objects that had others; nothing else is left behind."""
+    """Step, weights and buffers, optimizer with its settings, scaler, random state, into objects that had others; no other file."""
     path = str(tmp_path / "a.pt")
     parts = training(enabled=enabled)
     if enabled:
@@ -634,23 +768,46 @@ def test_everything_comes_back(enabled, tmp_path):
     assert step == 7, f"saved at step 7, loaded as {step}"
     assert isinstance(step, int), f"the step must be an int, got {type(step).__name__}"
     assert torch.equal(torch.rand(5), drawn), "the random state is not restored: dropout would differ"
-    for name, part, state in zip(("weights", "optimizer", "scaler"), others, states, strict=True):
+    for name, part, state in zip(("model", "optimizer", "scaler"), others, states, strict=True):
         assert same(part.state_dict(), state), f"the {name} after loading: not the state that was saved"
     assert files(tmp_path) == ["a.pt"], f"left in the folder: {files(tmp_path)}"
     training_loop.save_checkpoint(path, 8, *others)
     assert training_loop.load_checkpoint(path, *parts) == 8, "the newer checkpoint must replace the older one"
 
 
+@pytest.mark.grades("save_checkpoint", "load_checkpoint")
+def test_random_state_of_cuda(tmp_path, monkeypatch):
+    """A generator that stands for that of a CUDA device goes on where it was."""
+    parts, generator = training(), torch.Generator().manual_seed(4)
+    functions = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_rng_state": lambda *device, **named: generator.get_state(),
+        "get_rng_state_all": lambda: [generator.get_state()],
+        "set_rng_state": lambda state, *device, **named: generator.set_state(state),
+        "set_rng_state_all": lambda states: [generator.set_state(state) for state in states],
+    }
+    for name, function in functions.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    training_loop.save_checkpoint(str(tmp_path / "a.pt"), 1, *parts)
+    drawn = torch.rand(5, generator=generator)
+    training_loop.load_checkpoint(str(tmp_path / "a.pt"), *parts)
+    again = torch.rand(5, generator=generator)
+    assert torch.equal(again, drawn), "the random state of CUDA is not restored: dropout there would differ"
+
+
 @pytest.mark.grades("save_checkpoint")
 def test_order_of_system_calls(tmp_path, monkeypatch):
     """Write under another name in the same folder, force to the disk, rename: in this order."""
-    calls = []
+    calls, kept = [], []
 
     def spy(name):
         original = getattr(os, name)
 
         def call(*args, **kwargs):
-            calls.append((name, any(p.stat().st_size > 20_000 for p in tmp_path.iterdir())))
+            calls.append((name, max(p.stat().st_size for p in tmp_path.iterdir())))
+            kept.append(path.exists() and path.read_bytes() == b"the old one")
             return original(*args, **kwargs)
 
         monkeypatch.setattr(os, name, call)
@@ -667,7 +824,10 @@ def test_order_of_system_calls(tmp_path, monkeypatch):
     assert renames, (
         "the file is written in place: a crash leaves half of it; write to another name, then rename"
     )
-    synced = [complete for name, complete in calls[: renames[0]] if name == "fsync"]
+    assert all(kept[: renames[0] + 1]), (
+        "the old file is gone before the new one has its name: if the machine stops there, there is none"
+    )
+    synced = [size == path.stat().st_size for name, size in calls[: renames[0]] if name == "fsync"]
     assert synced, (
         f"no fsync before the rename: after a power cut the name may point to half a file ({names})"
     )
@@ -780,6 +940,64 @@ def test_evaluations_and_checkpoints(tmp_path, monkeypatch):
     again = train(Tiny(), data, config(), checkpoint=path)
     assert not again, (
         f"a run that has ended has no steps to make, it made {len(again)}: is the checkpoint loaded?"
+    )
+
+
+@pytest.mark.grades("train")
+def test_evaluates_without_a_checkpoint(tmp_path, monkeypatch):
+    """Validation batches and no file: evaluated all the same, and nothing is written."""
+    train = stand_in(monkeypatch, "train")
+    monkeypatch.chdir(tmp_path)
+    records = train(Tiny(), data, config(), val_batches=UNEQUAL)
+    when = [r["step"] for r in records if "val_loss" in r]
+    assert when == [3, 6, 7], f"val_batches without a checkpoint: evaluated after steps {when}, not 3, 6, 7"
+    assert not files(tmp_path), f"no checkpoint is asked for, written were {files(tmp_path)}"
+
+
+class Faint(nn.Module):
+    """A model whose logits are 1e9 times too small, so that its gradients vanish in float16."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(13, 6), nn.Linear(6, 13)
+
+    def forward(self, tokens):
+        return self.head(self.tokens(tokens)).float() * 1e-9
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_scaler_of_a_run(precision, monkeypatch):
+    """With fp16 a gradient of 1e-10 survives, because it is scaled; with the others nothing is scaled."""
+    train, seen = stand_in(monkeypatch, "train"), []
+    step = training_loop.training_step
+
+    def spy(model, optimizer, scaler, *rest, **named):
+        seen.append(scaler.is_enabled())
+        return step(model, optimizer, scaler, *rest, **named)
+
+    monkeypatch.setattr(training_loop, "training_step", spy)
+    torch.manual_seed(0)
+    records = train(Faint(), data, config(steps=3, precision=precision))
+    for record in records:
+        assert record["norm"] > 0, (
+            f"{precision}: the norm is {record['norm']}: small gradients vanish unless the scaler is enabled"
+        )
+    assert set(seen) <= {precision == "fp16"}, f"{precision}: the scaler is enabled for fp16 only"
+
+
+@pytest.mark.grades("train")
+def test_dropout_is_drawn_anew(monkeypatch):
+    """No two steps drop the same units, and two runs do not either."""
+    train, kept = stand_in(monkeypatch, "train"), []
+    for seed in (3, 4):
+        torch.manual_seed(seed)
+        model = Tiny(dropout=0.5)
+        model.dropout.register_forward_hook(lambda module, args, out: kept.append((out != 0)[:2].flatten()))
+        train(model, lambda step: data(step)[:1], config(steps=3))
+    masks = {tuple(mask.tolist()) for mask in kept}
+    assert len(masks) == len(kept) == 6, (
+        f"{len(kept)} steps with dropout, {len(masks)} patterns: is the random generator seeded in the run?"
     )
 
 
