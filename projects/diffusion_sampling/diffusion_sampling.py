@@ -8,11 +8,11 @@ by ᾱ, and the two states differ in scale only: x = x_t/sqrt(ᾱ) with σ = sqr
     ddpm, ddim     x_t = sqrt(ᾱ)·x0 + sqrt(1 - ᾱ)·n      alpha_bars rise, in (0, 1); the last may be 1     (DDPM)
 
 All four are called as ``sampler(denoiser, x, grid)``. The grid, (n_steps + 1,), runs from most noise to least; x, the state
-at its first level, is (batch, ...), float32 or float64, and not modified. ``denoiser(x, sigma)`` gets x0 + σ·n, from ddpm
-and ddim too, and σ as a tensor of shape () in the dtype of x; it returns D in the shape of x. A sampler is a generator: it
+at its first level, is (batch, ...), float32 or float64, and not modified. ``denoiser(x, sigma)`` gets x0 + σ·n, from ddpm and
+ddim too, and σ as a tensor of shape (), both in the dtype of x; it returns D in the shape of x. A sampler is a generator: it
 yields the state after each step, a new tensor in the dtype of x, and computes a step only when asked. Coefficients are
 computed in float64: float32 leaves nothing of 1 - ᾱ near 1. Noise comes from `generator`: one ``torch.randn`` of x's shape
-in each step that adds noise, none in the others. Gradients flow. checked.py refuses what breaks this, and names the step.
+and dtype in each step that adds noise, none in the others. Gradients flow. checked.py refuses what breaks this.
 """
 
 import math
@@ -32,7 +32,8 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 def linear_alpha_bars(n_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
     """Return ᾱ_T, ..., ᾱ_1, ᾱ_0 = 1 for T = n_steps, float64: ᾱ_t = Π_{i ≤ t} (1 - β_i), β linear from β_1 to β_T.
 
-    `beta_start` is β_1, `beta_end` β_T. ValueError for n_steps < 1 or a beta outside (0, 1). Source: Ho et al. 2020, section 4.
+    β_1 is `beta_start`, alone if T = 1; β_T is `beta_end`. ValueError for n_steps < 1 or a beta outside (0, 1).
+    Source: Ho et al. 2020, section 4.
     """
     if n_steps < 1 or not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"need {n_steps=} >= 1, {beta_start=} and {beta_end=} in (0, 1)")
@@ -122,7 +123,7 @@ def ddim(
         ε   = (x_t - sqrt(ᾱ_t)·x0)/sqrt(1 - ᾱ_t),   x0 = D(x_t/sqrt(ᾱ_t), sqrt((1 - ᾱ_t)/ᾱ_t))
         s²  = η²·(1 - ᾱ_s)/(1 - ᾱ_t)·(1 - ᾱ_t/ᾱ_s)
         x_s = sqrt(ᾱ_s)·x0 + sqrt(1 - ᾱ_s - s²)·ε + s·z
-    η = 0 adds no noise, and is `euler` on rescaled states; η = 1 is `ddpm`. ValueError for eta outside [0, 1].
+    η = 0 adds no noise, and is `euler` on rescaled states; η = 1 is `ddpm`. ValueError unless 0 <= eta <= 1.
     Source: Song et al. 2020, arXiv 2010.02502, eq. 12 and 16.
     """
     if not 0 <= eta <= 1:

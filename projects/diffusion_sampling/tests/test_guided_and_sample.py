@@ -18,7 +18,13 @@ ALPHA_BARS = torch.tensor([0.2, 0.5, 1.0], dtype=DOUBLE)
 
 @pytest.mark.grades("guided")
 @pytest.mark.parametrize(
-    ("w", "expected"), [(3.0, [[11.0], [-29.0]]), (0.5, [[3.5], [1.0]]), (-1.0, [[-1.0], [19.0]])]
+    ("w", "expected"),
+    [
+        (3.0, [[11.0], [-29.0]]),
+        (1.03125, [[5.09375], [-5.375]]),
+        (0.5, [[3.5], [1.0]]),
+        (-1.0, [[-1.0], [19.0]]),
+    ],
 )
 def test_guided_by_hand(w, expected):
     """D_cond = 5, D_uncond = 2: w = 3 gives 2 + 3·(5 - 2) = 11, w = 0.5 gives 3.5, w = -1 gives -1."""

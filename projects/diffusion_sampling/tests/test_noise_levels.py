@@ -51,6 +51,19 @@ def test_linear_by_hand():
 
 
 @pytest.mark.grades("linear_alpha_bars")
+def test_linear_may_fall_or_stay():
+    """Betas 0.3, 0.2, 0.1 and 0.5, 0.5 are evenly spaced too; with one step there is β_1 alone."""
+    for betas, expected in (
+        ((3, 0.3, 0.1), [0.504, 0.56, 0.7, 1.0]),
+        ((2, 0.5, 0.5), [0.25, 0.5, 1.0]),
+        ((1, 0.1, 0.3), [0.9, 1.0]),
+    ):
+        n_steps, start, end = betas
+        got = linear_alpha_bars(n_steps, beta_start=start, beta_end=end)
+        assert_close(got, torch.tensor(expected, dtype=DOUBLE), what=f"ᾱ for T, β_1, β_T = {betas}")
+
+
+@pytest.mark.grades("linear_alpha_bars")
 def test_linear_defaults():
     """DDPM's own numbers: β from 1e-4 to 0.02 over 1000 steps leave ᾱ_T = 4.04e-5."""
     grid = linear_alpha_bars()
@@ -103,15 +116,19 @@ def test_karras_one_step():
     ("function", "arguments", "options"),
     [
         ("linear_alpha_bars", (0,), {}),
+        ("linear_alpha_bars", (-1,), {}),
         ("linear_alpha_bars", (5,), {"beta_start": 1.0}),
         ("linear_alpha_bars", (5,), {"beta_start": 0.0}),
         ("linear_alpha_bars", (5,), {"beta_end": 1.0}),
         ("linear_alpha_bars", (5,), {"beta_end": 0.0}),
         ("karras_sigmas", (0,), {}),
+        ("karras_sigmas", (-1,), {"to_zero": False}),
         ("karras_sigmas", (5,), {"sigma_min": 0.0}),
         ("karras_sigmas", (5,), {"sigma_min": 90.0}),
         ("karras_sigmas", (5,), {"sigma_min": 80.0}),
+        ("karras_sigmas", (5,), {"sigma_min": -1.0}),
         ("karras_sigmas", (5,), {"rho": 0.0}),
+        ("karras_sigmas", (5,), {"rho": -7.0}),
     ],
     ids=str,
 )
@@ -126,12 +143,18 @@ def test_bad_schedules(function, arguments, options):
 
 @pytest.mark.grades("add_noise")
 def test_add_noise_by_hand():
-    """x0 = 10, noise = 5: with σ = 3 it is 10 + 15, with ᾱ = 0.36 it is 0.6·10 + 0.8·5."""
+    """x0 = 10, noise = 5: with σ = 0.3 it is 10 + 1.5, with ᾱ = 0.36 it is 0.6·10 + 0.8·5."""
     x0, noise = torch.tensor([[10.0], [-20.0]], dtype=DOUBLE), torch.tensor([[5.0], [2.0]], dtype=DOUBLE)
     with unchanged(x0, noise):
-        edm = add_noise(x0, noise, sigma=3.0)
+        edm = add_noise(x0, noise, sigma=0.3)
         vp = add_noise(x0, noise, alpha_bar=0.36)
-    assert_close(edm, torch.tensor([[25.0], [-14.0]], dtype=DOUBLE), what="x0 + σ·noise")
+    hint = "a level that is a float has float64's digits: torch.tensor(0.3) rounds it to float32"
+    expected = torch.tensor([[11.5], [-19.4]], dtype=DOUBLE)
+    shrunk = {
+        "the signal does not shrink in x0 + σ·noise": x0 / math.sqrt(1.09) + noise * 0.3 / math.sqrt(1.09)
+    }
+    near = abs(edm - expected).max() < 1e-5
+    assert_close(edm, expected, what="x0 + σ·noise", hint=hint if near else None, mistakes=shrunk)
     mistakes = {
         "ᾱ is used where its root belongs": torch.tensor([[0.36 * 10 + 0.64 * 5], [0.36 * -20 + 0.64 * 2]]),
         "signal and noise are swapped": torch.tensor([[0.8 * 10 + 0.6 * 5], [0.8 * -20 + 0.6 * 2]]),
@@ -173,6 +196,19 @@ def test_add_noise_near_one():
         got = add_noise(x0, noise, alpha_bar=alpha_bar)
         hint = "1 - ᾱ lost its digits: subtract before you round to float32"
         assert_close(got, expected, rtol=1e-6, what="noise at ᾱ = 1 - 1e-9", hint=hint)
+
+
+@pytest.mark.grades("add_noise")
+@pytest.mark.parametrize(
+    ("name", "level", "what"), [("sigma", 0, "x0"), ("alpha_bar", 1, "x0"), ("alpha_bar", 0, "noise")]
+)
+def test_add_noise_ends(name, level, what, generator):
+    """σ = 0 and ᾱ = 1 are no noise, ᾱ = 0 is nothing but noise: a level of 0 is given, not missing."""
+    x0, noise = (torch.randn(2, 3, generator=generator) for _ in range(2))
+    expected = x0 if what == "x0" else noise
+    for value in (float(level), torch.tensor(float(level)), torch.full((2,), float(level))):
+        got = add_noise(x0, noise, **{name: value})
+        assert_close(got, expected, what=f"add_noise at {name} = {level}, which is the {what} itself")
 
 
 @pytest.mark.grades("add_noise")
@@ -232,6 +268,18 @@ def test_to_x0_per_sample(kind, generator):
     # rounding x, near 100, to float32 costs it 4e-6, and so it does x0
     got = to_x0(predictions[kind].float(), x.float(), sigma, kind=kind)
     assert_close(got, x0.float(), rtol=0.0, atol=5e-5, what=f"x0 from {kind}, float32")
+
+
+@pytest.mark.grades("to_x0")
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_to_x0_at_a_float(kind):
+    """σ = 0.3 is no float32: x0 comes back with float64's digits."""
+    x0, noise = torch.tensor([[2.0], [-1.0]], dtype=DOUBLE), torch.tensor([[5.0], [3.0]], dtype=DOUBLE)
+    root = math.sqrt(1.09)
+    predictions = {"x0": x0, "epsilon": noise, "v": (noise - 0.3 * x0) / root, "score": -noise / 0.3}
+    got = to_x0(predictions[kind], x0 + 0.3 * noise, 0.3, kind=kind)
+    hint = "a level that is a float has float64's digits: torch.tensor(0.3) rounds it to float32"
+    assert_close(got, x0, rtol=1e-14, what=f"x0 from {kind} at σ = 0.3", hint=hint)
 
 
 @pytest.mark.grades("to_x0")

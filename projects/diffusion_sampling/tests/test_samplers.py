@@ -52,12 +52,16 @@ def test_states(function, dtype, generator):
 
 @pytest.mark.parametrize("function", SAMPLERS)
 def test_one_step_at_a_time(function):
-    """A sampler computes a step only when it is asked for one."""
-    recorder = Recorder(STANDARD)
-    states = getattr(diffusion_sampling, function)(recorder, torch.ones(2, 3), grid_of(function))
-    next(iter(states))
-    calls = len(recorder.sigmas)
-    assert calls <= 2, f"{calls} calls of the denoiser before the first state: yield after every step"
+    """A sampler computes a step only when it is asked for one: one call of the denoiser more per state, Heun two."""
+    recorder, per_step = Recorder(STANDARD), 2 if function == "heun" else 1
+    states = iter(getattr(diffusion_sampling, function)(recorder, torch.ones(2, 3), grid_of(function)))
+    assert not recorder.sigmas, "the denoiser is called before the first state is asked for"
+    for n in (1, 2, 3):
+        next(states)
+        calls = len(recorder.sigmas)
+        assert calls <= n * per_step, (
+            f"{calls} calls of the denoiser for {n} of 4 states: yield after every step"
+        )
 
 
 @pytest.mark.parametrize(("function", "expected"), [("euler", 4), ("heun", 7), ("ddim", 4), ("ddpm", 4)])
@@ -83,6 +87,10 @@ def test_what_the_denoiser_is_told(function):
         assert sigma.numel() == 1 or sigma.shape[0] == 2, (
             f"sigma of shape {tuple(sigma.shape)} does not broadcast"
         )
+    dtypes = {state.dtype for state in recorder.states}
+    assert dtypes == {torch.float32}, (
+        f"the denoiser gets states of {dtypes}, x is float32: a network refuses that"
+    )
     told = torch.stack([sigma.double().flatten()[0] for sigma in recorder.sigmas])
     grid = grid_of(function)[:-1]
     sigmas = grid if function in ("euler", "heun") else ((1 - grid) / grid).sqrt()
@@ -111,7 +119,7 @@ def test_what_the_denoiser_is_told(function):
 
 
 @pytest.mark.grades("ddim")
-@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan], ids=str)
+@pytest.mark.parametrize("eta", [-0.1, 1.1], ids=str)
 def test_bad_eta(eta):
     """Beyond 1 the kept noise would be the root of a negative number."""
     with expect_error(ValueError, otherwise=f"eta = {eta} is accepted"):
@@ -286,6 +294,67 @@ def test_ddim_is_euler_rescaled(generator):
         assert_close(
             got / a[step + 1].sqrt(), expected, rtol=1e-10, what="DDIM's state over sqrt(ᾱ), against Euler's"
         )
+
+
+@pytest.mark.parametrize(("function", "options"), [("euler", {}), ("heun", {}), ("ddim", {}), *RANDOM])
+def test_a_grid_may_be_cut(function, options):
+    """A step knows its own two levels only: the grid in two pieces, the second from where the first ended, is the whole grid.
+
+    So a step that happens to be the last is like any other, unless it goes to σ = 0 (ᾱ = 1).
+    """
+    x, grid = torch.randn(3, 2, dtype=DOUBLE, generator=seeded(5)), grid_of(function)
+
+    def draws():
+        return {"generator": seeded()} if options or function == "ddpm" else {}
+
+    whole = run(function, STANDARD, x, grid, **options, **draws())
+    kept = draws()  # one generator for both pieces
+    pieces = run(function, STANDARD, x, grid[:3], **options, **kept)
+    assert len(pieces) == 2, f"a grid of 3 levels has 2 steps, so 2 states, got {len(pieces)}"
+    hint = "the last step of a grid that ends above σ = 0 (below ᾱ = 1) must be like any other"
+    assert_close(
+        pieces[1], whole[1], rtol=1e-12, what="state after 2 of 4 steps, last of its grid", hint=hint
+    )
+    pieces += run(function, STANDARD, pieces[1], grid[2:], **options, **kept)
+    hint = "a step must not depend on the steps before it"
+    for step in (2, 3):
+        assert_close(
+            pieces[step], whole[step], rtol=1e-12, what=f"state {step} of the grid in pieces", hint=hint
+        )
+
+
+@pytest.mark.parametrize("function", ["euler", "heun"])
+@pytest.mark.parametrize("unit", [1e-6, 1e4], ids=str)
+def test_units_do_not_matter(function, unit):
+    """Data, state and grid in another unit of length: the same states in that unit. Only σ = 0 itself is the end."""
+    x = torch.randn(3, 2, dtype=DOUBLE, generator=seeded(5))
+    plain = run(function, STANDARD, x, SIGMAS)
+    scaled = run(function, gaussian_denoiser(0.0, unit**2), unit * x, unit * SIGMAS)
+    hint = "a number of the code has a unit: it clips, or takes a small sigma for 0"
+    for step, (got, expected) in enumerate(zip(scaled, plain, strict=True)):
+        assert_close(got / unit, expected, rtol=1e-12, what=f"state {step}, in units of {unit:g}", hint=hint)
+
+
+@pytest.mark.parametrize(("function", "options"), [("euler", {}), ("heun", {}), ("ddim", {}), *RANDOM])
+def test_one_point(function, options):
+    """If the data are one point, every sampler ends there, however far away it is."""
+    x = torch.randn(2, 3, dtype=DOUBLE, generator=seeded(5))
+    point = torch.tensor([[-3000.0, 0.5, 7.0], [0.01, 40.0, -2.0]], dtype=DOUBLE)
+    draws = {"generator": seeded()} if options or function == "ddpm" else {}
+    last = run(function, constant_denoiser(point), x, grid_of(function), **options, **draws)[-1]
+    hint = "the last step, to σ = 0 (ᾱ = 1), must end at D; the range of the data is the denoiser's business"
+    assert_close(last, point, rtol=1e-12, what="last state", hint=hint)
+
+
+@pytest.mark.parametrize("function", SAMPLERS)
+def test_grid_of_float32(function):
+    """The grid's dtype is not the state's: a grid of float32 leads to the same states, up to its own rounding."""
+    x, grid = torch.randn(3, 2, dtype=DOUBLE, generator=seeded(5)), grid_of(function)
+    draws = {"generator": seeded()} if function == "ddpm" else {}
+    expected = run(function, STANDARD, x, grid, **draws)
+    draws = {"generator": seeded()} if function == "ddpm" else {}
+    for got, other in zip(run(function, STANDARD, x, grid.float(), **draws), expected, strict=True):
+        assert_close(got, other, rtol=1e-5, what="state on a grid of float32, against float64")
 
 
 @pytest.mark.parametrize("function", SAMPLERS)

@@ -1,12 +1,14 @@
 """What the core promises beyond the plain loop: how much is drawn, what is called, σ as a tensor."""
 
+import math
+
 import pytest
 import torch
 from oracles import DOUBLE, Recorder, constant_denoiser, gaussian_denoiser, seeded
 
 import diffusion_sampling
 from diffusion_sampling import guided
-from shared.testing.checks import assert_close
+from shared.testing.checks import assert_close, expect_error
 
 STANDARD = gaussian_denoiser(0.0, 1.0)
 SIGMAS = torch.tensor([5.0, 2.0, 0.7, 0.3, 0.0], dtype=DOUBLE)
@@ -17,17 +19,18 @@ def run(function, denoiser, x, grid, **options):
     return list(getattr(diffusion_sampling, function)(denoiser, x, grid, **options))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     ("function", "options", "draws"), [("ddpm", {}, 3), ("ddim", {"eta": 1.0}, 3), ("ddim", {"eta": 0.0}, 0)]
 )
-def test_draws(function, options, draws):
-    """One torch.randn of x's shape in each step that adds noise: not in the last one, and not for η = 0."""
+def test_draws(function, options, draws, dtype):
+    """One torch.randn of x's shape and dtype in each step that adds noise: not in the last one, and not for η = 0."""
     generator, twin = seeded(), seeded()
-    run(function, STANDARD, torch.ones(2, 3), ALPHA_BARS, generator=generator, **options)
+    run(function, STANDARD, torch.ones(4, 8, dtype=dtype), ALPHA_BARS, generator=generator, **options)
     for _ in range(draws):
-        torch.randn(2, 3, generator=twin)
+        torch.randn(4, 8, generator=twin, dtype=dtype)
     assert torch.equal(generator.get_state(), twin.get_state()), (
-        f"4 steps must draw one (batch, ...) noise {draws} times: noise is drawn although none is used, or in another shape"
+        f"4 steps must draw one (batch, ...) noise {draws} times: noise is drawn although none is used, or in another shape or dtype"
     )
 
 
@@ -69,6 +72,13 @@ def test_guided_calls_what_it_needs(w, which, generator):
     assert torch.equal(got, models[which](x, torch.tensor(0.7))), (
         "the answer is not the model's to the last bit"
     )
+
+
+@pytest.mark.grades("ddim")
+def test_eta_nan():
+    """NaN is in no range."""
+    with expect_error(ValueError, otherwise="eta = nan is accepted"):
+        run("ddim", STANDARD, torch.ones(2, 3), ALPHA_BARS, eta=math.nan)
 
 
 @pytest.mark.grades("ddim")
