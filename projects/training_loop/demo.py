@@ -43,7 +43,7 @@ BLUE, SKY, ORANGE, GREEN, RED, GREY = "#0072b2", "#56b4e9", "#e69f00", "#009e73"
 SAVING = "--save" in sys.argv
 
 
-def run_tiny(demo: Demo) -> Config:
+def run_tiny(demo: Demo) -> None:
     """Train the preset `tiny` as the command line does, and compare with counting pairs of bytes."""
     out = demo.build / "tiny"
     shutil.rmtree(out, ignore_errors=True)
@@ -72,12 +72,17 @@ def run_tiny(demo: Demo) -> Config:
     reporter = Reporter(out, first_step=result.step, total_steps=result.step, live=False)
     records = reporter.records()
     reporter.close()
+    draw_loss_curve(demo, records, bigram, config.clip)
+
+
+def draw_loss_curve(demo: Demo, records: list[dict[str, Any]], bigram: float, clip: float) -> None:
+    """Draw what the run wrote down, and count the updates whose gradient was clipped."""
     steps = [r for r in records if "loss" in r]
     evaluations = [(r["step"], r["val_bits_per_byte"]) for r in records if "val_bits_per_byte" in r]
     norms = sorted(r["gradient_norm"] for r in steps)
     demo.number(
         "clipped",
-        sum(n > config.clip for n in norms) / len(norms),
+        sum(n > clip for n in norms) / len(norms),
         ".0%",
         "updates whose gradient was clipped",
     )
@@ -100,7 +105,7 @@ def run_tiny(demo: Demo) -> Config:
     axes[0].set(xlabel="update", ylabel="bits per byte", title="Loss")
     axes[0].legend()
     axes[1].semilogy(x, [r["gradient_norm"] for r in steps], color=BLUE, linewidth=0.7, label="gradient norm")
-    axes[1].axhline(config.clip, color=ORANGE, linestyle="--", label="limit of clipping")
+    axes[1].axhline(clip, color=ORANGE, linestyle="--", label="limit of clipping")
     axes[1].semilogy(x, [r["lr"] * 100 for r in steps], color=GREEN, label="learning rate × 100")
     axes[1].set(xlabel="update", title="Gradient norm before clipping, and learning rate")
     axes[1].legend()
@@ -111,7 +116,6 @@ def run_tiny(demo: Demo) -> Config:
         "Right: the gradient norm, mostly under the clipping limit, and the warmup and cosine of the learning rate.",
         caption="The preset tiny on the standard library's source.",
     )
-    return config
 
 
 def draw_schedules(demo: Demo) -> None:
@@ -190,6 +194,12 @@ def show_precision(demo: Demo) -> None:
     """Show what 16 bits lose: small gradients in float16, small updates in bfloat16."""
     trainer, windows, config = small_trainer()
     losses(trainer, windows, config)
+    count_flushed(demo, trainer, windows)
+    count_stalled(demo, trainer)
+
+
+def count_flushed(demo: Demo, trainer: Trainer, windows: Windows) -> None:
+    """Count the gradients between layers that become zero in 16 bits."""
     inputs, targets = windows.batch(torch.arange(256))
     n_tokens = int((targets != -100).sum())
     flowing: list[torch.Tensor] = []
@@ -225,6 +235,10 @@ def show_precision(demo: Demo) -> None:
         rows,
         caption="Gradients that flow back through the linear layers of a small GPT, 256 windows of 32 bytes.",
     )
+
+
+def count_stalled(demo: Demo, trainer: Trainer) -> None:
+    """Count the weights in bfloat16 that an update leaves as they are."""
     weights, updates = [], []
     for p in trainer.model.parameters():
         state = trainer.optimizer.state[p]

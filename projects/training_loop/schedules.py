@@ -12,27 +12,9 @@ __all__ = ["warmup_constant", "warmup_linear", "warmup_stable_decay"]
 
 
 def warmup_constant(step: int, *, warmup_steps: int, peak_lr: float) -> float:
-    """Warm up, then stay at `peak_lr`.
+    """Warm up, then stay: ``peak_lr · min(1, (step + 1)/(warmup_steps + 1))``; 0 `warmup_steps` mean no warmup.
 
-    lr(step) = peak_lr · min(1, (step + 1)/(warmup_steps + 1))
-
-    Parameters
-    ----------
-    step : int
-        Updates made so far, from 0.
-    warmup_steps : int
-        The step at which the peak is reached; 0 means no warmup.
-    peak_lr : float
-        The largest rate.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        If `step` or `warmup_steps` is negative, or `peak_lr` is.
+    ValueError if `step`, `warmup_steps` or `peak_lr` is negative.
     """
     _check(step, warmup_steps, peak_lr)
     return peak_lr * min(1.0, (step + 1) / (warmup_steps + 1))
@@ -41,27 +23,10 @@ def warmup_constant(step: int, *, warmup_steps: int, peak_lr: float) -> float:
 def warmup_linear(
     step: int, *, warmup_steps: int, total_steps: int, peak_lr: float, min_lr: float = 0.0
 ) -> float:
-    """Warm up, then go down in a straight line to `min_lr`, which the last update (``total_steps - 1``) gets.
+    """Warm up, then go down in a straight line to `min_lr`, which the last update (``total_steps - 1``) gets; there it stays.
 
-    lr(step) = peak_lr + (min_lr - peak_lr)·t,  t = (step - warmup_steps)/(total_steps - 1 - warmup_steps)
-
-    Parameters
-    ----------
-    step, warmup_steps, peak_lr
-        As for `warmup_constant`. Beyond the last update the rate stays `min_lr`.
-    total_steps : int
-        Updates in the whole run, more than `warmup_steps`.
-    min_lr : float
-        The rate at the end.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        As for `warmup_constant`; also if `total_steps` is not above `warmup_steps`, or `min_lr` not in 0..peak_lr.
+    ``peak_lr + (min_lr - peak_lr)·t`` with ``t = (step - warmup_steps)/(total_steps - 1 - warmup_steps)``.
+    ValueError as for `warmup_constant`, and unless ``warmup_steps < total_steps`` and ``0 <= min_lr <= peak_lr``.
     """
     _check(step, warmup_steps, peak_lr, min_lr, total_steps)
     if step <= warmup_steps:
@@ -76,26 +41,8 @@ def warmup_stable_decay(
 
     The plateau does not depend on `total_steps`: any of its checkpoints can be decayed into a finished model, or trained
     on. The decay starts from `peak_lr` at ``total_steps - 1 - decay_steps`` and reaches `min_lr` at the last update.
-
-    Parameters
-    ----------
-    step, warmup_steps, total_steps, peak_lr, min_lr
-        As for `warmup_linear`.
-    decay_steps : int
-        Length of the decay, 1 or more; warmup and decay together are shorter than `total_steps`.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        As for `warmup_linear`; also if `decay_steps` does not fit.
-
-    Notes
-    -----
-    Source: Hu et al., "MiniCPM", 2024, section 4.
+    ValueError as for `warmup_linear`, and unless ``decay_steps >= 1`` and ``warmup_steps + decay_steps < total_steps``.
+    Source: Hu et al., "MiniCPM", arXiv 2404.06395, section 4.
     """
     _check(step, warmup_steps, peak_lr, min_lr, total_steps)
     if decay_steps < 1 or warmup_steps + decay_steps >= total_steps:

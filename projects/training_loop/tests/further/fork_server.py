@@ -211,6 +211,8 @@ def _serve(address):
     import torch.utils.tensorboard
 
     torch.set_num_threads(1)
+    # what one fork has compiled of the answer and of these tests, the next one reads
+    sys.dont_write_bytecode, sys.pycache_prefix = False, f"{os.path.dirname(address)}/bytecode"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
@@ -218,8 +220,7 @@ def _serve(address):
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if sys.stdin in ready:
-            os.unlink(address)
-            os.rmdir(os.path.dirname(address))
+            shutil.rmtree(os.path.dirname(address), ignore_errors=True)
             return
         connection, _ = listener.accept()
         if os.fork() == 0:
