@@ -1,7 +1,8 @@
 """The block's attention, with scores that stay in the cache, masks that are added, and queries that see nothing.
 
 A matrix of scores for every head and sequence is soon larger than the cache, and then so large that the allocator gives it back
-to the system after each use. A few matrices at a time give the same numbers, and take less time. torch's fused attention is not used.
+to the system after each use. A few matrices at a time give the same numbers, and take less time: on a CPU no tensor holds more
+than GROUP_SCORES scores, or one matrix where that is larger. torch's fused attention is not used.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class SelfAttention(nn.Module):
         """Attend within each sequence of x : (B, T, d_model); B or T may be 0.
 
         mask : broadcasts to (B, n_heads, T, T); boolean: True where the query may see the key; floating: added to the
-        scores, and gets a gradient. A query that sees nothing gets zeros from its heads, and its gradients are finite.
+        scores, in the dtype of x, and gets a gradient. A query that sees nothing gets zeros from its heads, and its gradients are finite.
 
         ValueError if `x` has another shape or `mask` does not broadcast: the message holds the shape. TypeError if `mask` is
         neither boolean nor floating: the message holds its dtype.

@@ -249,13 +249,17 @@ def test_integer_types_of_targets(function, dtype):
 
 
 @BOTH
-def test_integer_logits(function):
-    """Differences of uint8 must not wrap around: 0 - 255 is not 1."""
-    logits = np.array([[0, 255, 3], [7, 0, 2]], dtype=np.uint8)
+@pytest.mark.parametrize("n_classes", [3, 70])
+def test_integer_logits(function, n_classes):
+    """Differences of uint8 must not wrap around: 0 - 255 is not 1. In few classes as in many."""
+    logits = (252 - np.arange(2 * n_classes).reshape(2, n_classes)).astype(np.uint8)
+    logits[0, :2] = 0, 255
     assert_close(
         getattr(blocked, function)(logits, np.array([0, 1]), reduction="none"),
         oracle_of(function, logits, [0, 1], reduction="none"),
         rtol=1e-12,
+        what=f"{function} of {n_classes} classes",
+        hint="convert integers to float64 before any arithmetic: unsigned ones wrap around",
     )
 
 

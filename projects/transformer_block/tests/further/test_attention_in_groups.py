@@ -17,6 +17,7 @@ from oracles import (
     torch_masks,
     without_keys,
 )
+from torch.overrides import TorchFunctionMode
 
 import attention_in_groups
 import positions
@@ -210,6 +211,33 @@ def test_long_sequences(B, T, H, generator):
                 assert_close(got, expected, rtol=1e-10, what=what, hint=hint)
 
 
+class LargestTensor(TorchFunctionMode):
+    """Remember how many numbers the largest tensor holds that is in memory; a view counts as what it is a view of."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numel = max(self.numel, result.untyped_storage().nbytes() // result.element_size())
+        return result
+
+
+@pytest.mark.parametrize(("B", "T", "H"), [(3, 400, 2), (9, 170, 3), (1, 750, 2)], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_scores_stay_in_the_cache(causal, B, T, H):
+    """Never more scores at a time than GROUP_SCORES, but for a single matrix that has more."""
+    attention, x = SelfAttention(6, H, causal=causal), torch.ones(B, T, 6)
+    with torch.no_grad(), LargestTensor() as largest:
+        attention(x)
+    allowed = max(GROUP_SCORES, T * T)
+    assert largest.numel <= allowed < B * H * T * T, (
+        f"{largest.numel:,} numbers in one tensor for {B * H} matrices of {T * T:,} scores: at most {allowed:,} at a time"
+    )
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8)], ids=str)
 def test_attention_of_nothing(shape):
     """No sequences or no tokens give an empty result of the same shape."""
@@ -249,3 +277,16 @@ def test_a_low_mask_is_not_minus_infinity(generator):
     hint = "only -inf forbids: a query whose keys all get -1e9 still sees them"
     with torch.no_grad():
         assert_close(attention(x, mask=mask), attention(x), rtol=0.0, atol=1e-5, what="low mask", hint=hint)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_mask_is_added_in_the_dtype_of_x(causal, generator):
+    """-1e9 in a float32 mask is -inf in float16: a query whose keys all get it sees nothing, which is no NaN."""
+    attention = randomised(SelfAttention(8, 2, causal=causal), generator, torch.float16)
+    x = normal(2, 4, 8, generator=generator).half()
+    mask = torch.zeros(4, 4)
+    mask[1] = -1e9
+    with torch.no_grad():
+        y, bias = attention(x, mask=mask)[:, 1], attention.out.bias.expand(2, 8)
+    hint = "-1e9 overflows float16: convert the mask first, then see which queries see nothing"
+    assert_close(y, bias, dtype=torch.float16, what="query without keys", hint=hint)
