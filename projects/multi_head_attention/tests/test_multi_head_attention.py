@@ -156,14 +156,14 @@ def identity_module(attention, d_model, n_heads, **options):
 def test_by_hand(attention):
     """Two heads of one number each.
 
-    Head 0: scores (0, ln 3), weights (1/4, 3/4), 10/4 + 3·20/4 = 17.5. Head 1: scores (ln 2, 0), weights (2/3, 1/3),
-    2·1/3 + 4/3 = 2.
+    Head 0: scores (0, ln 3, 0), weights (1, 3, 1) / 5, (10 + 3·20 + 40) / 5 = 22. Head 1: scores (ln 2, 0, 0), weights
+    (2, 1, 1) / 4, (2·1 + 4 + 6) / 4 = 3.
     """
     query = torch.tensor([[[math.log(3), math.log(2)]]], dtype=torch.float64)
-    key = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]], dtype=torch.float64)
-    value = torch.tensor([[[10.0, 1.0], [20.0, 4.0]]], dtype=torch.float64)
+    key = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    value = torch.tensor([[[10.0, 1.0], [20.0, 4.0], [40.0, 6.0]]], dtype=torch.float64)
     module = identity_module(attention, 2, 2)
-    expected = torch.tensor([[[17.5, 2.0]]], dtype=torch.float64)
+    expected = torch.tensor([[[22.0, 3.0]]], dtype=torch.float64)
     assert_close(
         module(query, key, value),
         expected,
@@ -171,15 +171,15 @@ def test_by_hand(attention):
             **mistakes(module, query, key, value, n_heads=2),
             "one head of two numbers: n_heads is ignored": lambda: (
                 torch.softmax(
-                    torch.tensor([math.log(2), math.log(3)], dtype=torch.float64) / 2**0.5, 0
-                ).reshape(1, 1, 2)
+                    torch.tensor([math.log(2), math.log(3), 0.0], dtype=torch.float64) / 2**0.5, 0
+                ).reshape(1, 1, 3)
                 @ value
             ),
         },
     )
     with torch.no_grad():
         module.out_proj.weight.copy_(torch.tensor([[1.0, 3.0], [5.0, 7.0]]))
-    expected = torch.tensor([[[17.5 + 3 * 2, 5 * 17.5 + 7 * 2]]], dtype=torch.float64)
+    expected = torch.tensor([[[22.0 + 3 * 3, 5 * 22 + 7 * 3]]], dtype=torch.float64)
     assert_close(
         module(query, key, value),
         expected,

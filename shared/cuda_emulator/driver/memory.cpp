@@ -157,7 +157,8 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
     if (const auto* entry = find_freed(address))
         fail({ILLEGAL_ADDRESS, "use after free",
               action + " in memory that has been freed" + argument_of(entry->first, entry->second.bytes),
-              "the array was garbage-collected or freed before the launch: keep a reference to it", pc});
+              "either the array was freed before the launch (keep a reference to it), or the address is wrong: "
+              "an index that wraps, or a size of another type", pc});
     // x[i - 1] with an unsigned i of 0 is 2^32 elements past x, nearer to anything else than to x.
     const size_t* layout = launch.function->kernel->layout;
     for (size_t i = 0; i < layout[0]; i++) {

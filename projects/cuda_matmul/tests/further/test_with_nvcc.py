@@ -10,6 +10,8 @@ from shared.testing.compile_gate import check_registers, compile_kernel, compile
 
 KERNELS = Path(ladder.__file__).parent / "kernels"
 
+pytestmark = pytest.mark.timeout(300)  # compilers in processes of their own: seconds, more on a busy machine
+
 
 @pytest.mark.grades
 @pytest.mark.parametrize("kernel", [rung.name for rung in ladder.RUNGS])
