@@ -1005,6 +1005,12 @@ class _Stop(Exception):
     pass
 
 
+@pytest.fixture(scope="module")
+def whole_runs():
+    """What a run without a stop gave, by precision."""
+    return {}
+
+
 def stopped_run(train, stop, path, settings):
     """Train until step `stop` asks for its data, then again from the checkpoint in a new model."""
 
@@ -1026,13 +1032,15 @@ def stopped_run(train, stop, path, settings):
 
 @pytest.mark.grades("train")
 @pytest.mark.parametrize(("precision", "stop"), [("fp32", 5), ("fp32", 6), ("fp16", 4)])
-def test_stopped_and_resumed(precision, stop, tmp_path, monkeypatch):
+def test_stopped_and_resumed(precision, stop, tmp_path, monkeypatch, whole_runs):
     """Bitwise the weights of the run that was never stopped, with dropout."""
     train = stand_in(monkeypatch, "train")
     settings = config(precision=precision)
-    torch.manual_seed(3)
-    whole = Tiny(dropout=0.3, dtype=torch.float32)
-    records = train(whole, data, settings)
+    if precision not in whole_runs:
+        torch.manual_seed(3)
+        model = Tiny(dropout=0.3, dtype=torch.float32)
+        whole_runs[precision] = model, train(model, data, settings)
+    whole, records = whole_runs[precision]
     model, resumed = stopped_run(train, stop, str(tmp_path / "a.pt"), settings)
     first = 4 if stop < 6 else 7
     assert [r["step"] for r in resumed] == list(range(first, 8)), (

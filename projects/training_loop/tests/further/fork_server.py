@@ -187,6 +187,8 @@ def _start():
         [sys.executable, __file__, f"{folder}/socket"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     os.environ[ADDRESS] = f"{folder}/socket"
+    if sys.dont_write_bytecode:  # a nested run would rewrite the assertions of all test modules again
+        sys.dont_write_bytecode, sys.pycache_prefix = False, f"{folder}/bytecode"
 
     def stop():
         server.stdin.close()

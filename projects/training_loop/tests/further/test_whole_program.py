@@ -40,26 +40,6 @@ def wait_for_step(out, step, process):
     wait_until(lambda: n_updates(out) >= step, f"update {step}", process)
 
 
-@pytest.mark.grades("write_checkpoint", "read_checkpoint")
-def test_killed_while_writing(tmp_path):
-    """A process that does nothing but overwrite one file is killed ten times; the file can always be read."""
-    path = tmp_path / "a.pt"
-    moments = random.Random(0)
-    for _ in range(10):
-        inode = path.stat().st_ino if path.exists() else None
-        writer = Process("trials:write_for_ever", {"path": str(path)})
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and writer.is_running:
-            if path.exists() and path.stat().st_ino != inode:
-                break
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.02))
-        writer.kill()
-        writer.answer()
-        state = checkpoint.read_checkpoint(path)
-        assert (state["w"] == state["step"]).all(), "half of an older file, half of a newer one"
-
-
 @pytest.mark.grades("run.train", "main", "Trainer", "Trainer.step")
 def test_sigterm(tmp_path):
     """SIGTERM: a checkpoint, a message, status 0; and the resumed run ends as if nothing had happened."""
@@ -94,6 +74,26 @@ def test_sigterm_on_one_of_two_ranks(tmp_path):
     assert second["stopped"], "both ranks must report that they stopped"
     assert first["step"] == second["step"] < 100_000, f"stopped at {first['step']} and {second['step']}"
     assert first["weights_sha256"] == second["weights_sha256"]
+
+
+@pytest.mark.grades("write_checkpoint", "read_checkpoint")
+def test_killed_while_writing(tmp_path):
+    """A process that does nothing but overwrite one file is killed ten times; the file can always be read."""
+    path = tmp_path / "a.pt"
+    moments = random.Random(0)
+    for _ in range(10):
+        inode = path.stat().st_ino if path.exists() else None
+        writer = Process("trials:write_for_ever", {"path": str(path)})
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and writer.is_running:
+            if path.exists() and path.stat().st_ino != inode:
+                break
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.02))
+        writer.kill()
+        writer.answer()
+        state = checkpoint.read_checkpoint(path)
+        assert (state["w"] == state["step"]).all(), "half of an older file, half of a newer one"
 
 
 @pytest.mark.grades(

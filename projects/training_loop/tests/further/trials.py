@@ -4,6 +4,7 @@ import os
 import runpy
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 import torch._dynamo  # the first optimizer would import it, within the time limit of a test
@@ -165,13 +166,18 @@ def write_for_ever(path):
         checkpoint.write_checkpoint(path, {"step": step, "w": torch.full((50_000,), float(step))})
 
 
-def load_sharded(folder):
-    """Load a tensor from a sharded checkpoint; return whether there was one, or what went wrong."""
+def load_sharded(folder, indices, empty):
+    """Load a sharded checkpoint with each index, then an empty folder; return whether there was one, or what went wrong."""
+    found = []
     with distributed.process_group():
-        try:
-            return distributed.ShardedCheckpoint(folder).load({"w": torch.zeros(3)})
-        except checkpoint.CheckpointError as error:
-            return f"CheckpointError: {error}"
+        for place, index in [*((folder, index) for index in indices), (empty, None)]:
+            if index is not None:
+                Path(folder, "step-00000003/.metadata").write_bytes(bytes.fromhex(index))
+            try:
+                found.append(distributed.ShardedCheckpoint(place).load({"w": torch.zeros(3)}))
+            except checkpoint.CheckpointError as error:
+                found.append(f"CheckpointError: {error}")
+    return found
 
 
 def save_sharded(folder):
