@@ -41,7 +41,7 @@ class QuantizedConv2d(nn.Module):
         filters = conv.weight.detach().permute(0, 2, 3, 1).flatten(1)  # in the order of `_patches`
         bias = None if conv.bias is None else conv.bias.detach().chunk(self.groups)
         for g, rows in enumerate(filters.chunk(self.groups)):
-            linear = nn.utils.skip_init(nn.Linear, rows.shape[1], len(rows), bias=bias is not None)
+            linear = nn.utils.skip_init(nn.Linear, rows.shape[1], len(rows))
             linear.weight = nn.Parameter(rows)
             linear.bias = None if bias is None else nn.Parameter(bias[g])
             product = QuantizedLinear(

@@ -86,7 +86,7 @@ def _float_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the layers to replace by name, once per place; what lies inside a `FakeQuantized` is its own affair."""
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules(remove_duplicate=False):
-        if type(module) in (nn.Linear, nn.Conv2d, FakeQuantized) and not name.startswith(inside or ("\0",)):
+        if type(module) in (nn.Linear, nn.Conv2d, FakeQuantized) and not name.startswith(inside):
             yield name, module
             if isinstance(module, FakeQuantized):
                 inside += (f"{name}.layer" if name else "layer",)
@@ -100,17 +100,16 @@ def _observe(
 ) -> dict[str, Range]:
     """Return the input range of each layer: from training where it was fake-quantized, from calibration elsewhere."""
     observers: dict[str, Observer] = {}
-    n_watched = 0
     for name, layer in layers.items():
         if isinstance(layer, FakeQuantized):
             observers[name] = layer.observer
-            continue
-        observers[name] = observer()  # the hook will go with the float layer
-        layer.register_forward_pre_hook(lambda _, args, name=name: observers[name].observe(args[0]))
-        n_watched += 1
+        else:  # the hook will go with the float layer
+            observers[name] = observer()
+            layer.register_forward_pre_hook(lambda _, args, name=name: observers[name].observe(args[0]))
+    trained = all(isinstance(layer, FakeQuantized) for layer in layers.values())
     with torch.no_grad():
-        n_batches = sum(model(x) is not None for x in calibration or ())
-    if n_watched and not n_batches:
+        outputs = [model(x) for x in calibration or ()]
+    if not outputs and not trained:
         raise ValueError('mode "static" needs calibration batches, and there was none')
     ranges = {}
     for name, seen in observers.items():

@@ -62,6 +62,8 @@ def train_student(
 ) -> None:
     """Train `student` in place with Adam: on a teacher's logits, on labels, or on both; leave it in evaluation mode.
 
+    Each step draws `batch_size` rows, gives them to the student in one call, in training mode, and minimises
+    `distillation_loss` with alpha 0.9 and `temperature`; without a teacher, cross entropy.
     student, teacher : (batch, features) to (batch, classes). The teacher is put into evaluation mode and gets no gradient.
     inputs : (n, features); labels : (n,) int64. `generator` draws the batches, with replacement, and is the only source of
     randomness. ValueError if there is neither a teacher nor labels: nothing to learn from.

@@ -72,8 +72,7 @@ def _quantized(layer: nn.Module | None, options: dict[str, object]) -> nn.Module
     """Quantize a layer like the one in the file; the file's tensors will replace its own."""
     if isinstance(layer, nn.Linear) and "group_size" in options:
         return Int4Linear(layer, **options)  # type: ignore[arg-type]
-    if isinstance(layer, nn.Linear):
-        return QuantizedLinear(layer, input_range=(0.0, 1.0), **options)  # type: ignore[arg-type]
-    if isinstance(layer, nn.Conv2d):
-        return QuantizedConv2d(layer, input_range=(0.0, 1.0), **options)  # type: ignore[arg-type]
-    raise TypeError(f"{type(layer).__name__} is not a linear layer or convolution")
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        raise TypeError(f"{type(layer).__name__} is not a linear layer or convolution")
+    kind = QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedConv2d
+    return kind(layer, input_range=(0.0, 1.0), **options)  # type: ignore[arg-type]

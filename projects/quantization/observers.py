@@ -114,7 +114,7 @@ class Percentile:
     @staticmethod
     def _at(values: Tensor, percent: float) -> Tensor:
         position = percent / 100 * (len(values) - 1)  # torch.quantile refuses more than 2^24 values
-        below = min(int(position), len(values) - 1)
+        below = int(position)
         above = min(below + 1, len(values) - 1)
         return torch.lerp(values[below], values[above], position - below)
 

@@ -69,6 +69,7 @@ def verdict(flops: float, n_bytes: float, *, peak_flops: float, bandwidth: float
 def measure_peaks(*, size: int = 768, megabytes: int = 64, rounds: int = 7) -> tuple[float, float]:
     """Measure this machine: (FLOP/s of a float32 matrix product, bytes/s of copying memory), best of `rounds`.
 
+    Each round is one product, or one copy, between two calls of ``time.perf_counter``; one more round before is not counted.
     A copy of n bytes moves 2n: it reads and writes. The threads are torch's at the time of the call.
     """
     a, b = torch.rand(size, size), torch.rand(size, size)
@@ -111,9 +112,10 @@ def profile_operators(
 
 
 def table(rows: list[OperatorProfile], *, peak_flops: float, bandwidth: float, n_rows: int = 8) -> str:
-    """Format a profile as Markdown: time, share, GFLOP, MB, achieved share of the peaks, and the bound.
+    """Format the first `n_rows` of a profile as Markdown: operator, calls, self ms, share, GFLOP, MB, of peak, bound.
 
-    The bound is that of `verdict`, or "?" where FLOPs or bytes are unknown.
+    GFLOP and MB are 10^9 FLOPs and 10^6 bytes. "of peak" is the achieved share of the lower of the two roofs, "bound" is that
+    of `verdict`. Both are "?" where FLOPs or bytes are unknown.
     """
     lines = [
         "| operator | calls | self ms | share | GFLOP | MB | of peak | bound |",

@@ -32,14 +32,14 @@ __all__ = [
     "torchao_pt2e",
 ]
 
-KNOWN_WARNINGS = {
-    "torch.ao.quantization is deprecated": "the whole package is to be removed; torchao replaces it",
-    "Please use quant_min and quant_max to specify": "torch's own default qconfigs still pass reduce_range",
-    "torch.quantize_per_tensor, torch.quantize_per_channel": "quantized dtypes will be removed with it",
-    "`torch.jit.script_method` is deprecated": "pt2e compiles its own observers with it",
-    "invalid escape sequence": "a docstring of torchao, when it is first compiled",
-    "`isinstance(treespec, LeafSpec)` is deprecated": "torch.export uses torch's older tree API",
-}
+KNOWN_WARNINGS = (
+    "torch.ao.quantization is deprecated",  # the whole package is to be removed; torchao replaces it
+    "Please use quant_min and quant_max to specify",  # torch's own default qconfigs still pass reduce_range
+    "torch.quantize_per_tensor, torch.quantize_per_channel",  # quantized dtypes will be removed with it
+    "`torch.jit.script_method` is deprecated",  # pt2e compiles its own observers with it
+    "invalid escape sequence",  # a docstring of torchao, when it is first compiled
+    "`isinstance(treespec, LeafSpec)` is deprecated",  # torch.export uses torch's older tree API
+)
 REPLACED_BY = {
     "torch.ao.quantization": "torchao.quantization.quantize_ (eager) and torchao.quantization.pt2e (static, QAT)",
     "torch.ao.quantization.quantize_fx": "torchao.quantization.pt2e: prepare_pt2e and convert_pt2e",
@@ -158,11 +158,7 @@ def _api(module: str, name: str) -> Any:
 
 def _run(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Calibrate; torch would convert a model that saw nothing and give a scale of 1 without an error."""
-    n_batches = 0
-    for x in batches:
-        model(x)
-        n_batches += 1
-    if not n_batches:
+    if not [model(x) for x in batches]:
         raise ValueError("calibration holds no batch")
 
 

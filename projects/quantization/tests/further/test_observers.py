@@ -197,6 +197,19 @@ def test_mean_squared_error(n_bits, symmetric, generator):
 
 
 @pytest.mark.grades("MeanSquaredError")
+def test_mean_squared_error_at_both_ends():
+    """From all of the extremes, where they fit the integers exactly, to a hundredth, where one value stands alone."""
+    whole = O.MeanSquaredError()
+    whole.observe(torch.arange(256.0))
+    assert [float(v) for v in whole.range()] == [0.0, 255.0], "the extremes lose nothing, and are not chosen"
+    hundredth = O.MeanSquaredError(n_bits=2)
+    hundredth.observe(torch.arange(4.0).repeat(20_000))
+    hundredth.observe(torch.tensor([300.0]))
+    got = [float(v) for v in hundredth.range()]
+    assert got == [0.0, 3.0], f"80,000 values that 0 to 3 holds exactly outweigh one of 300, got {got}"
+
+
+@pytest.mark.grades("MeanSquaredError")
 def test_mean_squared_error_copies(generator):
     """The caller may reuse the memory of a batch."""
     x, observer = torch.randn(300, generator=generator), O.MeanSquaredError()

@@ -3,7 +3,9 @@
 Oracles: counts worked by hand, torch.utils.flop_counter, and a bottleneck that was planted. No time is asserted.
 """
 
+import itertools
 import json
+import time
 
 import pytest
 import torch
@@ -51,7 +53,7 @@ def test_flops_are_the_formula(generator):
 
 @pytest.mark.grades("profile_operators")
 def test_shares(generator):
-    """Shares add up to 1, the most time first."""
+    """Shares add up to 1, the most time first; five calls, or as many as are asked for."""
     a, b = torch.randn(64, 64, generator=generator), torch.randn(64, 64, generator=generator)
     rows = profiling.profile_operators(lambda: (a @ b).relu())
     assert abs(sum(row.share for row in rows) - 1) < 1e-6, (
@@ -60,8 +62,25 @@ def test_shares(generator):
     times = [row.self_ms for row in rows]
     assert times == sorted(times, reverse=True), "the operators are not sorted by time"
     assert {"aten::mm", "aten::relu"} <= {row.name for row in rows}, "an operator is missing"
+    for options, expected in (({}, 5), ({"n_calls": 1}, 1)):
+        found = {row.name: row for row in profiling.profile_operators(lambda: a @ b, **options)}
+        got = found["aten::mm"].n_calls
+        assert got == expected, f"{got} calls with {options}, expected {expected}"
     with expect_error(ValueError, "0", otherwise="n_calls=0 is accepted"):
         profiling.profile_operators(lambda: None, n_calls=0)
+
+
+@pytest.mark.grades("profile_operators")
+def test_times_are_those_of_the_trace(generator, tmp_path):
+    """An operator's own time is the sum over all shapes and calls of what the trace of the same run says."""
+    large, small = (torch.randn(n, n, generator=generator) for n in (200, 60))
+    trace = tmp_path / "trace.json"
+    rows = profiling.profile_operators(lambda: (large @ large, small @ small), n_calls=2, trace=trace)
+    product = next(row for row in rows if row.name == "aten::mm")
+    events = json.loads(trace.read_text())["traceEvents"]
+    microseconds = [event["dur"] for event in events if event.get("name") == "aten::mm"]
+    assert len(microseconds) == product.n_calls == 4, f"two products in two calls, got {product.n_calls}"
+    assert_close(product.self_ms, sum(microseconds) / 1e3, rtol=0.02, what="self_ms of both shapes together")
 
 
 @pytest.mark.grades("verdict")
@@ -77,8 +96,10 @@ def test_verdict():
     for (flops, n_bytes), expected in cases.items():
         got = profiling.verdict(flops, n_bytes, **machine)
         assert got == expected, f"{flops} FLOPs on {n_bytes} bytes with ridge 10 is {expected}, got {got}"
-    with expect_error(ValueError, otherwise="no bytes are accepted"):
-        profiling.verdict(1, 0, **machine)
+    for zero in ("n_bytes", "peak_flops", "bandwidth"):
+        arguments = {"n_bytes": 1.0, **machine, zero: 0.0}
+        with expect_error(ValueError, otherwise=f"{zero}=0 is accepted"):
+            profiling.verdict(1, **arguments)
 
 
 @pytest.mark.grades("measure_peaks")
@@ -87,6 +108,47 @@ def test_peaks_are_plausible():
     peak, bandwidth = profiling.measure_peaks(size=192, megabytes=8, rounds=2)
     assert 1e8 < peak < 1e15, f"{peak:.2g} FLOP/s: is the unit FLOP per second?"
     assert 1e8 < bandwidth < 1e13, f"{bandwidth:.2g} bytes/s: is the unit bytes per second?"
+
+
+@pytest.mark.grades("measure_peaks")
+def test_peaks_by_hand(monkeypatch):
+    """On a clock that says 2 s for every round, 1 s for the fastest, and less for the one that warms up."""
+
+    def ticks(now=100.0):
+        for seconds in itertools.cycle([0.5, 2.0, 2.0, 1.0, 2.0]):
+            yield now
+            now += seconds
+            yield now
+
+    clock = ticks()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    peak, bandwidth = profiling.measure_peaks(size=12, megabytes=3, rounds=4)
+    assert peak == 2 * 12**3, f"a product of 12 by 12 in 1 s is 3456 FLOP/s, got {peak}"
+    assert bandwidth == 2 * 3 * 2**20, f"a copy of 3 MiB in 1 s moves twice as much, got {bandwidth}"
+
+
+@pytest.mark.grades("table")
+def test_table_by_hand():
+    """Ridge 10: one operator below it, one above, one without FLOPs; the fourth row is not asked for."""
+    row = profiling.OperatorProfile
+    rows = [
+        row("aten::mm", 3, 4.0, 0.5, 20 * 10**18, 4 * 10**18),  # 5 FLOPs per byte: half of what it could
+        row("aten::addmm", 2, 2.0, 0.25, 10 * 10**18, 5 * 10**17),  # 20 FLOPs per byte: a quarter
+        row("aten::relu", 1, 1.0, 0.12, 0, 0),
+        row("aten::add", 1, 1.0, 0.13, 0, 0),
+    ]
+    text = profiling.table(rows, peak_flops=2e22, bandwidth=2e21, n_rows=3)
+    head, line, *got = [[cell.strip() for cell in text.split("|")[1:-1]] for text in text.splitlines()]
+    assert head == ["operator", "calls", "self ms", "share", "GFLOP", "MB", "of peak", "bound"], head
+    assert len(line) == 8, f"eight columns, got {line}"
+    assert all(set(cell) == {"-"} for cell in line), f"Markdown wants dashes, got {line}"
+    names, numbers, bounds = ([cells[part] for cells in got] for part in (0, slice(1, 6), slice(6, 8)))
+    assert names == ["aten::mm", "aten::addmm", "aten::relu"], f"the first three operators, got {names}"
+    assert bounds == [["50%", "memory-bound"], ["25%", "compute-bound"], ["?", "?"]], f"got {bounds}"
+    values = [[float(number.rstrip("%")) for number in row] for row in numbers]
+    wanted = [[3, 4, 50, 2e10, 4e12], [2, 2, 25, 1e10, 5e11], [1, 1, 12, 0, 0]]
+    for name, value, expected in zip(names, values, wanted, strict=True):
+        assert value == expected, f"{name}: calls, self ms, %, GFLOP and MB are {value}, expected {expected}"
 
 
 @pytest.mark.grades("Bottlenecked")

@@ -129,6 +129,17 @@ def test_qat_is_what_is_deployed(reduce_range, generator):
         untrained.eval()(x)
 
 
+@pytest.mark.grades("prepare_qat", "quantize_network")
+def test_qat_of_one_layer(generator):
+    """A model that is a single layer is deployed as it was trained, and needs no calibration either."""
+    prepared, x = prepare_qat(mlp()[0]), torch.randn(50, 64, generator=generator)
+    prepared(x)
+    deployed = quantize_network(prepared.eval(), mode="static")
+    assert kinds(deployed) == ["QuantizedLinear"], f"a model that is one layer became {kinds(deployed)}"
+    ratio = decibels(run(prepared, x), run(deployed, x))
+    assert ratio > 60, f"{ratio:.1f} dB between the trained and the deployed layer"
+
+
 @pytest.mark.grades("quantize_network")
 def test_four_bits_in_groups(generator):
     """group_size reaches the linear layers: smaller groups, less noise; convolutions keep 8 bits."""

@@ -50,6 +50,16 @@ def test_file_of_layers_of_any_name(generator, tmp_path):
 
 
 @pytest.mark.grades("save_quantized", "load_quantized")
+def test_file_of_one_layer(generator, tmp_path):
+    """A model that is a single layer."""
+    layer, x = mlp()[0], torch.randn(5, 64, generator=generator)
+    quantized = quantize_network(layer)
+    save_quantized(quantized, tmp_path / "model")
+    loaded = load_quantized(layer, tmp_path / "model")
+    assert torch.equal(run(quantized, x), run(loaded, x)), "the loaded layer computes something else"
+
+
+@pytest.mark.grades("save_quantized", "load_quantized")
 def test_file_size(tmp_path, generator):
     """int8 takes 0.25 to 0.35 of the float file, int4 less than 0.2."""
     from safetensors.torch import save_file

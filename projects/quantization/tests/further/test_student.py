@@ -81,9 +81,15 @@ def test_loss_bad_input():
         ((x, x), {"temperature": 0.0}),
         ((x, x), {"temperature": math.nan}),
         ((x, x), {"alpha": 1.5}),
+        ((x, x), {"alpha": -0.1}),
     ]:
         with expect_error(ValueError, otherwise=f"{[a.shape for a in arguments]} {options} is accepted"):
             distillation.distillation_loss(*arguments, **options)
+    classes = torch.tensor([1, 2])
+    for alpha in (0.0, 1.0):
+        got = float(distillation.distillation_loss(x, x, classes, alpha=alpha))
+        wanted = (1 - alpha) * math.log(3)  # as the teacher, and a third for each class
+        assert abs(got - wanted) < 1e-6, f"alpha={alpha}: {got}, expected {wanted}"
 
 
 def student(seed):
@@ -111,6 +117,42 @@ def test_training_is_reproducible():
     assert not teacher.training, "the teacher teaches in evaluation mode, without its dropout"
     with expect_error(ValueError, otherwise="neither teacher nor labels, and no error"):
         distillation.train_student(student(0), pixels, generator=torch.Generator())
+
+
+@pytest.mark.grades("train_student")
+@pytest.mark.parametrize("taught", ["by a teacher", "by labels", "by both"])
+def test_steps_of_training(taught, generator):
+    """Where all rows are one, the batches do not matter: Adam on the loss of the docstring, with every option."""
+    inputs, labels = torch.randn(1, 64, generator=generator).expand(9, -1), torch.full((9,), 3)
+    teacher = None if taught == "by labels" else student(1)
+    network, wanted, sizes = student(0), student(0), []
+    network.register_forward_pre_hook(lambda module, args: sizes.append((module.training, *args[0].shape)))
+    distillation.train_student(
+        network,
+        inputs,
+        teacher=teacher,
+        labels=None if taught == "by a teacher" else labels,
+        n_steps=4,
+        batch_size=5,
+        learning_rate=0.02,
+        temperature=1.7,
+        generator=torch.Generator(),
+    )
+    assert sizes == [(True, 5, 64)] * 4, f"4 steps with 5 rows each, in training mode, got {sizes}"
+    optimizer = torch.optim.Adam(wanted.parameters(), lr=0.02)
+    for _ in range(4):
+        logits = wanted(inputs)
+        loss = F.cross_entropy(logits, labels)
+        if teacher is not None:
+            softened = (F.log_softmax(net(inputs) / 1.7, -1) for net in (wanted, teacher))
+            soft = 1.7**2 * F.kl_div(*softened, reduction="batchmean", log_target=True)
+            loss = soft if taught == "by a teacher" else 0.9 * soft + 0.1 * loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    step = (network(inputs[:1]) - student(0)(inputs[:1])).detach()
+    expected = (wanted(inputs[:1]) - student(0)(inputs[:1])).detach()
+    assert_close(step, expected, rtol=1e-3, what=f"what four steps {taught} change in the logits")
 
 
 @pytest.mark.grades("train_student", "distillation_loss")

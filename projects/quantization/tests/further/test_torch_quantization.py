@@ -5,6 +5,7 @@ Oracle: the float model, through SQNR in float64 computed here.
 
 import importlib
 import logging
+import re
 import warnings
 
 import pytest
@@ -84,6 +85,32 @@ def test_an_api_that_is_gone(monkeypatch):
         with expect_error(T.MissingAPIError, "torchao", otherwise="a missing API gives another error"):
             call()
     available(lambda: T.torchao_dynamic(mlp()))
+
+
+@pytest.mark.parametrize(
+    ("function", "module", "name", "instead"),
+    [
+        ("torch_fx", "torch.ao.quantization.quantize_fx", "prepare_fx", r"torchao\.quantization\.pt2e"),
+        ("torchao_dynamic", "torchao.quantization", "quantize_", "install torchao"),
+        (
+            "torchao_pt2e",
+            "torchao.quantization.pt2e.quantize_pt2e",
+            "prepare_pt2e",
+            r"torch\.ao\.quantization\.quantize_pt2e",
+        ),
+    ],
+)
+def test_what_took_its_place(function, module, name, instead, monkeypatch):
+    """Of every API that is gone the message names the successor, or what to install."""
+    with warnings.catch_warnings(action="ignore"):
+        api = pytest.importorskip(module)
+    monkeypatch.delattr(api, name)
+    arguments = [mlp(), [torch.ones(2, 64)]][: 1 + (function != "torchao_dynamic")]
+    with pytest.raises(T.MissingAPIError) as found:
+        getattr(T, function)(*arguments)
+    assert re.search(rf"\b{instead}\b", str(found.value)), (
+        f"{name} is gone, and the message is: {found.value}"
+    )
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "block"])
