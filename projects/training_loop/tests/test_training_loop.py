@@ -80,6 +80,26 @@ def test_written_out():
         assert name not in used, f"calls the library instead: {name} does the work that is asked of you"
 
 
+@pytest.mark.grades
+def test_config_is_as_it_was_given():
+    """The settings and what they are by default."""
+    given = {
+        "steps": 9,
+        "peak_lr": 0.5,
+        "warmup_steps": 0,
+        "min_lr": 0.0,
+        "weight_decay": 0.1,
+        "max_norm": 1.0,
+    }
+    given |= {"precision": "fp32", "save_every": 100}
+    settings = training_loop.Config(steps=9, peak_lr=0.5)
+    assert vars(settings) == given, f"Config is not yours to change: {settings}"
+    with expect_error(AttributeError, otherwise="Config is not yours to change: it was frozen"):
+        settings.steps = 8
+    with expect_error(TypeError, otherwise="Config is not yours to change: all settings were named"):
+        training_loop.Config(9, 0.5)
+
+
 # --- warmup_cosine --------------------------------------------------------------------------------------------
 
 
@@ -164,6 +184,7 @@ def test_schedule_at_its_bounds():
         (7, 3, 11, 0.8, 0.8): 0.8,
         (2, 3, 11, 0.0, 0.0): 0.0,
         (0, 0, 1, 0.8, 0.1): 0.8,
+        (4, 3, 5, 0.8, 0.1): 0.1,
     }
     for (step, warmup, total, peak, low), wanted in expected.items():
         case = f"step {step} of {total}, {warmup} of them warmup, from {peak} down to {low}"
