@@ -208,8 +208,8 @@ def outliers(demo: Demo) -> None:
         "outliers",
         figure,
         alt="With one channel up to 300 times larger, all curves fall: static fastest, smoothed least.",
-        caption="One outlier channel sets the scale for all others. A scale per token helps while many tokens escape the "
-        "outlier; where it is large, moving it into the weights helps more.",
+        caption="One outlier channel sets the scale for all others. A scale per token helps tokens whose outlier is "
+        "small; a large outlier is better moved into the weights.",
     )
     static, token, smoothed_db = (curve[4] for curve in curves.values())
     demo.number("outlier_static_db", static, ".1f", "dB left beside a channel 100 times larger, static")
