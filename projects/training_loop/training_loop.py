@@ -161,7 +161,7 @@ def save_checkpoint(path: str, step: int, model: nn.Module, optimizer: Optimizer
 
 
 def load_checkpoint(path: str, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> int:
-    """Restore what `save_checkpoint` wrote and return its `step`; a file with more than data is refused: a pickle is a program."""
+    """Restore what `save_checkpoint` wrote; return its `step`. Refused: other models' files; more than data, a pickle is a program."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])

@@ -692,6 +692,10 @@ def test_evaluation_weighs_tokens(monkeypatch):
     assert not math.isnan(got), "a batch without valid targets gives 0/0: add up sums and counts, divide once"
     hint = "is dropout off (eval mode) and every batch used?"
     assert_close(got, expected, rtol=1e-6, what="loss", mistakes=mistakes, hint=hint)
+    model, dtypes = Tiny(dtype=torch.float32), set()
+    model.back.register_forward_hook(lambda module, args, out: dtypes.add(out.dtype))
+    evaluate(model, UNEQUAL)
+    assert dtypes == {torch.float32}, f"a float32 model is evaluated in float32, not in {dtypes}"
 
 
 @pytest.mark.grades("evaluate")
@@ -895,6 +899,20 @@ def test_loading_runs_no_code(tmp_path):
         refused = True
     assert not trap.exists(), "loading the file ran its code: os.mkdir was called; use weights_only=True"
     assert refused, "a file that holds a program is accepted"
+
+
+@pytest.mark.grades("save_checkpoint", "load_checkpoint")
+def test_checkpoint_of_another_model(tmp_path):
+    """The same shapes under other names are another model."""
+    path, (model, *others) = str(tmp_path / "a.pt"), training(seed=1)
+    training_loop.save_checkpoint(path, 3, *training())
+    try:
+        training_loop.load_checkpoint(path, nn.Sequential(model), *others)
+    except NotImplementedError:
+        raise
+    except Exception:
+        return
+    raise AssertionError("weights of other names are passed over in silence: the model stays as it was")
 
 
 # --- train ----------------------------------------------------------------------------------------------------
