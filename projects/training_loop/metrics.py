@@ -26,7 +26,8 @@ class Reporter:
     first_step, total_steps : int
         Updates already made, and in the whole run.
     live : bool
-        Also the progress bar, TensorBoard events in ``folder/tensorboard``, and ``loss_curve.png`` at the end.
+        Also the progress bar (steps made, loss, rate, norm, speed), TensorBoard events in ``folder/tensorboard`` (of every
+        25th update, and of evaluations with their sample), and at the end ``loss_curve.png``: both curves in bits.
     """
 
     def __init__(self, folder: Path, *, first_step: int, total_steps: int, live: bool = True) -> None:
