@@ -181,6 +181,70 @@ def test_gpt_starts_uniform_and_tied(generator):
     assert not torch.equal(model(tokens), model(tokens)), "dropout=0.5 does nothing in train mode"
 
 
+@pytest.mark.grades("CharGPT")
+def test_gpt_starts_as_described():
+    """Matrices have variance 1/fan-in, those that end a branch that over 2·n_layers; embeddings are small; biases are 0, gains 1."""
+    model = gpt(d_model=64, n_layers=3, n_heads=8, context=40)
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    assert all((p == p[0]).all() and p[0] in (0, 1) for p in vectors), "biases start at 0, gains at 1"
+    embeddings = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    for weight in embeddings:
+        assert 0.01 < weight.std() < 0.1, (
+            f"an embedding of {tuple(weight.shape)} starts with {weight.std():.3f}"
+        )
+    matrices = [p for p in model.parameters() if p.ndim == 2 and min(p.shape) >= 64]
+    layers = [w for w in matrices if all(w is not e for e in embeddings)]
+    gains = sorted(w.std().item() * w.shape[1] ** 0.5 for w in layers)
+    wanted = [6**-0.5] * 6 + [1.0] * (len(layers) - 6)
+    assert all(abs(a / b - 1) < 0.06 for a, b in zip(gains, wanted, strict=True)), (
+        f"std·sqrt(fan-in) of the matrices: {[round(g, 2) for g in gains]}, expected {[round(g, 2) for g in wanted]}"
+    )
+
+
+@pytest.mark.grades("CharGPT", "CharGPT.forward")
+def test_gpt_looks_at_its_neighbours():
+    """Without attention and feed-forward a position still sees the three bytes before it, and no earlier one."""
+    model = gpt().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 2 and min(p.shape) >= 16 and p.shape != (256, 16):
+                p.zero_()
+    tokens = torch.arange(20, 32)[None]
+    seen = []
+    for k in range(12):
+        changed = tokens.clone()
+        changed[0, k] = 200
+        if (model(changed) - model(tokens))[0, 8].abs().max() > 1e-6:
+            seen.append(k)
+    assert seen == [5, 6, 7, 8], f"position 8 sees positions {seen}, not 5 to 8: the last four embeddings"
+
+
+@pytest.mark.grades("CharGPT", "CharGPT.forward")
+def test_gpt_drops_in_every_branch():
+    """Dropout of 1 leaves nothing of embedding and branches: all logits of a position are 0."""
+    model = gpt(dropout=0.9999999)
+    with torch.no_grad():
+        logits = model(torch.arange(12)[None])
+    assert not logits.any(), "something passes by the dropout after the embedding or at the end of a branch"
+
+
+class Alphabet(char_gpt.CharGPT):
+    """After each byte comes the next one."""
+
+    def forward(self, tokens):
+        self.seen = [*getattr(self, "seen", []), tokens.shape[1]]
+        return 60.0 * torch.nn.functional.one_hot((tokens + 1) % 256, 256)
+
+
+@pytest.mark.grades("CharGPT.generate")
+def test_gpt_generates_beyond_its_context():
+    """Each byte follows the last one; the model sees the last bytes that fit its context."""
+    model = Alphabet(context=3, d_model=8, n_layers=1, n_heads=2).eval()
+    text = model.generate(b"ab", 5, generator=torch.Generator().manual_seed(0))
+    assert text == b"abcdefg", f"after each byte comes the next one of the alphabet: {text}"
+    assert model.seen == [2, 3, 3, 3, 3], f"with a context of 3 the model saw {model.seen} bytes"
+
+
 @pytest.mark.grades("CharGPT.generate")
 def test_gpt_generates():
     """The prompt and n more bytes, the same for the same generator, without touching the global one."""
