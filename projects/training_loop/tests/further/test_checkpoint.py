@@ -189,3 +189,19 @@ def test_falls_back_to_the_older_one(tmp_path, capsys):
         path.write_bytes(b"")
     with expect_error(checkpoint.CheckpointError, str(newest), otherwise="all damaged, and no error"):
         store.load()
+
+
+@pytest.mark.grades("Checkpoint", "Checkpoint.save", "Checkpoint.load", "Checkpoint.paths")
+def test_folder_of_checkpoints(tmp_path):
+    """The folder is made with those above it, may be there already, and holds two checkpoints unless told otherwise."""
+    deep = tmp_path / "a" / "b" / "c"
+    checkpoint.Checkpoint(deep).save(1, {"step": 1})
+    again = checkpoint.Checkpoint(str(deep))
+    assert again.load() == {"step": 1}, "the folder that was there is not used"
+    for step in (2, 3):
+        again.save(step, {"step": step})
+    assert len(again.paths()) == 2, f"two are kept by default: {again.paths()}"
+    one = checkpoint.Checkpoint(tmp_path / "one", keep=1)
+    for step in (1, 2):
+        path = one.save(step, {"step": step})
+    assert one.paths() == [path], f"keep=1: {one.paths()}"

@@ -217,3 +217,15 @@ def test_ema_decay(decay):
     """A decay of 1 would never move."""
     with expect_error(ValueError, str(decay), otherwise=f"decay={decay} is accepted"):
         optimization.Ema(nn.Linear(2, 2), decay)
+
+
+@pytest.mark.grades("Ema", "Ema.update", "Ema.applied")
+def test_ema_without_memory():
+    """A decay of 0 is allowed: the average is the newest weights."""
+    model = nn.Linear(2, 2)
+    ema = optimization.Ema(model, 0.0)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    ema.update()
+    with ema.applied():
+        assert (model.weight == 3).all(), f"decay 0, weights of 3, average {model.weight.tolist()}"

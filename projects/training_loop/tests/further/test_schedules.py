@@ -142,3 +142,27 @@ def test_wrong_arguments(function, bad):
     step = arguments.pop("step")
     with expect_error(ValueError, str(*bad.values()), otherwise=f"{bad} is accepted"):
         getattr(schedules, function)(step, **arguments)
+
+
+@pytest.mark.grades("warmup_linear", "warmup_stable_decay", "warmup_constant")
+def test_at_the_bounds():
+    """min_lr is 0 unless it is given; no warmup, a decay of one update, or one that fills the run, can be meant."""
+    linear, stable, constant = (
+        schedules.warmup_linear,
+        schedules.warmup_stable_decay,
+        schedules.warmup_constant,
+    )
+    run = {"warmup_steps": 2, "total_steps": 6, "peak_lr": 0.8}
+    assert [linear(k, **run) for k in (2, 5, 9)] == [0.8, 0.0, 0.0], "linear, without min_lr"
+    assert [stable(k, decay_steps=1, **run) for k in (2, 4, 5)] == [0.8, 0.8, 0.0], "a decay of one update"
+    assert [stable(k, decay_steps=3, **run) for k in (2, 5)] == [0.8, 0.0], (
+        "the decay follows the warmup at once"
+    )
+    with expect_error(ValueError, "4", otherwise="a decay that begins within the warmup is accepted"):
+        stable(2, decay_steps=4, **run)
+    assert linear(4, min_lr=0.8, **run) == 0.8, "min_lr = peak_lr: the rate stays"
+    assert constant(0, warmup_steps=0, peak_lr=0.8) == 0.8, "without warmup the first rate is the peak"
+    assert constant(0, warmup_steps=0, peak_lr=0.0) == 0, "a rate of 0 can be meant"
+    full = {"warmup_steps": 5, "total_steps": 6, "peak_lr": 0.6}
+    assert abs(linear(4, **full) - 0.5) < 1e-12, "a warmup that fills the run"
+    assert linear(6, **full) == 0, "a warmup that fills the run, and the step beyond"

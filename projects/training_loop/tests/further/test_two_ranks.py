@@ -139,3 +139,16 @@ def test_sharded_checkpoint_files(tmp_path):
     assert answers[-1] is False, f"without a checkpoint load returns False, got {answers[-1]}"
     with expect_error(ValueError, "0", otherwise="keep=0 is accepted"):
         distributed.ShardedCheckpoint(tmp_path / "d", keep=0)
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.paths")
+def test_folder_of_sharded_checkpoints(tmp_path):
+    """The folder is made with those above it and may be there already; what is not finished is no checkpoint."""
+    deep = tmp_path / "a" / "b"
+    store = distributed.ShardedCheckpoint(deep)
+    assert distributed.ShardedCheckpoint(str(deep), keep=1).paths() == []
+    for name in ("step-00000009", "step-00000010", "step-00000011.tmp", "other"):
+        (deep / name).mkdir()
+    (deep / "step-00000012").write_bytes(b"a file")
+    names = [path.name for path in store.paths()]
+    assert names == ["step-00000009", "step-00000010"], f"oldest first, finished folders only: {names}"
