@@ -10,7 +10,7 @@ by ᾱ, and the two states differ in scale only: x = x_t/sqrt(ᾱ) with σ = sqr
 All four are called as ``sampler(denoiser, x, grid)``. The grid, (n_steps + 1,), runs from most noise to least; x, the state
 at its first level, is (batch, ...), float32 or float64, and not modified. ``denoiser(x, sigma)`` gets x0 + σ·n, from ddpm and
 ddim too, and σ as a tensor of shape (), both in the dtype of x; it returns D in the shape of x. A sampler is a generator: it
-yields the state after each step, a new tensor in the dtype of x, and computes a step only when asked. Coefficients are
+yields the state after each step, a new tensor in dtype and device of x, and computes a step only when asked. Coefficients are
 computed in float64: float32 leaves nothing of 1 - ᾱ near 1. Noise comes from `generator`: one ``torch.randn`` of x's shape
 and dtype in each step that adds noise, none in the others. Gradients flow. checked.py refuses what breaks this.
 """

@@ -89,6 +89,9 @@ def test_karras_by_hand():
     assert_close(grid, expected, rtol=1e-12, what="Karras grid", mistakes=mistakes)
     grid = karras_sigmas(2, sigma_min=1.0, sigma_max=9.0, rho=2.0, to_zero=False)
     assert_close(grid, expected[:-1], rtol=1e-12, what="Karras grid that stops at sigma_min")
+    grid = karras_sigmas(3, sigma_min=1.0, sigma_max=7.0, rho=0.5)
+    expected = torch.tensor([7.0, 5.0, 1.0, 0.0], dtype=DOUBLE)
+    assert_close(grid, expected, rtol=1e-12, what="Karras grid, rho = 0.5: σ² is 49, 25, 1")
 
 
 @pytest.mark.grades("karras_sigmas")

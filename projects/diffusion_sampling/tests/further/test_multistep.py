@@ -92,3 +92,13 @@ def test_gradient():
     *_, last = dpm_solver_2m(STANDARD, x, HAND)
     (gradient,) = torch.autograd.grad((last * cotangent).sum(), x)
     assert_close(gradient, 5.25 / 65 * cotangent, what="gradient with respect to x")
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e4], ids=str)
+def test_units_do_not_matter(unit):
+    """Data, state and grid in another unit of length: the same states in that unit. Only σ = 0 itself is the end."""
+    plain = dpm_solver_2m(STANDARD, column(65.0), HAND)
+    scaled = dpm_solver_2m(gaussian_denoiser(0.0, unit**2), unit * column(65.0), unit * HAND)
+    hint = "a number of the code has a unit: it clips, or takes a small sigma for 0"
+    for step, (got, expected) in enumerate(zip(scaled, plain, strict=True)):
+        assert_close(got / unit, expected, rtol=1e-12, what=f"state {step}, in units of {unit:g}", hint=hint)

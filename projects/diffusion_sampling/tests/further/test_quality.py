@@ -12,6 +12,9 @@ from oracles import DOUBLE
 import evaluate
 from shared.testing.checks import assert_close, expect_error
 
+pytestmark = pytest.mark.timeout(
+    60
+)  # torch loads its compiler with the first optimizer, which alone takes seconds
 JUDGE = Path(__file__).resolve().parents[2] / "weights" / "judge.safetensors"
 
 

@@ -7,7 +7,12 @@ import torch
 from oracles import DOUBLE
 
 import train
+import unet
 from shared.testing.checks import assert_close, expect_error, unchanged
+
+pytestmark = pytest.mark.timeout(
+    60
+)  # torch loads its compiler with the first optimizer, which alone takes seconds
 
 
 def seeded(seed=0):
@@ -159,6 +164,57 @@ def test_train_is_reproducible():
     assert torch.equal(first, again), "two runs of one config differ: all randomness must come from its seed"
     assert not torch.equal(first, other), "the seed is ignored"
     assert torch.equal(torch.get_rng_state(), before), "training changed torch's global generator"
+
+
+@pytest.mark.grades("train")
+def test_what_the_network_is_shown(monkeypatch):
+    """Each sample of a batch has its own image, label, σ and noise, and its label is that of its image or "no class".
+
+    The images are constant, 0.2·label - 1, and σ is near 0.02: the label can be read from what the network gets.
+    """
+    x, c_noise, labels, forward = [], [], [], unet.UNet.forward
+
+    def spy(self, *arguments):
+        for values, argument in zip((x, c_noise, labels), arguments, strict=True):
+            values.append(argument.detach().clone())
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(unet.UNet, "forward", spy)
+    classes = torch.arange(10)
+    images = (0.2 * classes - 1.0).reshape(10, 1, 1, 1).expand(10, 1, 8, 8).contiguous()
+    config = train.TrainConfig(
+        n_steps=4, batch_size=64, width=8, log_mean=-4.0, log_std=0.5, drop_rate=0.3, sigma_data=0.7
+    )
+    train.train(config, images, classes)
+    x, c_noise, labels = torch.cat(x), torch.cat(c_noise), torch.cat(labels)
+    assert len(x) == 4 * 64, f"4 steps of 64 show the network {len(x)} samples"
+    log_sigma = 4 * c_noise.double()
+    assert len(log_sigma.unique()) > 250, "samples share their sigma: draw one for each"
+    # five standard errors of 256 draws
+    assert abs(float(log_sigma.mean()) + 4) < 5 * 0.5 / 16, (
+        f"ln(σ) has mean {float(log_sigma.mean()):.2f}, not -4"
+    )
+    assert abs(float(log_sigma.std()) - 0.5) < 5 * 0.5 / 22, (
+        f"ln(σ) has deviation {float(log_sigma.std()):.2f}"
+    )
+    states = x.double() * (log_sigma.exp() ** 2 + 0.49).sqrt().reshape(-1, 1, 1, 1)
+    means = states.mean(dim=(1, 2, 3))
+    shown = ((means + 1) / 0.2).round().long()
+    assert set(shown.tolist()) == set(range(10)), (
+        f"of 10 images the network has seen those of {set(shown.tolist())}"
+    )
+    assert len(shown.reshape(4, 64).unique(dim=0)) == 4, "every step shows the same images"
+    dropped = labels == 10
+    share = float(dropped.double().mean())
+    assert abs(share - 0.3) < 5 * 0.46 / 16, f"{share:.0%} of the labels are dropped, expected 30 %"
+    assert torch.equal(labels[~dropped], shown[~dropped]), "a label does not belong to its image"
+    noise = (
+        (states - (0.2 * shown - 1).reshape(-1, 1, 1, 1)) / log_sigma.exp().reshape(-1, 1, 1, 1)
+    ).flatten(1)
+    assert abs(float(noise.std()) - 1) < 0.05, (
+        f"the noise has deviation {float(noise.std()):.2f}·σ, expected σ"
+    )
+    assert float(noise.mean(dim=0).std()) < 0.1, "samples share their noise: draw it for each"
 
 
 @pytest.mark.grades("train")
