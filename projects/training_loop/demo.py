@@ -80,12 +80,8 @@ def draw_loss_curve(demo: Demo, records: list[dict[str, Any]], bigram: float, cl
     steps = [r for r in records if "loss" in r]
     evaluations = [(r["step"], r["val_bits_per_byte"]) for r in records if "val_bits_per_byte" in r]
     norms = sorted(r["gradient_norm"] for r in steps)
-    demo.number(
-        "clipped",
-        sum(n > clip for n in norms) / len(norms),
-        ".0%",
-        "updates whose gradient was clipped",
-    )
+    clipped = sum(n > clip for n in norms) / len(norms)
+    demo.number("clipped", clipped, ".0%", "updates whose gradient was clipped")
     demo.number("norm_median", norms[len(norms) // 2], ".2f", "median gradient norm")
     demo.number("norm_largest", norms[-1], ".1f", "largest gradient norm")
 
@@ -94,13 +90,8 @@ def draw_loss_curve(demo: Demo, records: list[dict[str, Any]], bigram: float, cl
     axes[0].plot(
         x, [r["loss"] / math.log(2) for r in steps], color=SKY, linewidth=0.7, label="training, each update"
     )
-    axes[0].plot(
-        *zip(*evaluations, strict=True),
-        color=RED,
-        marker="o",
-        markersize=4,
-        label="validation, averaged weights",
-    )
+    style = {"color": RED, "marker": "o", "markersize": 4, "label": "validation, averaged weights"}
+    axes[0].plot(*zip(*evaluations, strict=True), **style)
     axes[0].axhline(bigram, color=GREY, linestyle="--", label="bigram model")
     axes[0].set(xlabel="update", ylabel="bits per byte", title="Loss")
     axes[0].legend()
@@ -303,12 +294,8 @@ def show_resume(demo: Demo) -> None:
     saved = copy.deepcopy(trainer.state_dict())
     whole = run(trainer, 10, 20)
     trainer.load_state_dict(copy.deepcopy(saved))
-    demo.number(
-        "resumed_differ",
-        int((run(trainer, 10, 20) != whole).sum()),
-        ",d",
-        "weights that differ after stopping and resuming",
-    )
+    differ = int((run(trainer, 10, 20) != whole).sum())
+    demo.number("resumed_differ", differ, ",d", "weights that differ after stopping and resuming")
     torch_rng = torch.get_rng_state()
     trainer.load_state_dict(copy.deepcopy(saved))
     torch.set_rng_state(torch_rng)
