@@ -10,9 +10,8 @@ import train
 import unet
 from shared.testing.checks import assert_close, expect_error, unchanged
 
-pytestmark = pytest.mark.timeout(
-    60
-)  # torch loads its compiler with the first optimizer, which alone takes seconds
+# torch loads its compiler with the first optimizer, which alone takes seconds
+pytestmark = pytest.mark.timeout(60)
 
 
 def seeded(seed=0):
