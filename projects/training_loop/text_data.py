@@ -26,7 +26,7 @@ SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idlelib",
 
 
 def standard_library(max_bytes: int) -> tuple[list[bytes], list[bytes]]:
-    """Read `max_bytes` of the standard library's source and split it by file, 9 to 1.
+    """Read `max_bytes` of the source below ``sysconfig.get_path("stdlib")`` and split it by file, 9 to 1.
 
     Files come in the order of a checksum of their relative name, so that a smaller cap takes a fair sample, not the
     letter A. The text differs between versions of Python, so results name the version.

@@ -205,3 +205,22 @@ def test_folder_of_checkpoints(tmp_path):
     for step in (1, 2):
         path = one.save(step, {"step": step})
     assert one.paths() == [path], f"keep=1: {one.paths()}"
+
+
+@pytest.mark.grades("Checkpoint", "Checkpoint.save", "Checkpoint.load", "Checkpoint.paths")
+def test_what_a_crash_leaves_behind(tmp_path, monkeypatch):
+    """A save that ends before the rename is no checkpoint, and the next save clears it away."""
+    store = checkpoint.Checkpoint(tmp_path)
+
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "rename"):
+            patch.setattr(os, name, crash)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(1, {"step": 1})
+    assert store.load() is None, "half a save counts as a checkpoint"
+    path = store.save(2, {"step": 2})
+    left = sorted(os.listdir(tmp_path))
+    assert left == [path.name], f"what a crash left behind stays for ever: {left}"

@@ -255,3 +255,42 @@ def test_gpt_generates():
     assert torch.equal(before, torch.get_rng_state()), (
         "sampling used the global generator: a resumed run would differ"
     )
+
+
+@pytest.mark.grades("standard_library")
+def test_split_of_a_small_library(tmp_path, monkeypatch):
+    """Each file is whole on one side, about a tenth of them for validation; tests and installed packages are left out."""
+    for k in range(300):
+        folder = tmp_path / f"package{k % 7}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"module{k}.py").write_bytes(b"file %d\r\n" % k)
+    for name in ("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"):
+        (tmp_path / "package1" / name).mkdir()
+        (tmp_path / "package1" / name / "module.py").write_bytes(b"left out")
+    (tmp_path / "_sysconfigdata_x.py").write_bytes(b"left out")
+    (tmp_path / "module.txt").write_bytes(b"left out")
+    monkeypatch.setattr(text_data.sysconfig, "get_path", lambda name: str(tmp_path))
+    train, val = text_data.standard_library(1_000_000)
+    everything = sorted(train + val)
+    assert everything == sorted(b"file %d\n" % k for k in range(300)), (
+        f"{len(everything)} files of 300, with Unix line ends; in them: {set(everything) - {b'file %d' % k for k in range(300)}}"
+    )
+    assert 10 <= len(val) <= 60, f"about 30 files of 300 are for validation, not {len(val)}"
+    assert (train, val) == text_data.standard_library(1_000_000), "the same split each time"
+    some_train, some_val = text_data.standard_library(100)
+    assert (len(b"".join(some_train)), len(b"".join(some_val))) == (90, 10), (
+        "nine tenths and one tenth of 100 bytes"
+    )
+    assert b"".join(train).startswith(b"".join(some_train)), (
+        "a smaller cap takes the first files of the larger one"
+    )
+
+
+@pytest.mark.grades("Windows", "Windows.batch")
+def test_empty_window_before_others():
+    """Index -1: inputs of 0, and no target counts."""
+    inputs, targets = text_data.Windows([b"abcdef", b"xyz"], 2).batch([-1, 0])
+    assert inputs.tolist() == [[0, 0], [97, 98]], (
+        f"inputs of an empty window and of the first: {inputs.tolist()}"
+    )
+    assert targets.tolist() == [[-100, -100], [98, 99]], f"targets: {targets.tolist()}"
