@@ -89,6 +89,14 @@ def test_config():
         )
 
 
+@pytest.mark.grades("Progress")
+def test_progress_of_nothing():
+    """A run that has not begun has made, used up and skipped nothing, and has no loss."""
+    *counts, loss = vars(trainer_module.Progress()).values()
+    assert counts == [0] * 5, f"step, epoch, position, skipped, skipped in a row: {counts}"
+    assert math.isnan(loss), f"the loss before the first step: {loss}"
+
+
 @pytest.mark.grades("Trainer", "Trainer.forward_backward")
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 10])
 @pytest.mark.parametrize("n_windows", [10, 7])
