@@ -168,7 +168,7 @@ def test_keeps_the_last_two(tmp_path):
 @pytest.mark.grades("Checkpoint", "Checkpoint.save", "Checkpoint.load", "Checkpoint.paths", "CheckpointError")
 def test_falls_back_to_the_older_one(tmp_path, capsys):
     """A damaged newest checkpoint is passed over aloud; if all are damaged, or one is of another format, an error."""
-    store = checkpoint.Checkpoint(tmp_path)
+    store = checkpoint.Checkpoint(tmp_path / "another format")  # no matter what the folder is called
     store.save(1, {"step": 1})
     newest = store.save(2, {"step": 2})
     content = newest.read_bytes()
