@@ -114,8 +114,7 @@ class Percentile:
     @staticmethod
     def _at(values: Tensor, percent: float) -> Tensor:
         position = percent / 100 * (len(values) - 1)  # torch.quantile refuses more than 2^24 values
-        below = int(position)
-        above = min(below + 1, len(values) - 1)
+        below, above = math.floor(position), math.ceil(position)
         return torch.lerp(values[below], values[above], position - below)
 
 

@@ -115,7 +115,8 @@ def test_matmul_follows_its_operands(generator):
     assert torch.equal(got, torch.from_numpy(exact(wide[:, ::2], tall.T, -5)).int()), "strided operands"
     for rows, n_in, n_out in [(0, 3, 2), (2, 0, 3), (2, 3, 0)]:
         empty = K.int8_matmul(integers((rows, n_in), generator), integers((n_out, n_in), generator))
-        assert empty.tolist() == torch.zeros(rows, n_out).tolist(), f"empty {rows, n_in, n_out}"
+        assert torch.equal(empty, torch.zeros(rows, n_out, dtype=torch.int32)), f"empty {rows, n_in, n_out}"
+        assert empty.dtype == torch.int32, f"the empty product must be int32, got {empty.dtype}"
 
 
 @pytest.mark.grades("int8_matmul")
@@ -201,6 +202,14 @@ def test_linear_by_hand():
         ),
     }
     assert_close(q, torch.tensor([[18, 87]], dtype=torch.int8), what="int8 output", mistakes=mistakes)
+    tokens = K.quantized_linear(
+        x.reshape(1, 1, 2),
+        *arguments[1:],
+        bias,
+        y_scale=torch.tensor(0.1),
+        y_zero_point=torch.tensor(7, dtype=torch.int32),
+    )
+    assert tokens.shape == (1, 1, 2), f"(1, 1, in) in, (1, 1, out) out, got {tuple(tokens.shape)}"
 
 
 @pytest.mark.grades("quantized_linear")

@@ -31,9 +31,11 @@ def byte_kernel(used, *, saturates):
         y = sums.float() * (x_scale * weight_scale)
         return y if bias is None else y + bias
 
-    return SimpleNamespace(
-        qlinear_prepack=lambda weight, shape: weight.clone(), qlinear_pointwise=qlinear_pointwise
-    )
+    def qlinear_prepack(weight, shape):
+        assert weight.dtype == torch.int8, f"the kernel takes signed bytes as weights, got {weight.dtype}"
+        return weight.clone()
+
+    return SimpleNamespace(qlinear_prepack=qlinear_prepack, qlinear_pointwise=qlinear_pointwise)
 
 
 @pytest.fixture(params=["saturates", "is exact", "is missing"])

@@ -198,10 +198,12 @@ def test_mean_squared_error(n_bits, symmetric, generator):
 
 @pytest.mark.grades("MeanSquaredError")
 def test_mean_squared_error_at_both_ends():
-    """From all of the extremes, where they fit the integers exactly, to a hundredth, where one value stands alone."""
-    whole = O.MeanSquaredError()
-    whole.observe(torch.arange(256.0))
-    assert [float(v) for v in whole.range()] == [0.0, 255.0], "the extremes lose nothing, and are not chosen"
+    """From the extremes themselves, where no wider range may be tried, to a hundredth, where one value stands alone."""
+    whole = O.MeanSquaredError(n_bits=2)
+    whole.observe(torch.tensor([0.0, 101.0, 202.0]).repeat(100))  # [0, 303] would hold them exactly
+    whole.observe(torch.tensor([300.0]))
+    got = [float(v) for v in whole.range()]
+    assert got == [0.0, 300.0], f"the best range up to the extremes is [0, 300], got {got}"
     hundredth = O.MeanSquaredError(n_bits=2)
     hundredth.observe(torch.arange(4.0).repeat(20_000))
     hundredth.observe(torch.tensor([300.0]))
