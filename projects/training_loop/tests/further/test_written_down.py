@@ -77,14 +77,14 @@ def test_live_by_hand(tmp_path, monkeypatch):
     reporter = metrics.Reporter(tmp_path, first_step=23, total_steps=60, live=True)
     for step in (24, 25, 26, 50):
         reporter.step(step, loss=math.log(2) * step, lr=0.25, gradient_norm=2.5, n_tokens=100)
-    reporter.evaluation(50, val_bits_per_byte=3.25, sample=b"def \x00f:\n \xff")
+    reporter.evaluation(50, val_bits_per_byte=3.25, sample=b"def [red]\x00f:\n \xff")
     reporter.close()
     said = terminal.getvalue()
     assert "50/60" in said, f"the bar says how many of the steps are made: {said[-300:]!r}"
     for shown in ("34.6", "2.5e-01|0.25", "2.5"):
         assert re.search(shown, said), f"the bar shows loss, rate and norm, where is {shown}? {said[-300:]!r}"
     assert "3.25" in said, "an evaluation is printed"
-    assert "def " in said, "a sample is printed"
+    assert "def [red]" in said, "a sample is printed as it is: its brackets are no colours"
     assert "\0" not in said, "what cannot be printed reaches the terminal"
     events = {}
     (path,) = (tmp_path / "tensorboard").glob("events*")
@@ -170,10 +170,10 @@ def test_options(monkeypatch, capsys):
         "--steps 3": ("steps", 3),
         "--resume": ("resume", True),
         "--seed 4": ("seed", 4),
-        "--precision bf16": ("precision", "bf16"),
+        **{f"--precision {name}": ("precision", name) for name in ("fp32", "bf16", "fp16")},
         "--accumulate 2": ("accumulate", 2),
         "--clip 0.5": ("clip", 0.5),
-        "--schedule wsd": ("schedule", "wsd"),
+        **{f"--schedule {name}": ("schedule", name) for name in ("cosine", "linear", "constant", "wsd")},
         "--compile": ("compile", True),
         "--checkpoint-every 9": ("checkpoint_every", 9),
         "--deterministic": ("deterministic", True),
