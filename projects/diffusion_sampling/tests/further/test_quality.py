@@ -113,7 +113,7 @@ def test_judge(generator):
 
 
 @pytest.mark.grades("fit_judge")
-def test_fit_judge(generator):
+def test_fit_judge(monkeypatch, generator):
     """Two kinds of images that differ in one half are told apart after a few steps; the seed decides."""
     labels = torch.randint(2, (60,), generator=generator)
     images = 0.3 * torch.randn(60, 1, 8, 8, generator=generator)
@@ -123,7 +123,14 @@ def test_fit_judge(generator):
         f"accuracy {first.accuracy(images, labels):.2f} on two plain classes"
     )
     assert torch.equal(first(images), again(images)), "the same seed gives two judges"
+    shown, forward = [], evaluate.Judge.forward
+    monkeypatch.setattr(
+        evaluate.Judge, "forward", lambda self, x: shown.append(x.clone()) or forward(self, x)
+    )
     other = evaluate.fit_judge(images, labels, n_steps=20, seed=4)
+    assert len(shown) == 20, f"20 steps ask the judge {len(shown)} times"
+    assert not torch.equal(shown[0], shown[1]), "every step shows the same images: the noise is missing"
+    monkeypatch.undo()
     assert not torch.equal(first(images), other(images)), "the seed is ignored"
 
 

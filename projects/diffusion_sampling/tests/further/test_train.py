@@ -33,6 +33,11 @@ def test_load_split():
         assert bool((shares > 0.09).all()), f"the split is not stratified: shares {shares.tolist()}"
     nearest = torch.cdist(split.held_images.flatten(1), split.train_images.flatten(1)).min(1).values
     assert float(nearest.min()) > 0, "a held-out digit is among those to train on"
+    neighbour = torch.cdist(split.held_images.flatten(1), split.train_images.flatten(1)).argmin(1)
+    agree = float((split.train_labels[neighbour] == split.held_labels).double().mean())
+    assert agree > 0.95, (
+        f"labels do not belong to their images: {agree:.0%} are like those of the nearest digit"
+    )
     assert torch.equal(split.held_images, train.load_split().held_images), "two calls give two splits"
 
 
@@ -217,6 +222,19 @@ def test_what_the_network_is_shown(monkeypatch):
 
 
 @pytest.mark.grades("train")
+def test_rate_of_the_first_step():
+    """Adam's first step moves what has a gradient by its rate: of 5 steps of warm-up to 0.01 the first has 0.002."""
+    config = train.TrainConfig(
+        n_steps=10, batch_size=4, width=8, warm_up=5, peak_rate=1e-2, ema_decay=0.0
+    )  # with decay 0 the average is the model
+    start, after = (parameters(train.train(config, *digits(), stop_after=n)) for n in (0, 1))
+    moved = float((after - start).abs().max())
+    assert abs(moved / 0.002 - 1) < 0.02, (
+        f"the first step moves a parameter by {moved:.5f}, its rate is 0.002"
+    )
+
+
+@pytest.mark.grades("train")
 def test_labels_are_dropped():
     """drop_rate = 1 trains on no class at all: other labels give the same bits. drop_rate = 0 trains on all of them."""
     images, labels = digits()
@@ -355,12 +373,12 @@ def test_train_learns():
 @pytest.mark.grades("save_weights", "load_weights")
 def test_weights_file(tmp_path):
     """float16 in the file, float32 back, rounded once; sigma_data and the width come along."""
-    config = train.TrainConfig(**TINY, sigma_data=0.6)
+    config = train.TrainConfig(**TINY, sigma_data=0.6123456789)
     model = train.train(config, *digits())
     path = tmp_path / "new" / "weights.safetensors"
     train.save_weights(model, path, config=config)
     loaded, sigma_data = train.load_weights(path)
-    assert sigma_data == 0.6, f"sigma_data came back as {sigma_data}, written as 0.6"
+    assert sigma_data == 0.6123456789, f"sigma_data came back as {sigma_data}, written as 0.6123456789"
     assert not loaded.training, "the network comes back in training mode"
     expected = parameters(model).half().float()
     assert torch.equal(parameters(loaded), expected), (
