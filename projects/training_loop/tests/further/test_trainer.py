@@ -89,7 +89,7 @@ def test_config():
         )
 
 
-@pytest.mark.grades("Progress")
+@pytest.mark.grades
 def test_progress_of_nothing():
     """A run that has not begun has made, used up and skipped nothing, and has no loss."""
     *counts, loss = vars(trainer_module.Progress()).values()
