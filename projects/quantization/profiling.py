@@ -89,9 +89,7 @@ def profile_operators(
     if n_calls < 1:
         raise ValueError(f"n_calls must be at least 1, got {n_calls}")
     call()
-    with torch.profiler.profile(
-        activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True
-    ) as profiler:
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiler:  # and shapes
         for _ in range(n_calls):
             call()
     if trace is not None:
