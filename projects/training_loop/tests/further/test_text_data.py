@@ -2,6 +2,7 @@
 
 import collections
 import math
+import sysconfig
 
 import pytest
 import torch
@@ -269,7 +270,7 @@ def test_split_of_a_small_library(tmp_path, monkeypatch):
         (tmp_path / "package1" / name / "module.py").write_bytes(b"left out")
     (tmp_path / "_sysconfigdata_x.py").write_bytes(b"left out")
     (tmp_path / "module.txt").write_bytes(b"left out")
-    monkeypatch.setattr(text_data.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     train, val = text_data.standard_library(1_000_000)
     everything = sorted(train + val)
     assert everything == sorted(b"file %d\n" % k for k in range(300)), (

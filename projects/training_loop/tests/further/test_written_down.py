@@ -1,6 +1,5 @@
 """metrics.py, settings.py and the command line: what a run writes down, and what reaches it. Oracles: literal records, a clock that is set."""
 
-import io
 import itertools
 import json
 import math
@@ -8,8 +7,8 @@ import re
 import time
 
 import pytest
+import torch
 import trials
-from rich.console import Console
 
 import metrics
 import run
@@ -62,14 +61,14 @@ def test_records_by_hand(tmp_path, clock, capsys):
 
 
 @pytest.mark.grades("Reporter", "Reporter.step", "Reporter.evaluation", "Reporter.close")
-def test_live_by_hand(tmp_path, monkeypatch):
+def test_live_by_hand(tmp_path, monkeypatch, capsys):
     """The bar, the sample, the curve and the events, in numbers."""
     from matplotlib.figure import Figure
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    terminal, figures = io.StringIO(), []
-    wide = {"file": terminal, "force_terminal": True, "width": 150, "color_system": None}
-    monkeypatch.setattr(metrics, "Console", lambda *args, **kwargs: Console(**wide))
+    figures = []
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes its output for a terminal
+    monkeypatch.setenv("COLUMNS", "150")
     save = Figure.savefig
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k))[1]
@@ -79,7 +78,7 @@ def test_live_by_hand(tmp_path, monkeypatch):
         reporter.step(step, loss=math.log(2) * step, lr=0.25, gradient_norm=2.5, n_tokens=100)
     reporter.evaluation(50, val_bits_per_byte=3.25, sample=b"def [red]\x00f:\n \xff")
     reporter.close()
-    said = terminal.getvalue()
+    said = re.sub("\x1b[^A-Za-z]*[A-Za-z]", "", capsys.readouterr().out)
     assert "50/60" in said, f"the bar says how many of the steps are made: {said[-300:]!r}"
     for shown in ("34.6", "2.5e-01|0.25", "2.5"):
         assert re.search(shown, said), f"the bar shows loss, rate and norm, where is {shown}? {said[-300:]!r}"
@@ -198,7 +197,7 @@ def test_options(monkeypatch, capsys):
         with pytest.raises(SystemExit) as left:
             run.main(bad)
         assert left.value.code == 2, f"{bad}: status {left.value.code}"
-    monkeypatch.setattr(run.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as left:
         run.main(["--out", "a", "--preset", "gpu"])
     assert left.value.code == 2, "--preset gpu without a GPU is refused"
