@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from oracles import BOTH, LOGITS, LOSSES, ONE_HOT, SOFTMAX, TARGETS
+from oracles import BOTH, LOGITS, LOSSES, ONE_HOT, SOFTMAX, TARGETS, WITH_INDICES
 from sklearn.metrics import log_loss
 from torch_oracles import oracle_of, random_probabilities, torch_oracle
 
@@ -282,6 +282,28 @@ def test_single_and_half_precision(dtype, rng):
         torch_oracle(logits, targets, weight=[2.0, 3.0, 4.0])[0],
         dtype=dtype,
         hint="the sum of the losses passes 65504, where float16 ends: compute in float32",
+    )
+
+
+@WITH_INDICES
+def test_half_precision_is_computed_in_single(function):
+    """70,000 classes of weight 100,000: float16 ends at 65504, which the sum of the classes passes, and each weight."""
+    logits, targets = np.zeros((2, 70_000), np.float16), np.array([0, 1])
+    logits[:, 0] = 4.0
+    powers = np.exp(logits.astype(np.float64))
+    gradient = powers / powers.sum(axis=1, keepdims=True)
+    gradient[[0, 1], targets] -= 1
+    expected = {
+        "cross_entropy": np.log(powers[0].sum()) - 2.0,
+        "cross_entropy_grad": gradient / 2,
+        "nll_loss": -2.0,
+    }
+    assert_close(
+        getattr(blocked, function)(logits, targets, weight=np.full(70_000, 1e5)),
+        expected[function],
+        dtype=np.float16,
+        what=f"{function} of 70,000 classes in float16",
+        hint="compute float16 in float32, the weights too",
     )
 
 

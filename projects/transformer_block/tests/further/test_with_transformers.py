@@ -14,6 +14,7 @@ import positions
 from gpt2_and_llama import TransformerBlock
 from shared.testing.checks import assert_close
 
+pytestmark = pytest.mark.timeout(60)  # the import alone takes three seconds, more on a busy machine
 T = 9
 BLOCK = pytest.mark.grades(
     *("norms.LayerNorm", "RMSNorm", "rotary", "swiglu.FeedForward", "attention_in_groups.SelfAttention"),
