@@ -397,3 +397,22 @@ def test_bfloat16_autocast_runs():
         model = train.train(train.TrainConfig(**TINY), *digits(), fast=True)
     assert bool(torch.isfinite(parameters(model)).all()), "bfloat16 autocast gave NaN or inf"
     assert parameters(model).dtype == torch.float32, "the weights themselves stay float32"
+
+
+@pytest.mark.grades("train", "save_weights", "load_weights")
+def test_command_line(tmp_path, monkeypatch, capsys):
+    """Two steps from the command line: the weights, with the config's sigma_data, where --out says, and a checkpoint."""
+    out, checkpoint = tmp_path / "w.safetensors", tmp_path / "run.pt"
+    monkeypatch.setattr(
+        "sys.argv", ["train.py", "--steps", "2", "--out", str(out), "--checkpoint", str(checkpoint)]
+    )
+    train.main()
+    assert checkpoint.exists(), "--checkpoint is ignored"
+    model, sigma_data = train.load_weights(out)
+    assert sigma_data == train.TrainConfig().sigma_data, f"sigma_data is {sigma_data}"
+    data = train.load_split()
+    again = train.train(
+        train.TrainConfig(n_steps=2), data.train_images, data.train_labels, checkpoint=checkpoint
+    )
+    assert torch.equal(parameters(model), parameters(again).half().float()), "the weights are not the run's"
+    assert str(out) in capsys.readouterr().out, "the command does not say what it wrote"
