@@ -55,7 +55,9 @@ def test_one_step_at_a_time(function):
     """A sampler computes a step only when it is asked for one: one call of the denoiser more per state, Heun two."""
     recorder, per_step = Recorder(STANDARD), 2 if function == "heun" else 1
     states = iter(getattr(diffusion_sampling, function)(recorder, torch.ones(2, 3), grid_of(function)))
-    assert not recorder.sigmas, "the denoiser is called before the first state is asked for"
+    assert not recorder.sigmas, (
+        "the denoiser is called before the first state is asked for: yield after every step"
+    )
     for n in (1, 2, 3):
         next(states)
         calls = len(recorder.sigmas)
