@@ -130,7 +130,14 @@ def test_sharded_checkpoint_files(tmp_path):
         f"found, w, other, folders: {answer}"
     )
     trap = tmp_path / "trap"
-    indices = [pickle.dumps(_Attack(str(trap))).hex(), "", b"text".hex()]
+    hidden = [
+        b"torch.distributed.checkpoint.filesystem",
+        b"os.mkdir",
+        str(trap).encode(),
+    ]  # by way of a module it needs
+    hidden = [b"\x8c" + bytes([len(text)]) + text for text in hidden]
+    hidden = b"\x80\x04" + hidden[0] + hidden[1] + b"\x93" + hidden[2] + b"\x85R."
+    indices = [pickle.dumps(_Attack(str(trap))).hex(), hidden.hex(), "", b"text".hex()]
     empty = str(tmp_path / "empty")
     (answers,) = run_ranks(1, "trials:load_sharded", folder=str(folder), indices=indices, empty=empty)
     assert not trap.exists(), "reading the index ran its code: restrict what pickle may look up"

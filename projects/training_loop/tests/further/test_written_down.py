@@ -84,6 +84,7 @@ def test_live_by_hand(tmp_path, monkeypatch, capsys):
         assert re.search(shown, said), f"the bar shows loss, rate and norm, where is {shown}? {said[-300:]!r}"
     assert "3.25" in said, "an evaluation is printed"
     assert "def [red]" in said, "a sample is printed as it is: its brackets are no colours"
+    assert "f:\n" in said, "a sample keeps its lines"
     assert "\0" not in said, "what cannot be printed reaches the terminal"
     events = {}
     (path,) = (tmp_path / "tensorboard").glob("events*")
