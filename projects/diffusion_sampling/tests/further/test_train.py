@@ -209,6 +209,7 @@ def test_what_the_network_is_shown(monkeypatch):
     )
     assert len(shown.reshape(4, 64).unique(dim=0)) == 4, "every step shows the same images"
     dropped = labels == 10
+    assert bool(dropped.any()), 'drop_rate has no effect: the network is never shown "no class"'
     share = float(dropped.double().mean())
     assert abs(share - 0.3) < 5 * 0.46 / 16, f"{share:.0%} of the labels are dropped, expected 30 %"
     assert torch.equal(labels[~dropped], shown[~dropped]), "a label does not belong to its image"
