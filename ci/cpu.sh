@@ -35,6 +35,8 @@ lane_a=$(grep -vxF "$lane_b" <<<"$all")
 
 # Every mistake meets all tests in their order here, not only the one that is known to catch it.
 export GROUNDWORK_JUDGE=full
+# Each is a pytest session of its own: they share the tests' bytecode.
+unset PYTHONDONTWRITEBYTECODE
 log=$(mktemp)
 failed=0
 # shellcheck disable=SC2086  # the names of the sessions are words

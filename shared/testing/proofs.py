@@ -79,7 +79,9 @@ class MistakeRejected(JudgeItem):
             self.mistake.write(self.project, answer)
             if mode == "recorded" and known and self._is_caught_by(known, answer):
                 return
-            grades = grade_in_process(self.project, answer, first=True)
+            # the core's tests see no further module: they would only take their time
+            tests = "tests/further" if self.mistake.file in self.project.further_sources else "tests"
+            grades = grade_in_process(self.project, answer, tests=[tests], first=True)
         failure = check_mistake(self.mistake, grades)
         if self.mistake.level != failure.level and self.mistake.file in self.project.core_sources:
             raise AssertionError(
