@@ -123,8 +123,8 @@ def test_model_that_is_one_layer(mode, generator):
 def test_signal(mode, generator):
     """8 bits keep 30 dB and more; layers of different range need ranges of their own."""
     model, calibration = network(), batches(generator, 4)
-    options = {"calibration": iter(calibration[:3])} if mode == "static" else {}  # dynamic needs none
-    quantized = Q.quantize_model(model, mode=mode, **options)
+    static = {"mode": "static", "calibration": iter(calibration[:3])}
+    quantized = Q.quantize_model(model, **(static if mode == "static" else {}))  # dynamic is the default
     x = calibration[3]
     ratio = decibels(run(model, x), run(quantized, x))
     assert ratio > 30, (
