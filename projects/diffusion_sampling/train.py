@@ -201,7 +201,7 @@ def train(
     fast: bool = False,
     progress: bool = False,
 ) -> UNet:
-    """Train a U-Net and return its averaged copy.
+    """Train a U-Net with Adam, betas (0.9, 0.99), on gradients clipped to a norm of 1; return its averaged copy.
 
     Parameters
     ----------

@@ -160,7 +160,8 @@ def test_committed_judge():
     from train import load_split
 
     data = load_split()
-    accuracy = evaluate.load_judge(JUDGE).accuracy(data.held_images, data.held_labels)
+    committed = JUDGE.with_name(evaluate.WEIGHTS.name)
+    accuracy = evaluate.load_judge(committed).accuracy(data.held_images, data.held_labels)
     assert accuracy >= 0.96, f"the judge reads {accuracy:.1%} of the held-out digits"
 
 
@@ -185,9 +186,10 @@ class Fake(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.half = []
+        self.half, self.levels = [], []
 
     def forward(self, x, c_noise, labels):
+        self.levels.append(float((4 * c_noise).exp().max()))  # c_noise is ln(sigma) / 4
         self.half.append(torch.is_autocast_enabled("cpu"))
         return 0.1 * x + 0.01 * labels[:, None, None, None]
 
@@ -216,6 +218,50 @@ def test_draw_digits(monkeypatch):
     assert all(model.half), "fast must run the network under bfloat16 autocast"
     assert fast.dtype == torch.float32, f"the state must stay float32, got {fast.dtype}"
     assert float((fast - first).abs().max()) < 0.05, "fast changes the digits by more than its rounding"
+
+
+@pytest.mark.grades("draw_digits")
+def test_draws_on_the_grid():
+    """From σ = 20 to 0.005: Heun asks at both ends of each step, but not at 0."""
+    model = Fake()
+    evaluate.draw_digits(model, torch.tensor([1]), sigma_data=0.7, n_steps=2)
+    expected = [20.0, 0.005, 0.005]
+    close = len(model.levels) == 3 and all(
+        math.isclose(*pair, rel_tol=1e-4) for pair in zip(model.levels, expected, strict=True)
+    )
+    assert close, f"the network is asked at σ = {model.levels}, expected {expected}"
+
+
+@pytest.mark.grades("draw_digits", "evaluate")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], {"w": 1.0, "n_steps": 18, "device": "cpu", "fast": False}),
+        (
+            ["--guidance", "2", "--steps", "3", "--gpu"],
+            {"w": 2.0, "n_steps": 3, "device": "cuda", "fast": True},
+        ),
+    ],
+    ids=["default", "all"],
+)
+def test_command_line_draws(monkeypatch, capsys, arguments, expected):
+    """The options reach `draw_digits`; what `evaluate` says of its images and the held-out labels is printed."""
+    asked, judged, images = [], [], torch.zeros(360, 1, 8, 8)
+    report = evaluate.Report(*(i / 8 for i in range(1, 8)))
+    monkeypatch.setattr(evaluate, "DIGITS", JUDGE.with_name(evaluate.DIGITS.name))
+    monkeypatch.setattr(
+        evaluate, "draw_digits", lambda *args, **options: asked.append((args, options)) or images
+    )
+    monkeypatch.setattr(evaluate, "evaluate", lambda *args: judged.append(args) or report)
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
+    evaluate.main()
+    (_, labels), options = asked[0]
+    assert {name: options[name] for name in expected} == expected, f"{arguments} gives {options}"
+    assert len(judged[0]) == 2, f"evaluate gets the images and the labels, got {len(judged[0])} arguments"
+    assert judged[0][0] is images, "other images are judged than were drawn"
+    assert torch.equal(judged[0][1], labels), "the images are judged by other labels than they were drawn for"
+    out = capsys.readouterr().out
+    assert all(f"{value:.3f}" in out for value in report), f"the report is not printed: {out}"
 
 
 @pytest.mark.grades("fit_judge", "load_judge", "Judge")

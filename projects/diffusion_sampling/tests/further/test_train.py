@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from oracles import DOUBLE
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import train
 import unet
@@ -376,7 +377,7 @@ def test_weights_file(tmp_path):
     """float16 in the file, float32 back, rounded once; sigma_data and the width come along."""
     config = train.TrainConfig(**TINY, sigma_data=0.6123456789)
     model = train.train(config, *digits())
-    path = tmp_path / "new" / "weights.safetensors"
+    path = tmp_path / "new" / "deeper" / "weights.safetensors"
     train.save_weights(model, path, config=config)
     loaded, sigma_data = train.load_weights(path)
     assert sigma_data == 0.6123456789, f"sigma_data came back as {sigma_data}, written as 0.6123456789"
@@ -398,6 +399,42 @@ def test_bfloat16_autocast_runs():
         model = train.train(train.TrainConfig(**TINY), *digits(), fast=True)
     assert bool(torch.isfinite(parameters(model)).all()), "bfloat16 autocast gave NaN or inf"
     assert parameters(model).dtype == torch.float32, "the weights themselves stay float32"
+
+
+@pytest.mark.grades("train")
+def test_what_the_optimizer_gets():
+    """Adam's betas, and gradients clipped to a norm of 1: images a hundred times too large give more than that."""
+    images, labels = digits()
+    seen = []
+
+    def before_step(optimizer, args, kwargs):
+        group = optimizer.param_groups[0]
+        norms = [weight.grad.norm() for weight in group["params"] if weight.grad is not None]
+        seen.append((group["betas"], float(torch.stack(norms).norm())))
+
+    handle = register_optimizer_step_pre_hook(before_step)
+    try:
+        train.train(train.TrainConfig(**TINY), 100 * images, labels)
+    finally:
+        handle.remove()
+    assert all(betas == (0.9, 0.99) for betas, _ in seen), f"Adam's betas are {seen[0][0]}"
+    largest = max(norm for _, norm in seen)
+    assert 0.99 < largest < 1.01, (
+        f"the largest gradient norm of a step is {largest:.3g}: it is to be clipped to 1"
+    )
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
+def test_command_line_device(tmp_path, monkeypatch, gpu):
+    """--gpu trains on CUDA, compiled, and nothing else does; a checkpoint is kept unless one says where."""
+    asked = []
+    monkeypatch.setattr(train, "train", lambda *args, **options: asked.append(options) or unet.UNet(width=8))
+    out = ["--out", str(tmp_path / "w.safetensors")]
+    monkeypatch.setattr("sys.argv", ["train.py", *out, *(["--gpu"] if gpu else [])])
+    train.main()
+    assert (asked[0]["device"], asked[0]["fast"]) == (("cuda", True) if gpu else ("cpu", False))
+    assert asked[0]["checkpoint"].suffix == ".pt", "without --checkpoint nothing is kept"
 
 
 @pytest.mark.grades("train", "save_weights", "load_weights")
