@@ -129,12 +129,14 @@ def test_dynamic(function, name, generator):
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize("function", ["torch_static", "torch_fx", "torchao_pt2e"])
 def test_static(function, name, generator):
-    """Calibrated on two batches; one that never ran is an error."""
+    """Calibrated on one batch or two; one that never ran is an error; the float model stays float."""
     model, x = inputs(name, generator)
-    quantized = available(lambda: getattr(T, function)(model, iter([x[:50], x[50:]])))
+    batches = [x] if name == "mlp" else [x[:50], x[50:]]
+    quantized = available(lambda: getattr(T, function)(model, iter(batches)))
     with torch.no_grad():
         ratio = decibels(model(x), quantized(x))
     assert int8_inside(quantized), f"{function}: nothing is quantized"
+    assert not int8_inside(model), f"{function} changed the float model"
     assert 25 < ratio < 70, f"{function}, {name}: {ratio:.1f} dB"
     if name == "cnn" and function == "torch_static":
         kinds = {type(module).__name__ for module in quantized.modules()}
@@ -156,7 +158,10 @@ def test_qat(generator):
         for _ in range(40):
             prepared(x)
 
+    model.eval()
     quantized = available(lambda: T.torch_qat(model, train))
+    assert not any(layer.training for layer in model.modules()), "torch_qat changed the float model's mode"
+    assert not int8_inside(model), "torch_qat changed the float model"
     assert seen == [True], f"train must be called once, in training mode: {seen}"
     assert int8_inside(quantized), "nothing is quantized"
     with torch.no_grad():
