@@ -1,9 +1,10 @@
 """What heads are for, and what a cache saves, on real text: the source of Python's own argparse module.
 
-1. A task of two lookups, trained with one head and with two of half the width: one is not enough.
-2. The next character: bits per character for 1 to 8 heads and for shared key heads, same width.
-3. Decoding: time per token with a cache and without, over the length of the text.
-4. What it costs: FLOPs, checked with torch's counter, and bytes of cache for MHA, GQA and MQA.
+1. Which numbers of a token belong to which head: the right reshape and two wrong ones.
+2. A task of two lookups, trained with one head and with two of half the width: one is not enough.
+3. The next character: bits per character for 1 to 8 heads and for shared key heads, same width.
+4. Decoding: time per token with a cache and without, over the length of the text.
+5. What it costs: FLOPs, checked with torch's counter, and bytes of cache for MHA, GQA and MQA.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.colors import ListedColormap
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -108,6 +110,40 @@ def lookup_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, max(LOOKUPS) :].flatten(0, 2), looked_up(tokens).flatten())
 
 
+def draw_split(demo: Demo) -> None:
+    """Colour the numbers of 6 tokens, d_model 12, by the head that gets them: three heads, three reshapes."""
+    n_tokens, d_model, n_heads = 6, 12, 3
+    numbers = torch.arange(n_tokens * d_model).reshape(n_tokens, d_model)
+    splits = {
+        "right: split the last axis, then transpose": numbers.unflatten(1, (n_heads, -1)).transpose(0, 1),
+        "view(n_heads, T, d_head):\nheads get tokens": numbers.view(n_heads, n_tokens, -1),
+        "unflatten(1, (d_head, n_heads)):\nevery third number": numbers.unflatten(1, (-1, n_heads)).permute(
+            2, 0, 1
+        ),
+    }
+    fig, axes = plt.subplots(1, 3, figsize=(9, 2.3), layout="constrained")
+    for axis, (title, heads) in zip(axes, splits.items(), strict=True):
+        owner = torch.empty(n_tokens * d_model)
+        for head, own in enumerate(heads):
+            owner[own.flatten()] = head
+        axis.imshow(
+            owner.reshape(n_tokens, d_model), cmap=ListedColormap([BLUE, ORANGE, GREEN]), aspect="auto"
+        )
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="d_model", xticks=[], yticks=[])
+        for line in range(d_model):
+            axis.axvline(line - 0.5, color="white", linewidth=0.6)
+        for line in range(n_tokens):
+            axis.axhline(line - 0.5, color="white", linewidth=0.6)
+    axes[0].set_ylabel("token")
+    demo.figure(
+        "split",
+        fig,
+        alt="Tokens by d_model, coloured by head: three bands of columns; bands of rows; stripes.",
+        caption="Which head gets which numbers. All three run without an error; only the first gives each head its slice of every token.",
+    )
+
+
 def two_lookups(demo: Demo) -> None:
     """Name the character two back and the one five back: each head can look at one place."""
     n_steps = 260
@@ -155,10 +191,9 @@ def draw_lookups(demo: Demo, models: dict[int, OneLayer], losses: dict[int, list
     demo.figure(
         "heads",
         fig,
-        alt="Attention maps of a line of code. The only head is blurred over several characters. "
-        "Of two heads, one has the diagonal two back, the other the diagonal five back. The loss of one head stays high.",
-        caption="The task: name the characters two and five back. One head makes one weighted sum, so it "
-        "blurs; two heads of half the width look at one place each.",
+        alt="Attention maps of a line of code. The only head is blurred; two heads have one diagonal each. "
+        "The loss of one head stays high.",
+        caption="The task: name the characters two and five back. One head blurs; two heads look at one place each.",
     )
 
 
@@ -296,10 +331,11 @@ def count_cache_bytes(demo: Demo) -> None:
 
 
 def main() -> None:
-    """Run all four parts on one thread."""
+    """Run all parts on one thread."""
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10})
     torch.set_num_threads(1)
     demo = Demo(__file__)
+    draw_split(demo)
     two_lookups(demo)
     next_character(demo)
     decoding(demo)
