@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,18 @@ def gpt(config: Config) -> CharGPT:
     )
 
 
-def full_loop(config: Config, world: World, windows: Windows, folder: Path) -> Callable[[], None]:
-    """Return one update as `train` makes it, records included."""
+def full_loop(
+    config: Config, world: World, windows: Windows, folder: Path, *, without: Collection[str] = ()
+) -> Callable[[], None]:
+    """Return one update as `train` makes it, records included; parts of it can be left out."""
+    folder.mkdir(exist_ok=True)
     trainer = Trainer(gpt(config), config, world)
     report = Reporter(folder, first_step=0, total_steps=config.steps, live=True)
+    if "clipping" in without:
+        trainer.parameters = trainer.parameters[:1]  # of one small tensor: nearly nothing
+    if "averaged weights" in without:
+        trainer.ema.update = lambda: None  # type: ignore[method-assign]
+    record = (lambda *_, **__: None) if "records" in without else report.step
     order = epoch_order(len(windows), seed=0, epoch=0)
     position = 0
 
@@ -72,7 +80,7 @@ def full_loop(config: Config, world: World, windows: Windows, folder: Path) -> C
             indices, rank=0, n_ranks=1, accumulate=config.accumulate, batch_size=config.batch_size
         )
         done = trainer.step([windows.batch(own) for own in dealt])
-        report.step(
+        record(
             trainer.progress.step,
             loss=done.loss,
             lr=done.lr,
@@ -175,6 +183,27 @@ def time_parts(bench: Benchmark, world: World, windows: Windows, folder: Path) -
         )
 
 
+def leave_parts_out(bench: Benchmark, world: World, windows: Windows, folder: Path) -> None:
+    """Record what the bare loop, the whole one, and the whole one without a part take: what is left is the loop itself."""
+    config = Config(out=str(folder), **{**PRESETS["tiny"], "dropout": 0.0})
+    parts = ("clipping", "averaged weights", "records")
+    left_out: dict[str, tuple[str, ...]] = {"nothing": ()} | {part: (part,) for part in parts}
+    left_out |= {"all three": parts}
+    calls = {"all but forward, backward, step": block(bare_loop(config, world, windows), BLOCK)} | {
+        name: block(full_loop(config, world, windows, folder / name, without=without), BLOCK)
+        for name, without in left_out.items()
+    }
+    times = bench.time(calls, rounds=20)
+    bare, *_ = times.values()
+    for name, seconds in times.items():
+        over = statistics.median(own / other for own, other in zip(seconds, bare, strict=True))
+        bench.record(
+            "an update of tiny with a part left out",
+            name,
+            {"ms": f"{statistics.median(seconds) / BLOCK * 1e3:.3f}", "of the bare loop": f"{over:.1%}"},
+        )
+
+
 def main() -> None:
     """Measure, and write results/ and the tables of the README."""
     bench = Benchmark(__file__, threads=1, device=torch.cuda.get_device_name(0) if GPU else None)
@@ -190,7 +219,6 @@ def main() -> None:
             sizes = {"gpu": (BLOCK, {})}
         for name, (n_updates, options) in sizes.items():
             folder = Path(temporary) / name
-            folder.mkdir()
             config = Config(out=str(folder), **{**PRESETS[name.split(",")[0]], "dropout": 0.0, **options})
             windows = Windows(text, config.context)
             n_tokens = config.batch_size * config.context
@@ -207,7 +235,9 @@ def main() -> None:
             )
 
         if not GPU:
-            time_parts(bench, world, Windows(text, Config(out="").context), Path(temporary))
+            windows = Windows(text, Config(out="").context)
+            time_parts(bench, world, windows, Path(temporary))
+            leave_parts_out(bench, world, windows, Path(temporary))
         config = Config(out=temporary, **PRESETS["gpu" if GPU else "tiny"])
         trainer = Trainer(gpt(config), config, world)
         trainer.step([Windows(text, config.context).batch(range(4))])
