@@ -63,9 +63,8 @@ def draw_threads(demo: Demo) -> None:
         threads = 12 if owners.max() > 3 else 4
         for i in range(threads if threads > n else n):
             owner = int(owners[i]) if i < n else i
-            beyond = {"facecolor": "white", "edgecolor": GREY, "linestyle": ":"}
-            inside = {"facecolor": colours[owner % 4], "edgecolor": "white"}
-            axis.add_patch(Rectangle((i, 0), 1, 1, **(inside if i < n else beyond)))
+            face, edge, line = (colours[owner % 4], "white", "-") if i < n else ("white", GREY, ":")
+            axis.add_patch(Rectangle((i, 0), 1, 1, facecolor=face, edgecolor=edge, linestyle=line))
             name = f"block {owner // 4}\nthread {owner % 4}" if threads > n else f"thread {owner}"
             axis.text(
                 i + 0.5,
@@ -140,7 +139,10 @@ def draw_counts(demo: Demo, moved: dict[str, float], instructions: dict[str, int
     """Draw what each kernel asks of the memory, as bars."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained", sharey=True)
     colours = {"vectorized": GREEN, "strided": RED}
-    panels = [("load instructions of warps", instructions), ("bytes moved per byte asked for", moved)]
+    panels: list[tuple[str, dict[str, Any]]] = [
+        ("load instructions of warps", instructions),
+        ("bytes moved per byte asked for", moved),
+    ]
     for axis, (label, counts) in zip(axes, panels, strict=True):
         values = [counts[kernel] for kernel in LADDER]
         bars = axis.barh(LADDER, values, color=[colours.get(kernel, BLUE) for kernel in LADDER])

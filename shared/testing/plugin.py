@@ -17,6 +17,7 @@ import json
 import linecache
 import os
 import re
+import shutil
 import sys
 import traceback
 import zlib
@@ -98,9 +99,8 @@ def pytest_configure(config: pytest.Config) -> None:
     answer = Path(given).resolve() if given else ROOT / "practice" / project.name
     present = tuple(source for source in project.sources if (answer / source).exists())
     if not any(source.endswith(".py") for source in present):
-        raise pytest.UsageError(
-            f"no {project.name}.py in {answer}; `nox -s practice -- {project.name}` writes the blank file"
-        )
+        blank = f"`nox -s practice -- {project.name}` writes the blank file"
+        raise pytest.UsageError(f"no {project.name}.py in {answer}; {blank}")
     config.stash[ANSWER], config.stash[PRESENT], config.stash[BLANKS] = answer, present, frozenset()
     sys.path.insert(0, str(answer))
     if config.pluginmanager.hasplugin("timeout") and config.option.timeout is None:
@@ -123,6 +123,8 @@ def pytest_collection(session: pytest.Session) -> None:
     if ANSWER not in config.stash:
         return
     answer, project = config.stash[ANSWER], config.stash[PROJECT]
+    # else a file that was saved twice within a second, at the same length, is taken for unchanged
+    shutil.rmtree(answer / "__pycache__", ignore_errors=True)
     for source in config.stash[PRESENT]:
         if source.endswith(".py"):
             import_answer(answer / source)
@@ -149,16 +151,14 @@ def import_answer(path: Path) -> None:
         raise
     except BaseException as error:  # SystemExit too
         said = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
-        frames = [
-            f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == path.parent
-        ]
+        stack = traceback.extract_tb(error.__traceback__)
+        frames = [f for f in stack if Path(f.filename).parent == path.parent]
         line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else None
         where = frames[-1].filename if frames else str(path)
         shown = linecache.getline(where, line).strip() if line else ""
         at = f" line {line}" if line else ""
-        raise pytest.UsageError(
-            f"{Path(where).name}{at} cannot be imported: {said}" + (f"\n    {shown}" if shown else "")
-        ) from None
+        said += f"\n    {shown}" if shown else ""
+        raise pytest.UsageError(f"{Path(where).name}{at} cannot be imported: {said}") from None
     if Path(module.__file__ or "").parent != path.parent:
         raise pytest.UsageError(f"{path.stem} was imported from {module.__file__}, not from {path.parent}")
 

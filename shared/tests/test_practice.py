@@ -125,6 +125,15 @@ def test_core_failures_come_before_further_ones_and_everything_is_a_star(desk, m
     assert "✓ scale 1/1 ★ norm 2/2 ★ shift 1/1 core 2/2, interview-ready; further 1/1" in shown(output)
 
 
+def test_a_file_saved_twice_within_a_second_is_read_again(desk, mini, output, monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    for operator in "+*":  # a file of the same length
+        answer(desk, mini, REFERENCE.replace("x * factor", f"x {operator} factor"))
+        os.utime(desk.folder / "mini" / "mini.py", (10**9, 10**9))
+        module.grade_and_show(desk, mini)
+    assert "core 2/2, interview-ready" in shown(output)
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

@@ -154,17 +154,30 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
 
 [[noreturn]] static void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
     const std::string action = std::string("global ") + verb(access) + " of " + number(size) + " bytes";
+    const size_t* layout = launch.function->kernel->layout;
+    const uint64_t wrap = (uint64_t)size << 32;
+    // An int that went past 2^31 is 2^32 too small: that many elements on lies what was meant. First, since what lies here is chance.
+    for (size_t i = 0; i < layout[0]; i++) {
+        uint64_t pointer = 0;
+        if (layout[1 + i] == 8) memcpy(&pointer, reinterpret_cast<void*>(launch.arguments[i]), 8);
+        const auto* entry = find_allocation(pointer);
+        const uint64_t meant = address + wrap;
+        if (!entry || entry->second.bytes <= wrap / 2 || meant < pointer || meant - entry->first >= entry->second.bytes) continue;
+        fail({ILLEGAL_ADDRESS, "out of bounds",
+              "out-of-bounds " + action + ": 2^32 elements before element " + number((meant - pointer) / size) + " of argument " +
+                  number(i + 1) + " of the kernel",
+              "an index that overflowed 32 bits: compute it in size_t or long long", pc});
+    }
     if (const auto* entry = find_freed(address))
         fail({ILLEGAL_ADDRESS, "use after free",
               action + " in memory that has been freed" + argument_of(entry->first, entry->second.bytes),
               "either the array was freed before the launch (keep a reference to it), or the address is wrong: "
               "an index that wraps, or a size of another type", pc});
     // x[i - 1] with an unsigned i of 0 is 2^32 elements past x, nearer to anything else than to x.
-    const size_t* layout = launch.function->kernel->layout;
     for (size_t i = 0; i < layout[0]; i++) {
         uint64_t pointer = 0;
         if (layout[1 + i] == 8) memcpy(&pointer, reinterpret_cast<void*>(launch.arguments[i]), 8);
-        const uint64_t wrap = (uint64_t)size << 32, distance = address - pointer;
+        const uint64_t distance = address - pointer;
         if (!find_allocation(pointer) || distance >= wrap || wrap - distance > (16 << 20)) continue;
         fail({ILLEGAL_ADDRESS, "out of bounds",
               "out-of-bounds " + action + ": 2^32 - " + number((wrap - distance) / size) +
