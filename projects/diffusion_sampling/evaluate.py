@@ -247,7 +247,11 @@ def draw_digits(
 
 
 def main() -> None:
-    """Draw and judge digits, or fit and write the judge."""
+    """Draw digits of the held-out classes with the committed network (DIGITS) and print what `evaluate` says, to three places.
+
+    ``--guidance W`` and ``--steps N`` are those of `draw_digits` (1 and 18), ``--gpu`` means CUDA and `fast`. ``--fit-judge``
+    fits the judge instead, and writes it to ``--out PATH`` (WEIGHTS), whose folder it makes; it prints the path.
+    """
     from train import load_split, load_weights
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

@@ -290,7 +290,11 @@ def load_weights(path: Path) -> tuple[UNet, float]:
 
 
 def main() -> None:
-    """Train on the digits and write the weights."""
+    """Train on the digits, write the averaged weights, and print where.
+
+    ``--steps N`` (the config's), ``--checkpoint PATH`` (build/train.pt), ``--out PATH`` (weights/digits.safetensors);
+    ``--gpu`` means CUDA and `fast`.
+    """
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gpu", action="store_true", help="CUDA, bfloat16 autocast, torch.compile")

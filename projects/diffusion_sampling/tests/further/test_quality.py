@@ -249,15 +249,21 @@ def test_command_line_draws(monkeypatch, capsys, arguments, expected):
     asked, judged, images = [], [], torch.zeros(360, 1, 8, 8)
     report = evaluate.Report(*(i / 8 for i in range(1, 8)))
     monkeypatch.setattr(evaluate, "DIGITS", JUDGE.with_name(evaluate.DIGITS.name))
-    monkeypatch.setattr(
-        evaluate, "draw_digits", lambda *args, **options: asked.append((args, options)) or images
-    )
-    monkeypatch.setattr(evaluate, "evaluate", lambda *args: judged.append(args) or report)
+
+    def draw(model, labels, *, sigma_data, w=1.0, n_steps=18, seed=0, device="cpu", fast=False):
+        asked.append((labels, {"w": w, "n_steps": n_steps, "device": str(device), "fast": fast}))
+        return images
+
+    def judge_them(samples, labels, *, judge=None):
+        judged.append((samples, labels))
+        return report
+
+    monkeypatch.setattr(evaluate, "draw_digits", draw)
+    monkeypatch.setattr(evaluate, "evaluate", judge_them)
     monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
     evaluate.main()
-    (_, labels), options = asked[0]
-    assert {name: options[name] for name in expected} == expected, f"{arguments} gives {options}"
-    assert len(judged[0]) == 2, f"evaluate gets the images and the labels, got {len(judged[0])} arguments"
+    labels, options = asked[0]
+    assert options == expected, f"{arguments} draws with {options}, expected {expected}"
     assert judged[0][0] is images, "other images are judged than were drawn"
     assert torch.equal(judged[0][1], labels), "the images are judged by other labels than they were drawn for"
     out = capsys.readouterr().out
