@@ -49,10 +49,7 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Array:
 
 
 def tanh(x: ArrayLike, *, out: Array | None = None) -> Array:
-    """Squash to (-1, 1): ``(exp(x) - exp(-x)) / (exp(x) + exp(-x))``; -inf gives -1, +inf gives 1.
-
-    As written it overflows, and ``2·sigmoid(2x) - 1`` has no digits near 0. NumPy's ``tanh`` has neither fault: use it.
-    """
+    """Squash to (-1, 1) by NumPy's tanh: exponentials overflow, and ``2·sigmoid(2x) - 1`` has no digits near 0."""
     return _elementwise(np.tanh, x, out)
 
 
@@ -70,7 +67,7 @@ def leaky_relu(x: ArrayLike, *, negative_slope: float = 0.01) -> Array:
     def kernel(x: Array, y: Array) -> None:
         np.add(np.maximum(x, 0), negative_slope * np.minimum(x, 0), out=y)  # 3 times as fast as np.where
 
-    return _elementwise(kernel, x)
+    return _elementwise(kernel, x) if negative_slope else relu(x)  # 0·inf is NaN
 
 
 def gelu(x: ArrayLike, *, approximate: str = "none") -> Array:
@@ -95,18 +92,17 @@ def silu(x: ArrayLike) -> Array:
 
 
 def softmax(x: ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
-    """Turn logits into probabilities: ``exp(x) / sum(exp(x))`` along `axis`, where they sum to 1.
+    """Turn logits into probabilities: ``exp(x) / sum(exp(x))`` along `axis`; a tiny one has all its digits, -inf gives 0.
 
-    An entry of -inf gets probability 0. A row (one line along `axis`) that is all -inf, or holds +inf or NaN, is all
-    NaN, and the rows beside it are not disturbed.
+    A row (one line along `axis`) that is all -inf, or holds +inf or NaN, is all NaN; the rows beside it are not disturbed.
     """
     return _along_axis(_softmax, x, axis, out)
 
 
 def log_softmax(x: ArrayLike, *, axis: int = -1) -> Array:
-    """Logarithm of `softmax` without the underflow: ``x - logsumexp(x)`` along `axis`.
+    """Logarithm of `softmax` without the underflow: ``x - logsumexp(x)`` along `axis`; -inf stays -inf.
 
-    An entry of -inf gives -inf. A row that is all -inf, or holds +inf or NaN, is all NaN, and no other row.
+    A result near 0 has all its digits: ``log_softmax([0, -40])[0]`` is -4.2e-18. Rows are spoiled as in `softmax`.
     """
     return _along_axis(_log_softmax, x, axis)
 
@@ -114,8 +110,8 @@ def log_softmax(x: ArrayLike, *, axis: int = -1) -> Array:
 def logsumexp(x: ArrayLike, *, axis: int = -1) -> Array:
     """Smooth maximum: ``log(sum(exp(x)))`` along `axis`, computed as ``m + log(sum(exp(x - m)))`` with ``m = max(x)``.
 
-    The result has the shape of `x` without `axis`. A row that is all -inf, or empty, gives -inf (the logarithm of a sum
-    that is 0); one that holds +inf gives +inf; NaN gives NaN.
+    The result has the shape of `x` without `axis`, and near 0 all its digits: ``logsumexp([0, -40])`` is 4.2e-18. A row
+    that is all -inf, or empty, gives -inf (the logarithm of a sum that is 0); one that holds +inf gives +inf; NaN gives NaN.
     Source: Blanchard, Higham and Higham, IMA Journal of Numerical Analysis 41, 2021, equation 1.3.
     """
     x = _as_float(x)
@@ -278,7 +274,7 @@ def _softmax(x: Array, y: Array) -> None:
     """Try without the shift, which is a pass over the block; the row sums tell whether that was safe."""
     e = np.empty_like(y) if np.may_share_memory(x, y) else y  # x may be needed a second time
     total = _sum(np.exp(x, out=e))
-    if not (total.min() > 1e-6 and total.max() < np.inf):  # a row underflowed, overflowed, or holds NaN
+    if not (total.min() >= 1 and total.max() < np.inf):  # a row lost digits, overflowed, or holds NaN
         np.subtract(x, x.max(axis=1, keepdims=True), out=e)
         total = _sum(np.exp(e, out=e))
     np.divide(e, total, out=y)
@@ -286,13 +282,24 @@ def _softmax(x: Array, y: Array) -> None:
 
 def _log_softmax(x: Array, y: Array) -> None:
     np.subtract(x, x.max(axis=1, keepdims=True), out=y)
-    y -= np.log(_sum(np.exp(y)))
+    y -= _log_of_sum(np.exp(y))
 
 
 def _logsumexp(x: Array, y: Array) -> None:
     largest = x.max(axis=1, keepdims=True)
     shift = np.where(np.isfinite(largest), largest, 0)  # inf - inf would be NaN
-    np.add(shift, np.log(_sum(np.exp(x - shift))), out=y)
+    np.add(shift, _log_of_sum(np.exp(x - shift)), out=y)
+
+
+def _log_of_sum(e: Array) -> Array:
+    """Compute the log of each row's sum, its largest being 1; where that is most, log1p keeps digits. Overwrites `e`."""
+    total = _sum(e)
+    log: Array = np.log(total)
+    mostly_1 = (total >= 1) & (total < 2)
+    if mostly_1.any():
+        e -= e == 1
+        np.copyto(log, np.log1p(_sum(e)), where=mostly_1)
+    return log
 
 
 def _softmax_backward(y: Array, grad_y: Array, grad_x: Array) -> None:
@@ -304,11 +311,8 @@ def _softmax_backward(y: Array, grad_y: Array, grad_x: Array) -> None:
 def _sum(x: Array) -> Array:
     """Sum ``(outer, n, inner)`` over the middle axis, which stays as 1."""
     outer, n, inner = x.shape
-    total: Array
-    if inner == 1:  # a matrix-vector product: BLAS sums short rows many times faster than np.sum
-        total = x.reshape(outer, n) @ np.ones((n, 1), x.dtype)
-    else:
-        total = x.sum(axis=1)
+    # By a matrix-vector product where it can be: BLAS sums short rows many times faster than np.sum.
+    total: Array = x.reshape(outer, n) @ np.ones((n, 1), x.dtype) if inner == 1 else x.sum(axis=1)
     return total.reshape(outer, 1, inner)
 
 
@@ -345,14 +349,6 @@ def _result(x: Array, out: Array | None = None) -> Array:
     return out if in_place else np.empty(x.shape, x.dtype)
 
 
-def _deliver(result: Array, out: Array | None) -> Array:
-    """Return `out` holding `result`, or `result` itself."""
-    if out is None or out is result:
-        return result
-    out[...] = result
-    return out
-
-
 def _slabs(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
     """Return ``(outer, n, inner)``: the sizes before, along and after `axis`, with a 0-d array as one class."""
     shape = shape or (1,)
@@ -363,17 +359,22 @@ def _slabs(shape: tuple[int, ...], axis: int) -> tuple[int, int, int]:
 def _along_axis(kernel: Kernel, x: ArrayLike, axis: int, out: Array | None = None) -> Array:
     """Apply ``kernel(x, y)``, which writes y, to `x` as ``(outer, n, inner)``."""
     x = _as_float(x)
-    result, slabs = _result(x, out), _slabs(x.shape, axis)
-    _run_in_blocks(kernel, result.reshape(slabs), x.reshape(slabs))
-    return _deliver(result, out)
+    return _apply(kernel, x, _slabs(x.shape, axis), out)
 
 
 def _elementwise(kernel: Kernel, x: ArrayLike, out: Array | None = None) -> Array:
     """Apply ``kernel(x, y)``, which writes y, to the whole of `x`."""
-    x = _as_float(x)
+    return _apply(kernel, _as_float(x), (-1,), out)
+
+
+def _apply(kernel: Kernel, x: Array, shape: tuple[int, ...], out: Array | None) -> Array:
+    """Apply `kernel` to `x` in that shape, and return `out` holding the result, or a new array."""
     result = _result(x, out)
-    _run_in_blocks(kernel, result.reshape(-1), x.reshape(-1))
-    return _deliver(result, out)
+    _run_in_blocks(kernel, result.reshape(shape), x.reshape(shape))
+    if out is None or out is result:
+        return result
+    out[...] = result
+    return out
 
 
 @np.errstate(all="ignore")

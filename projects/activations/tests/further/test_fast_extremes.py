@@ -59,12 +59,20 @@ def test_infinities(function):
         **{"gelu": (0, np.inf), "silu": (0, np.inf), "sigmoid_grad": (0, 0), "tanh_grad": (0, 0)},
         **{"relu_grad": (0, 1), "leaky_relu_grad": (0.01, 1), "gelu_grad": (0, 1), "silu_grad": (0, 1)},
     }
-    calls = [({}, "")] + ([({"approximate": "tanh"}, ", approximate='tanh'")] if "gelu" in function else [])
-    for options, shown in calls:
+    calls = [({}, "", limits[function])]
+    if "gelu" in function:
+        calls.append(({"approximate": "tanh"}, ", approximate='tanh'", limits[function]))
+    if "leaky_relu" in function:
+        calls.append(
+            ({"negative_slope": 0.0}, ", negative_slope=0.0", limits[function.removeprefix("leaky_")])
+        )
+    for options, shown, wanted in calls:
         with no_warning("infinities are legal inputs"):
             result = np.asarray(getattr(fast, function)(x, **options))
-        message = f"{function}([-inf, inf]{shown}) must be {limits[function]}, got {result}: inf·0 is NaN, not the limit"
-        same = np.array_equal(result, limits[function])
+        message = (
+            f"{function}([-inf, inf]{shown}) must be {wanted}, got {result}: inf·0 is NaN, not the limit"
+        )
+        same = np.array_equal(result, wanted)
         assert same, message
 
 
@@ -179,6 +187,31 @@ def test_tiny_results_keep_their_digits(function, dtype):
         hint=f"loses the digits of tiny results. {cancels.get(function, '')}",
         vacuous_ok="ratios to the oracle: 1 or -1 everywhere is the point",
     )
+
+
+@pytest.mark.grades("softmax", "log_softmax", "logsumexp")
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_two_logits_far_apart_keep_the_digits_of_the_smaller(dtype, axis):
+    """Two logits at distance d: softmax is exp(-d) and log_softmax of the larger -exp(-d), far below eps beside 1."""
+    far = 92 if dtype == np.float32 else 720  # from where on exp(-d) is subnormal, d is 87 and 708
+    d = np.arange(1, far, 0.25)  # quarters: no subtraction rounds
+    larger = np.array([[0.0], [-13.0], [60.0]])
+    x = np.stack(np.broadcast_arrays(larger, larger - d), axis=-1).reshape(-1, 2).astype(dtype)
+    with mpmath.workdps(40):
+        tiny = np.tile([float(mpmath.exp(-value)) for value in d], 3)
+        log_of_sum = np.tile([float(mpmath.log1p(mpmath.exp(-value))) for value in d], 3)
+    limits = np.finfo(dtype)
+    close = {"dtype": dtype, "rtol": 8 * float(limits.eps), "atol": 2 * float(limits.smallest_subnormal)}
+    data = x if axis == -1 else x.T.copy()
+    smaller = np.moveaxis(fast.softmax(data, axis=axis), axis, -1)[:, 1]
+    hint = "softmax loses the digits of a tiny probability: where exp(x) is tiny, take the maximum off before exp"
+    assert_close(smaller, tiny / (1 + tiny), **close, what="softmax of the smaller of two logits", hint=hint)
+    hint = "log(1 + tiny) is 0: give log1p what is left of the sum without its largest term, which is 1"
+    top = np.moveaxis(fast.log_softmax(data, axis=axis), axis, -1)[:, 0]
+    assert_close(top, -log_of_sum, **close, what="log_softmax of the larger of two logits", hint=hint)
+    at_zero = fast.logsumexp(data, axis=axis)[: len(d)]  # elsewhere the sum with the maximum rounds
+    assert_close(at_zero, log_of_sum[: len(d)], **close, what="logsumexp([0, -d])", hint=hint)
 
 
 # --- 2. gradients -------------------------------------------------------------------------------------------
