@@ -20,7 +20,7 @@ GROUP_SCORES = 1 << 19  # scores computed at a time on a CPU: 2 MB of float32, s
 
 
 class SelfAttention(nn.Module):
-    """The `SelfAttention` of transformer_block.py, with the same layers, for any floating dtype.
+    """The `SelfAttention` of transformer_block.py, with the same layers, for any floating dtype (scores are float32 or wider).
 
     position : None, or "rotary", which rotates queries and keys, not values, by the positions 0 … T - 1, with the function of
         positions.py.
@@ -90,11 +90,14 @@ class SelfAttention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return softmax(query keyᵀ / sqrt(d_head) + bias) value."""
-        scores = (query / math.sqrt(query.shape[-1])) @ key.mT
+        wide = torch.promote_types(
+            query.dtype, torch.float32
+        )  # a score may exceed 65504, which float16 cannot
+        scores = (query.to(wide) / math.sqrt(query.shape[-1])) @ key.to(wide).mT
         if bias is not None:
             scores += bias
         weights: Tensor = self.dropout(torch.softmax(scores, dim=-1))
-        return weights @ value
+        return (weights @ value.to(wide)).to(value.dtype)
 
 
 def _scores_to_add(mask: Tensor | None, causal: bool, query: Tensor) -> tuple[Tensor | None, Tensor | None]:

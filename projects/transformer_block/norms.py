@@ -16,6 +16,8 @@ __all__ = ["LayerNorm", "RMSNorm"]
 class LayerNorm(nn.Module):
     """Give each token mean 0 and variance 1: ``(x - mean) / sqrt(variance + eps) · weight + bias``.
 
+    Equal features give exactly 0 before weight and bias.
+
     weight, bias : (d_model,) Parameter, starting at one and at zero; with bias=False, `bias` is None.
 
     Source: Ba, Kiros and Hinton, arXiv 1607.06450, eq. 3 and 4.
@@ -30,7 +32,8 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x : (..., d_model)."""
         wide = _widened(x, self.weight)
-        centred = wide - wide.mean(dim=-1, keepdim=True)
+        shifted = wide - wide[..., :1].detach()  # equal features are 0 now; their mean may be rounded
+        centred = shifted - shifted.mean(dim=-1, keepdim=True)
         return _scaled(centred, self.weight, self.bias, self.eps).to(x.dtype)
 
 

@@ -3,8 +3,8 @@
     x = x + attention(norm(x))
     x = x + feed_forward(norm(x))
 
-The contract: x and the parameters are float32 or float64, all of one dtype, and the result has that dtype and the shape of x.
-x is not modified. Layers and parameters have the names and shapes that the docstrings say, so that weights can be copied in.
+The contract: x and the parameters are float32 or float64, all of one dtype, and the result has that dtype and the shape of x
+(float16 and bfloat16, further: norm and attention are computed in float32). x is not modified. Layers and parameters have the names and shapes that the docstrings say, so that weights can be copied in.
 ``dropout`` is the probability to zero an entry in training; what is kept is divided by 1 - p; in evaluation nothing happens.
 nn.Linear, nn.Dropout, softmax and torch's activations are there to be used; its norms and its attention are not.
 
@@ -43,13 +43,18 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x : (..., d_model); another last axis raises ValueError.
 
-        A large mean costs no more digits than x has lost already: float32 features near 10 000 keep their spread.
+        A large mean costs no more digits than x has lost already: float32 features near 10 000 keep their spread. Further:
+        equal features give exactly 0 before weight and bias.
         """
         if x.shape[-1:] != self.weight.shape:  # a last axis of 1 would be broadcast
             raise ValueError(f"x must be (..., {len(self.weight)}), got {tuple(x.shape)}")
-        centred = x - x.mean(dim=-1, keepdim=True)  # before it is squared: mean(x²) - mean(x)² cancels
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # the square of 300 overflows float16
+        shifted = wide - wide[..., :1].detach()  # equal features are 0 now; their mean may be rounded
+        centred = shifted - shifted.mean(
+            dim=-1, keepdim=True
+        )  # before it is squared: mean(x²) - mean(x)² cancels
         variance = centred.square().mean(dim=-1, keepdim=True)
-        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -120,19 +125,25 @@ class SelfAttention(nn.Module):
 
         mask : bool, broadcasts to (B, n_heads, T, T); True where the query (third axis) may see the key (last axis).
         For padding, ``mask=is_token[:, None, None, :]`` with is_token (B, T). `causal` applies as well. Between them they
-        leave each query a key to see. Scores may be as large as ±1e5.
+        leave each query a key to see. Scores may be as large as ±1e5. Further: a mask of another shape raises ValueError,
+        one of another dtype TypeError.
         """
         B, T, d_model = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, d_model // self.n_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_heads, T, d_head)
-        scores = query @ key.mT / math.sqrt(query.shape[-1])
+        wide = torch.promote_types(
+            query.dtype, torch.float32
+        )  # a score may exceed 65504, which float16 cannot
+        scores = query.to(wide) @ key.to(wide).mT / math.sqrt(query.shape[-1])
         if self.causal:
             future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
             scores = scores.masked_fill(future, -torch.inf)
         if mask is not None:
+            _check_mask(mask, tuple(scores.shape))
             scores = scores.masked_fill(~mask, -torch.inf)
         weights = self.dropout(scores.softmax(dim=-1))
-        return self.out((weights @ value).transpose(1, 2).reshape(B, T, d_model))
+        attended = (weights @ value.to(wide)).to(value.dtype)
+        return self.out(attended.transpose(1, 2).reshape(B, T, d_model))
 
 
 class TransformerBlock(nn.Module):
@@ -169,3 +180,12 @@ class TransformerBlock(nn.Module):
         """Transform x : (B, T, d_model), with the `mask` of `SelfAttention`."""
         x = x + self.dropout(self.attention(self.attention_norm(x), mask=mask))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+def _check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse what is no mask of scores of this shape, also one that would enlarge them."""
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be bool (True: may be seen), got {mask.dtype}")
+    axes = zip(mask.shape[::-1], shape[::-1], strict=False)
+    if mask.ndim > len(shape) or any(n not in (1, wanted) for n, wanted in axes):
+        raise ValueError(f"mask must broadcast to (B, n_heads, T, T) = {shape}, got {tuple(mask.shape)}")

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from shared.testing.checks import assert_close
+
 
 def normal(*shape, generator, dtype=torch.float64, scale=1.0):
     """Return normal numbers."""
@@ -35,6 +37,35 @@ def gradients(output, inputs, cotangent):
     return torch.autograd.grad(product, inputs, allow_unused=True, materialize_grads=True)
 
 
+OVERFLOW = "a score beyond 65504 overflows float16: compute the scores and their softmax in float32"
+
+
+def check_one_token_of_half_types(kind, dtype):
+    """One token attends to itself alone, with a score of 66 248: its value comes back."""
+    attention = kind(64, 1)
+    silence(attention.qkv, attention.out)
+    with torch.no_grad():
+        attention.qkv.weight.copy_(torch.eye(64).repeat(3, 1))
+        attention.out.weight.copy_(torch.eye(64))
+        y = attention.to(dtype)(torch.full((1, 1, 64), 91.0, dtype=dtype))
+    how = {"what": "attention", "hint": OVERFLOW, "vacuous_ok": "one token gets its own value"}
+    assert_close(y, torch.full((1, 1, 64), 91.0), dtype=dtype, **how)
+
+
+def check_large_scores_of_half_types(kind, dtype, generator):
+    """Scores of ±1e5, of queries and keys that are whole numbers and so not rounded."""
+    attention = kind(16, 2, causal=True)
+    silence(attention.qkv, attention.out)
+    with torch.no_grad():
+        attention.qkv.weight.copy_(torch.eye(16).repeat(3, 1))
+        attention.qkv.weight[:32] *= 64
+        attention.out.weight.copy_(torch.eye(16))
+        x = (7 * torch.rand(3, 6, 16, generator=generator)).floor() - 3
+        y = attention.to(dtype)(x.to(dtype))
+        expected = attention_by_torch(attention.double(), 2, x.double(), causal=True)
+    assert_close(y, expected, dtype=dtype, what="attention", hint=OVERFLOW)
+
+
 class RefuseLibrary(TorchFunctionMode):
     """Refuse torch's own norms and attention in the block.
 
@@ -52,6 +83,34 @@ class RefuseLibrary(TorchFunctionMode):
         if any(name in called for name in self.REFUSED):
             raise AssertionError(f"calls the library instead: {called} does the work that is asked of you")
         return func(*args, **(kwargs or {}))
+
+
+def check_equal_features(norm, dtype, generator):
+    """A layer norm gives exactly 0 before weight and bias where all features are equal, and the right gradient."""
+    n, d = 500, len(norm.weight)
+    norm = randomised(norm, generator, dtype)
+    sizes = 10 ** (2 + 3 * normal(n, 1, generator=generator)).clamp(-3, 30)
+    signs = 1 - 2 * (torch.arange(n) % 2)[:, None]
+    x = (sizes * signs).to(dtype).expand(n, d).clone().requires_grad_()
+    y, bias = norm(x), norm.bias.detach()
+    rounding = "x - x.mean() leaves the rounding of the mean, and 1/sqrt(eps) makes it 300 times as large"
+    worst = (y - bias).abs().max().item()
+    assert worst == 0, f"{d} equal features give {worst:.2g} instead of 0 before weight and bias: {rounding}"
+    cotangent = normal(n, d, generator=generator)
+    (gradient,) = gradients(y, (x,), cotangent.to(dtype))
+    through = cotangent.to(dtype).double() * norm.weight.double()
+    expected = ((through - through.mean(-1, keepdim=True)) / 1e-5**0.5).detach()
+    rtol = 64 * torch.finfo(dtype).eps  # some roundings, and the sum over the features
+    assert_close(gradient, expected, dtype=dtype, rtol=rtol, what="gradient by equal features")
+
+
+def check_nearly_equal_features(norm, generator):
+    """A layer norm of float32 features that differ in their last two bits."""
+    steps = (4 * torch.rand(40, len(norm.weight), generator=generator)).floor()
+    x = 12345 + steps / 1024  # exact in float32
+    expected = F.layer_norm(x.double(), norm.weight.shape, eps=1e-5)
+    hint = "features that differ in their last bits lose them: subtract one of them before the mean is taken"
+    assert_close(norm(x), expected, dtype=torch.float32, rtol=1e-5, what="layer norm", hint=hint)
 
 
 def without_keys(name, gradient):

@@ -11,6 +11,8 @@ from oracles import (
     RefuseLibrary,
     attention_by_torch,
     attention_mistakes,
+    check_large_scores_of_half_types,
+    check_one_token_of_half_types,
     gradients,
     normal,
     randomised,
@@ -256,6 +258,29 @@ def test_attention_dtypes(dtype, generator):
         expected = attention_by_torch(attention.double(), 2, x.double(), mask=mask.double(), rotary=True)
     eps = torch.finfo(dtype).eps  # half a dozen roundings of numbers up to 4
     assert_close(y, expected, dtype=dtype, rtol=4 * eps, atol=8 * eps, what=f"attention in {dtype}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_large_scores_of_half_types(dtype, generator):
+    """Scores of ±1e5 do not fit in float16; their softmax does, and so does the result."""
+    check_one_token_of_half_types(SelfAttention, dtype)
+    check_large_scores_of_half_types(SelfAttention, dtype, generator)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("added", [False, True], ids=["boolean", "added"])
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (1, 1), (5, 1), (5, 5), (2, 1, 5), (3, 1, 1, 5), (3, 2, 5, 5)], ids=str
+)
+def test_every_shape_of_mask(shape, added, causal, generator):
+    """Whatever broadcasts to (B, n_heads, T, T) is a mask."""
+    attention = randomised(SelfAttention(8, 2, causal=causal), generator)
+    x = normal(3, 5, 8, generator=generator)
+    mask = normal(1, *shape, generator=generator)[0]
+    mask = mask if added else mask < 0.7
+    with torch.no_grad():
+        expected = attention_by_torch(attention, 2, x, mask=mask.expand(3, 2, 5, 5), causal=causal)
+        assert_close(attention(x, mask=mask), expected, rtol=1e-10, what=f"attention, mask of {shape}")
 
 
 def test_added_mask_and_library(generator):

@@ -10,7 +10,14 @@ import pytest
 import test_parts
 import torch
 import torch.nn.functional as F
-from oracles import RefuseLibrary, gradients, normal, randomised
+from oracles import (
+    RefuseLibrary,
+    check_equal_features,
+    check_nearly_equal_features,
+    gradients,
+    normal,
+    randomised,
+)
 
 import norms
 from shared.testing.checks import assert_close, assert_imports_only, expect_error, tolerance, unchanged
@@ -125,6 +132,21 @@ def test_rms_norm_default_eps():
     assert_close(y, expected, rtol=1e-9, what="RMSNorm", hint=hint)
     (gradient,) = gradients(y, (x,), torch.tensor([[1.0, -2.0, 4.0, 3.0]], dtype=torch.float64))
     assert gradient.isfinite().all(), f"the gradient of a token of zeros must be finite, got {gradient}"
+
+
+@pytest.mark.grades("LayerNorm")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("d_model", [3, 64, 768])
+def test_equal_features(d_model, dtype, generator):
+    """Exactly 0 before weight and bias, whatever the features are."""
+    check_equal_features(norms.LayerNorm(d_model), dtype, generator)
+
+
+@pytest.mark.grades("LayerNorm")
+@pytest.mark.parametrize("d_model", [3, 64, 768])
+def test_nearly_equal_features(d_model, generator):
+    """Features that differ in their last bits keep what they differ by."""
+    check_nearly_equal_features(norms.LayerNorm(d_model), generator)
 
 
 @pytest.mark.filterwarnings("ignore:.*degrees of freedom")  # torch.var_mean of an empty batch
