@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import mpmath
 import numpy as np
 import pytest
 from named_errors import error_names
@@ -111,6 +112,32 @@ def test_kl_of_the_same_distribution():
         atol=1e-13,
         vacuous_ok="the law is that it is zero",
     )
+
+
+@pytest.mark.grades("kl_divergence")
+@pytest.mark.parametrize("step", [2.0**-6, 2.0**-10])
+def test_kl_of_nearly_the_same_distribution(step, rng):
+    """In float32 p·log(p/q) is ±step and rounds at 1e-7, but the sum is step²: its terms must not cancel."""
+    p = rng.integers(-8, 8, (5, 10)) / 4
+    q = p + step * rng.integers(-2, 3, (5, 10))  # both are exact in float32
+    with mpmath.workdps(40):
+        expected = np.array([float(exact_kl(*rows)) for rows in zip(p, q, strict=True)])
+    got = kl_divergence(p.astype(np.float32), q.astype(np.float32))
+    eps = float(np.finfo(np.float32).eps)
+    assert_close(
+        got,
+        expected,
+        dtype=np.float32,
+        rtol=16 * eps / step,  # a logarithm of size step has that error, relative to itself
+        atol=0.0,
+        hint="p log(p/q) adds up to nearly 0 from both sides: add q - p to each term, then none is negative",
+    )
+
+
+def exact_kl(p, q):
+    """KL of two rows of logits, in the precision that mpmath is set to."""
+    p, q = ([mpmath.exp(value) for value in row] for row in (p, q))
+    return sum(a / sum(p) * mpmath.log(a / sum(p) * sum(q) / b) for a, b in zip(p, q, strict=True))
 
 
 @pytest.mark.grades("kl_divergence")
