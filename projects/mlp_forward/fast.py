@@ -63,7 +63,8 @@ class MLP(mlp_forward.MLP):
         rng: np.random.Generator,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        widths = [int(size) for size in sizes if isinstance(size, int | np.integer) and size > 0]
+        whole = [size for size in sizes if isinstance(size, int | np.integer) and not isinstance(size, bool)]
+        widths = [int(size) for size in whole if size > 0]
         if len(widths) < 2 or len(widths) != len(sizes):
             raise ValueError(f"sizes must be two or more positive integers, got {sizes!r}")
         if not isinstance(rng, np.random.Generator):

@@ -57,8 +57,9 @@ def read_network(path: str | os.PathLike[str], network: type[MLP] = MLP) -> MLP:
 def write_network(mlp: MLP, path: str | os.PathLike[str]) -> None:
     """Write a network to a file that `read_network` reads back bit for bit, and torch with the same names.
 
-    An existing file is replaced once the new one is complete; no other file is left behind. ValueError if a parameter is NaN
-    or infinite; the message holds the tensor's name, and nothing is written.
+    An existing file is replaced once the new one is complete and on the disk (``os.fsync``); no other file is left behind, not
+    even where writing fails. ValueError if a parameter is NaN or infinite; the message holds the tensor's name, and nothing
+    is written.
     """
     tensors = {}
     for k, layer in enumerate(mlp.layers):
@@ -68,8 +69,14 @@ def write_network(mlp: MLP, path: str | os.PathLike[str]) -> None:
             # `save` copies memory without looking at strides: a column-major weight would come back scrambled.
             tensors[f"{2 * k}.{kind}"] = np.ascontiguousarray(parameter)
     temporary = Path(f"{os.fspath(path)}.tmp")
-    temporary.write_bytes(save(tensors, metadata={"activation": mlp.activation}))
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(save(tensors, metadata={"activation": mlp.activation}))
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave the new name with nothing behind it
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], str]:

@@ -118,7 +118,7 @@ def test_linear_wrong_dtypes(bad):
 
 
 @pytest.mark.grades("MLP")
-@pytest.mark.parametrize("sizes", [[], [5], [5, 0, 2], [5, -1], [0, 5], [5, 2.5]], ids=str)
+@pytest.mark.parametrize("sizes", [[], [5], [5, 0, 2], [5, -1], [0, 5], [5, 2.5], [5, True]], ids=str)
 def test_wrong_sizes(sizes):
     """Sizes are two or more positive integers."""
     with expect_error(ValueError, str(sizes), otherwise=f"sizes={sizes} is accepted"):

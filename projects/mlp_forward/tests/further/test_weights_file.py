@@ -119,6 +119,39 @@ def test_existing_file_is_replaced(tmp_path, rng):
     assert len(list(tmp_path.iterdir())) == 2, f"files left: {sorted(tmp_path.iterdir())}"
 
 
+@pytest.mark.grades("write_network")
+def test_file_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, rng, monkeypatch):
+    """A rename may reach the disk before the bytes do: after a power cut the file would be there, and empty."""
+    path = tmp_path / "mlp.safetensors"
+    path.write_bytes(b"old")
+    before_sync = []
+    monkeypatch.setattr(os, "fsync", lambda file: before_sync.append(path.read_bytes()))
+    weights_file.write_network(random_network(mlp_forward, [5, 4, 3], rng), path)
+    assert before_sync, "os.fsync is not called: the name can be on the disk before the bytes are"
+    assert before_sync[0] == b"old", "the old file is replaced first and the new one flushed afterwards"
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        weights_file.write_network(random_network(mlp_forward, [5, 4, 3], rng), path)
+    assert path.read_bytes() == b"old", "the disk is full, and the old file is gone"
+    assert len(list(tmp_path.iterdir())) == 1, f"files left: {sorted(tmp_path.iterdir())}"
+
+
+@pytest.mark.grades("write_network")
+def test_big_endian_parameters_are_written_by_value(tmp_path, rng):
+    """A parameter that came from a file of the other byte order has the same value in the file."""
+    mlp = random_network(mlp_forward, [5, 4, 3], rng)
+    weight, bias = mlp.layers[0]
+    mlp.layers[0] = (weight.astype(weight.dtype.newbyteorder(">")), bias)
+    weights_file.write_network(mlp, tmp_path / "mlp.safetensors")
+    read = safetensors.numpy.load_file(tmp_path / "mlp.safetensors")["0.weight"]
+    assert_close(read, weight, rtol=0.0, hint="the memory was copied without a look at the byte order")
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
