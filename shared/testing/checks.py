@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -215,9 +216,9 @@ def unchanged(*arrays: Any) -> Iterator[None]:
 def expect_error(
     error: type[Exception] | tuple[type[Exception], ...], *mentions: str, otherwise: str
 ) -> Iterator[None]:
-    """Assert that the block raises `error` and that its message contains each of `mentions`.
+    """Assert that the block raises `error` and that its message contains each of `mentions` as a word of its own.
 
-    `otherwise` is the diagnosis for an answer that accepts the bad input or fails with another error.
+    "0" is not named by "10", "-0" or "0.5", nor "weight" by "weights"; a shape may name its sizes. `otherwise` is the diagnosis for an answer that accepts the bad input or fails with another error.
     """
     __tracebackhide__ = True
     names = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
@@ -226,7 +227,7 @@ def expect_error(
     except NotImplementedError:  # a blank: not an answer yet, so not diagnosed
         raise
     except error as raised:
-        missing = [text for text in mentions if text not in str(raised)]
+        missing = [text for text in mentions if not _has_word(str(raised), text)]
         if missing:
             raise AssertionError(
                 f"the {type(raised).__name__} should name {' and '.join(map(repr, missing))}, "
@@ -238,6 +239,15 @@ def expect_error(
         ) from raised
     else:
         raise AssertionError(f"{otherwise}\nexpected {names}, but nothing was raised")
+
+
+def _has_word(message: str, word: str) -> bool:
+    """Say whether `word`, a name, a number or a phrase, stands in `message` and is not part of a longer name or number."""
+    before = r"(?<!\w)" if re.match(r"\w", word) else ""
+    before += r"(?<!\d\.)(?<!^-)(?<!\W-)" if re.match(r"\d", word) else ""
+    after = r"(?!\w)" if re.search(r"\w$", word) else ""
+    after += r"(?!\.\d)" if re.search(r"\d$", word) else ""
+    return re.search(before + re.escape(word) + after, message) is not None
 
 
 def assert_imports_only(module: ModuleType | str | Path, allowed: set[str]) -> None:

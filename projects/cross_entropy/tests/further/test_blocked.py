@@ -11,7 +11,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from named_errors import error_names
 from oracles import BOTH, LOGITS, LOSSES, ONE_HOT, SOFTMAX, TARGETS, WEIGHT, WITH_INDICES, exact
 from torch_oracles import random_probabilities, torch_oracle
 
@@ -111,7 +110,7 @@ def test_bad_arguments_are_named(function, case):
     """ValueError that says which value is wrong and where it stands."""
     targets, options, mentions, diagnosis = BAD[case]
     targets = np.zeros((3, 2), int) if np.ndim(targets) == 0 else np.asarray(targets)
-    with error_names(ValueError, *mentions, otherwise=diagnosis):
+    with expect_error(ValueError, *mentions, otherwise=diagnosis):
         getattr(blocked, function)(np.zeros((3, 3, 2)), targets, **options)
 
 
@@ -126,7 +125,7 @@ def test_nll_names_bad_arguments():
         "targets leave out the class axis": (TARGETS[:, None], {}, ("(4, 1)",)),
     }
     for diagnosis, (targets, options, mentions) in cases.items():
-        with error_names(ValueError, *mentions, otherwise=diagnosis):
+        with expect_error(ValueError, *mentions, otherwise=diagnosis):
             blocked.nll_loss(LOG_PROBS, targets, **options)
     with expect_error(TypeError, otherwise="nll_loss takes class indices, not probabilities"):
         blocked.nll_loss(LOG_PROBS, SOFTMAX)
@@ -137,7 +136,7 @@ def test_a_bad_target_far_inside(function):
     """Of 200,000 positions the 150,001st is wrong: the place that is named counts from the start."""
     logits, targets = np.zeros((2, 3, 100_000), np.float32), np.zeros((2, 100_000), np.int32)
     targets[1, 50_000] = 7
-    with error_names(ValueError, "7", "1, 50000", otherwise="a class index far inside is not checked"):
+    with expect_error(ValueError, "7", "1, 50000", otherwise="a class index far inside is not checked"):
         getattr(blocked, function)(logits, targets)
 
 
@@ -168,9 +167,9 @@ def test_types_that_mean_nothing(function):
     """Complex logits have no order, bool targets could be an index or a probability."""
     too_wide = [np.longdouble] if np.dtype(np.longdouble).itemsize > 8 else []
     for dtype in (np.complex64, np.complex128, object, *too_wide):
-        with error_names(TypeError, "logits", otherwise=f"{np.dtype(dtype)} logits must be refused"):
+        with expect_error(TypeError, "logits", otherwise=f"{np.dtype(dtype)} logits must be refused"):
             getattr(blocked, function)(LOGITS.astype(dtype), TARGETS)
-        with error_names(TypeError, "weight", otherwise=f"a weight of {np.dtype(dtype)} must be refused"):
+        with expect_error(TypeError, "weight", otherwise=f"a weight of {np.dtype(dtype)} must be refused"):
             getattr(blocked, function)(LOGITS, TARGETS, weight=WEIGHT.astype(dtype))
     with expect_error(TypeError, otherwise="bool targets are ambiguous and must be refused"):
         getattr(blocked, function)(LOGITS, ONE_HOT.astype(bool))

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import test_other_losses
 import torch
-from named_errors import error_names
 from test_other_losses import LABELS, ODDS
 
 import edge_cases
-from shared.testing.checks import assert_close, unchanged
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 pytestmark = pytest.mark.module("edge_cases")
 globals().update({k: v for k, v in vars(test_other_losses).items() if k.startswith("test_")})
@@ -33,16 +32,16 @@ def test_binary_contract():
         got = np.asarray(bce(ODDS.astype(dtype), LABELS, pos_weight=[1.0, 2.0])).dtype
         wanted = dtype if np.dtype(dtype).kind == "f" else np.float64
         assert got == wanted, f"{np.dtype(dtype)} logits give {got}"
-    with error_names(
+    with expect_error(
         ValueError, "logits", "targets", "(3, 2)", "(2,)", otherwise="targets of another shape are broadcast"
     ):
         bce(ODDS, LABELS[0])
-    with error_names(ValueError, "average", otherwise="an unknown reduction is accepted"):
+    with expect_error(ValueError, "average", otherwise="an unknown reduction is accepted"):
         bce(ODDS, LABELS, reduction="average")
     for name in ("logits", "targets", "weight", "pos_weight"):
         for bad in (ODDS + 1j, ODDS.astype(object)):
             arguments = {"logits": ODDS, "targets": LABELS} | {name: bad}
-            with error_names(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
+            with expect_error(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
                 bce(**arguments)
 
 
@@ -62,7 +61,7 @@ BAD_WEIGHTS = [
 @pytest.mark.parametrize(("bad", "words"), BAD_WEIGHTS)
 def test_binary_names_bad_weights(name, bad, words):
     """A weight is finite, not negative, and of a shape that broadcasts."""
-    with error_names(ValueError, name, *words, otherwise=f"{name}={bad} is accepted for logits (3, 2)"):
+    with expect_error(ValueError, name, *words, otherwise=f"{name}={bad} is accepted for logits (3, 2)"):
         bce(ODDS, LABELS, **{name: bad})
 
 
@@ -153,7 +152,7 @@ def test_sums_in_float64(function):
 @pytest.mark.grades("mse_loss")
 def test_squared_error_names_the_shapes():
     """Two shapes, an unknown reduction, complex numbers."""
-    with error_names(
+    with expect_error(
         ValueError,
         "prediction",
         "target",
@@ -162,12 +161,12 @@ def test_squared_error_names_the_shapes():
         otherwise="(4, 1) and (4,) broadcast to 16 differences",
     ):
         edge_cases.mse_loss(np.zeros((4, 1)), np.zeros(4))
-    with error_names(ValueError, "average", otherwise="an unknown reduction is accepted"):
+    with expect_error(ValueError, "average", otherwise="an unknown reduction is accepted"):
         edge_cases.mse_loss(np.zeros(4), np.zeros(4), reduction="average")
     for name in ("prediction", "target"):
         for bad in (1j * np.zeros(4), np.zeros(4, object)):
             arguments = {"prediction": np.zeros(4), "target": np.zeros(4)} | {name: bad}
-            with error_names(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
+            with expect_error(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
                 edge_cases.mse_loss(**arguments)
 
 

@@ -7,12 +7,11 @@ import itertools
 import mpmath
 import numpy as np
 import pytest
-from named_errors import error_names
 from oracles import COUNTS, LOGITS, SOFTMAX
 from scipy.special import rel_entr, softmax
 
 from kl_divergence import kl_divergence
-from shared.testing.checks import assert_close, unchanged
+from shared.testing.checks import assert_close, expect_error, unchanged
 
 
 @pytest.mark.grades("kl_divergence")
@@ -52,14 +51,16 @@ def test_kl_contract():
     ):
         got = np.asarray(kl_divergence(LOGITS.astype(p), LOGITS[::-1].astype(q))).dtype
         assert got == wanted, f"{np.dtype(p)} and {np.dtype(q)} logits give {got}"
-    with error_names(ValueError, "(4, 3)", "(3,)", otherwise="logits of another shape are broadcast"):
+    with expect_error(ValueError, "(4, 3)", "(3,)", otherwise="logits of another shape are broadcast"):
         kl_divergence(LOGITS, LOGITS[0])
     for shape, axis in (((2, 0), 1), ((2, 0), -1), ((0, 2), 0), ((4, 3), 2), ((4, 3), -3), ((), -1)):
-        with error_names(ValueError, str(shape), otherwise=f"there is no class along axis {axis} of {shape}"):
+        with expect_error(
+            ValueError, str(shape), otherwise=f"there is no class along axis {axis} of {shape}"
+        ):
             kl_divergence(np.zeros(shape), np.zeros(shape), axis=axis)
     for name, bad in itertools.product(("p_logits", "q_logits"), (1j * LOGITS, LOGITS.astype(object))):
         arguments = {"p_logits": LOGITS, "q_logits": LOGITS} | {name: bad}
-        with error_names(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
+        with expect_error(TypeError, name, otherwise=f"{name} of {bad.dtype} must be refused"):
             kl_divergence(**arguments)
 
 
