@@ -9,6 +9,7 @@ Sources: Shazeer 2019, arXiv 1911.02150 (multi-query); Ainslie et al. 2023, "GQA
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Self
 
 import torch
@@ -54,8 +55,8 @@ class MultiHeadAttention(nn.Module):
     Raises
     ------
     ValueError
-        If `n_heads` does not divide `d_model`, `n_kv_heads` does not divide `n_heads`, one of them is less than 1, or
-        `dropout` is out of range; the message holds the numbers.
+        If `n_heads` does not divide `d_model`, `n_kv_heads` does not divide `n_heads`, one of them is no positive
+        integer, or `dropout` is out of range; the message holds the numbers.
     """
 
     def __init__(
@@ -71,9 +72,12 @@ class MultiHeadAttention(nn.Module):
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        if d_model < 1 or n_heads < 1 or d_model % n_heads:
+        for name, n in (("d_model", d_model), ("n_heads", n_heads), ("n_kv_heads", n_kv_heads)):
+            if not isinstance(n, int | Integral) or isinstance(n, bool) or n < 1:
+                raise ValueError(f"{name} must be a positive integer, got {n!r}")
+        if d_model % n_heads:
             raise ValueError(f"n_heads must divide d_model, got d_model={d_model} and n_heads={n_heads}")
-        if n_kv_heads < 1 or n_heads % n_kv_heads:
+        if n_heads % n_kv_heads:
             raise ValueError(
                 f"n_kv_heads must divide n_heads, got n_heads={n_heads} and n_kv_heads={n_kv_heads}"
             )
@@ -144,7 +148,8 @@ class MultiHeadAttention(nn.Module):
             bool: True where attention is allowed, the opposite of ``nn.MultiheadAttention``. float: added to the
             scores. With a cache, Tk counts all tokens, old and new. It is combined with `causal`.
         cache : KeyValueCache, optional
-            Self-attention only: the tokens of `query` are appended to it, and attend to everything it then holds.
+            Self-attention only: the tokens of `query` are appended to it, and attend to everything it then holds. Each
+            layer of a model needs one of its own.
 
         Returns
         -------
@@ -173,7 +178,7 @@ class MultiHeadAttention(nn.Module):
         q = _split(self.q_proj(query), self.n_heads)
         k, v = _split(self.k_proj(key), self.n_kv_heads), _split(self.v_proj(value), self.n_kv_heads)
         if cache is not None:
-            k, v = cache.append(k, v)
+            k, v = cache.append(k, v, layer=self)
 
         dropout_p = self.dropout if self.training else 0.0
         if self.fused:
@@ -187,7 +192,7 @@ class MultiHeadAttention(nn.Module):
             )
         else:
             weights = F.dropout(self._weights(q, k, bias), dropout_p)
-            heads = (self._grouped(weights) @ v).view_as(q)
+            heads = (self._grouped(weights) @ v.to(weights.dtype)).view_as(q).to(q.dtype)
         if dead is not None:
             heads = heads.masked_fill(dead, 0)
         return self.out_proj(heads.transpose(1, 2).flatten(2))  # the heads of a token side by side
@@ -206,7 +211,7 @@ class MultiHeadAttention(nn.Module):
         bias, dead = self._additive_mask(mask, x, context.shape[1])
         q, k = _split(self.q_proj(x), self.n_heads), _split(self.k_proj(context), self.n_kv_heads)
         weights = self._weights(q, k, bias)
-        return weights if dead is None else weights.masked_fill(dead, 0)
+        return (weights if dead is None else weights.masked_fill(dead, 0)).to(x.dtype)
 
     def _grouped(self, x: Tensor) -> Tensor:
         """Reshape (B, n_heads, T, n) to (B, n_kv_heads, group * T, n): the query heads of a group below each other.
@@ -217,10 +222,11 @@ class MultiHeadAttention(nn.Module):
         return x.reshape(B, self.n_kv_heads, H // self.n_kv_heads * T, n)
 
     def _weights(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-        """Return softmax(q kᵀ / sqrt(d_head) + bias), (B, n_heads, Tq, Tk)."""
+        """Return softmax(q kᵀ / sqrt(d_head) + bias), (B, n_heads, Tq, Tk), of half types in float32."""
         B, H, Tq, d_head = q.shape
+        wide = torch.promote_types(q.dtype, torch.float32)  # a score may exceed 65504, which float16 cannot
         # Scaling q, not the scores: Tq * d_head multiplications in place of Tq * Tk.
-        scores = self._grouped(q / math.sqrt(d_head)) @ k.transpose(-2, -1)
+        scores = self._grouped(q.to(wide) / math.sqrt(d_head)) @ k.to(wide).transpose(-2, -1)
         scores = scores.view(B, H, Tq, k.shape[-2])
         if bias is not None:
             scores += bias

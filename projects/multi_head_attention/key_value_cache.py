@@ -5,6 +5,9 @@ Source: Shazeer 2019, "Fast transformer decoding: one write-head is all you need
 
 from __future__ import annotations
 
+from numbers import Integral
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,7 +17,7 @@ __all__ = ["KeyValueCache"]
 class KeyValueCache:
     """The keys and values of the tokens so far, so that a new token costs one row of attention, not a whole pass.
 
-    One cache serves one attention layer and one batch of sequences. The memory for all `max_tokens` is taken at the
+    One cache serves one attention layer and one batch of sequences; a copy of it may serve a copy of the layer. The memory for all `max_tokens` is taken at the
     first `append`, which tells batch size, heads, width, dtype and device; later ones write into it and copy nothing.
 
     Parameters
@@ -36,27 +39,35 @@ class KeyValueCache:
     """
 
     def __init__(self, max_tokens: int) -> None:
-        if not isinstance(max_tokens, int) or max_tokens < 1:
+        if not isinstance(max_tokens, int | Integral) or isinstance(max_tokens, bool) or max_tokens < 1:
             raise ValueError(f"max_tokens must be a positive integer, got {max_tokens!r}")
-        self.max_tokens = max_tokens
+        self.max_tokens = int(max_tokens)
         self._length = 0
+        self._layer: int | None = None  # the id of the layer whose tokens these are
         self._keys = self._values = torch.empty(0)
 
     def __len__(self) -> int:
         """Return how many tokens are held."""
         return self._length
 
-    def reset(self) -> None:
-        """Forget all tokens and keep the memory; the next sequences may have another batch size or dtype."""
-        self._length = 0
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy starts with: not the layer, which may have been copied too."""
+        return self.__dict__ | {"_layer": None}
 
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def reset(self) -> None:
+        """Forget all tokens and keep the memory; the next sequences may have another layer, batch size or dtype."""
+        self._length, self._layer = 0, None
+
+    def append(self, key: Tensor, value: Tensor, *, layer: object = None) -> tuple[Tensor, Tensor]:
         """Add one or several tokens and return the keys and values of all tokens so far.
 
         Parameters
         ----------
         key, value : (B, n_kv_heads, T, d_head) tensor
             Of the new tokens, in order. They are copied.
+        layer : object, optional
+            Whose tokens they are. The layers of a model need a cache each: in one, a layer would attend to the keys
+            of another.
 
         Returns
         -------
@@ -67,8 +78,8 @@ class KeyValueCache:
         ------
         ValueError
             If the tokens do not fit into what is left (the message holds how many are new, how many are held, and
-            `max_tokens`); if the two differ in shape, or from the tokens already held in anything but T; or if they
-            require a gradient while gradients are on: writing in place would lose it, so decode under
+            `max_tokens`); if the two differ in shape, or from the tokens already held in anything but T; if those are of
+            another `layer`; or if they require a gradient while gradients are on: writing in place would lose it, so decode under
             ``torch.no_grad()`` and train without a cache. Then nothing has changed.
         """
         if key.ndim != 4 or key.shape != value.shape:
@@ -78,6 +89,11 @@ class KeyValueCache:
             )
         if torch.is_grad_enabled() and (key.requires_grad or value.requires_grad):
             raise ValueError("a cache keeps no gradient: use it under torch.no_grad(), and train without it")
+        owner = self._layer if layer is None else id(layer)
+        if self._length and self._layer not in (None, owner):
+            raise ValueError(
+                "the cache holds the tokens of another layer: each layer needs a cache of its own"
+            )
         B, H, T, d_head = key.shape
         if self._length + T > self.max_tokens:
             raise ValueError(
@@ -88,11 +104,13 @@ class KeyValueCache:
             if self._length:
                 held = tuple(self._keys[:, :, : self._length].shape)
                 raise ValueError(
-                    f"the cache holds {held} {self._keys.dtype}, so it cannot take {(B, H, T, d_head)} {key.dtype}"
+                    f"the cache holds {held} {self._keys.dtype} on {self._keys.device}, "
+                    f"so it cannot take {(B, H, T, d_head)} {key.dtype} on {key.device}"
                 )
-            self._keys, self._values = key.new_empty(shape), value.new_empty(shape)
+            with torch.inference_mode(False):  # what is made in that mode could not be written to outside it
+                self._keys, self._values = key.new_empty(shape), value.new_empty(shape)
         end = self._length + T
         self._keys[:, :, self._length : end] = key
         self._values[:, :, self._length : end] = value
-        self._length = end
+        self._length, self._layer = end, owner
         return self._keys[:, :, :end], self._values[:, :, :end]

@@ -5,6 +5,7 @@
 
 The contract: float32 or float64 tensors, B and T at least 1, each query with at least one key to attend to; the result has the
 dtype of the input. Nothing is modified. The attention is written out: ``scaled_dot_product_attention`` is not called.
+Further, judged by tests/further: float16 and bfloat16, whose attention is computed in float32; a mask of any float dtype.
 
 grouped_query_attention.py adds shared key heads, a cache and the fused kernel, and defines what is not defined here.
 
@@ -63,7 +64,8 @@ class MultiHeadAttention(nn.Module):
         mask : broadcasts to (B, n_heads, Tq, Tk); bool: True where attention is allowed, the opposite of
             ``nn.MultiheadAttention``; float: added to the scores. It is combined with `causal`.
 
-        ValueError if the three do not fit each other: nothing is broadcast. TypeError for a mask of another dtype.
+        ValueError if the three do not fit each other: nothing is broadcast. TypeError for a mask of another dtype. Further:
+        ValueError for one of another shape, which would enlarge the result where B or Tq is 1.
         """
         key = query if key is None else key
         value = key if value is None else value
@@ -74,7 +76,8 @@ class MultiHeadAttention(nn.Module):
             )
         weights = F.dropout(self._weights(query, key, mask), self.dropout, self.training)
         heads = weights @ self._split(self.v_proj(value))
-        return self.out_proj(heads.transpose(1, 2).flatten(2))  # the heads of a token side by side
+        merged = heads.transpose(1, 2).flatten(2)  # the heads of a token side by side
+        return self.out_proj(merged.to(query.dtype))
 
     @torch.no_grad()
     def attention_maps(
@@ -84,10 +87,11 @@ class MultiHeadAttention(nn.Module):
 
         `x` and `context` (by default `x`) are the query and the key of `forward`. Rows sum to 1.
         """
-        return self._weights(x, x if context is None else context, mask)
+        return self._weights(x, x if context is None else context, mask).to(x.dtype)
 
     def _split(self, x: Tensor) -> Tensor:
-        """View (B, T, d_model) as (B, n_heads, T, d_head): head h is slice h of every token."""
+        """View (B, T, d_model) as (B, n_heads, T, d_head): head h is slice h of every token. Half types become float32."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # a score may exceed the 65504 of float16
         return x.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
 
     def _weights(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
@@ -97,7 +101,11 @@ class MultiHeadAttention(nn.Module):
         if mask is not None:
             if mask.dtype != torch.bool and not mask.is_floating_point():
                 raise TypeError(f"mask must be bool (True: allowed) or float (added), got {mask.dtype}")
-            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+            axes = zip(mask.shape[::-1], scores.shape[::-1], strict=False)
+            if mask.ndim > 4 or any(n not in (1, wanted) for n, wanted in axes):
+                raise ValueError(f"mask must broadcast to {tuple(scores.shape)}, got {tuple(mask.shape)}")
+            added = mask.to(scores.dtype)
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + added
         if self.causal:
             Tq, Tk = scores.shape[-2:]
             later = torch.ones(Tq, Tk, dtype=torch.bool, device=scores.device).triu(Tk - Tq + 1)

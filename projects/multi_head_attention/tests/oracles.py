@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from shared.testing.checks import assert_close
+
 D_MODEL, N_HEADS = 24, 4
 SIZES = {"B": 3, "Tq": 5, "Tk": 7}  # all different, also from D_MODEL, N_HEADS and d_head = 6
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -22,6 +24,61 @@ def random_module(attention, generator, d_model=D_MODEL, n_heads=N_HEADS, *, dty
             scale = 0.5 if parameter.ndim == 1 else 1.3 / d_model**0.5
             parameter.copy_(scale * randn(*parameter.shape, generator=generator))
     return module
+
+
+OVERFLOW = "a score beyond 65504 overflows float16: compute the scores and their softmax in float32"
+
+
+def identity_weights(module):
+    """Let the projections of `module` do nothing."""
+    with torch.no_grad():
+        for name in PROJECTIONS:
+            layer = getattr(module, name)
+            layer.weight.copy_(torch.eye(layer.in_features)[: layer.out_features])
+            if layer.bias is not None:
+                layer.bias.zero_()
+    return module
+
+
+def check_large_scores_of_half_types(make, dtype, generator):
+    """Compare scores of ±1e5, of whole numbers that no half type rounds, with those of float64."""
+    query, key, value = (128 * (7 * torch.rand(3, T, 32, generator=generator) - 3).floor() for T in (5, 7, 7))
+    module = identity_weights(make(32, 4, causal=True)).to(dtype)
+    with torch.no_grad():
+        got = module(query.to(dtype), key.to(dtype), value.to(dtype))
+        maps = module.attention_maps(query.to(dtype), key.to(dtype))
+        seen = torch.ones(5, 7, dtype=torch.bool).tril(2)
+        q, k, v = (x.double().unflatten(2, (4, 8)).transpose(1, 2) for x in (query, key, value))
+        scores = (q @ k.mT / 8**0.5).masked_fill(~seen, -torch.inf)
+        weights = scores.softmax(-1)
+        expected = (weights @ v).transpose(1, 2).flatten(2)
+    assert scores.abs().nan_to_num(0, 0, 0).max() > 65504, "these are to overflow float16"
+    assert_close(got, expected, dtype=dtype, hint=OVERFLOW)
+    assert_close(maps, weights, dtype=dtype, what="maps", hint=OVERFLOW)
+
+
+def check_one_token_of_half_types(make, dtype):
+    """One token attends to itself alone, with a score of 66 248: its value comes back."""
+    module = identity_weights(make(64, 1)).to(dtype)
+    x = torch.full((1, 1, 64), 91.0, dtype=dtype)
+    with torch.no_grad():
+        assert_close(module(x), x, hint=OVERFLOW, vacuous_ok="one token gets its own value")
+
+
+MASK_SHAPES = [
+    *[(), (1,), (7,), (1, 1), (5, 1), (1, 7), (5, 7), (1, 1, 7), (4, 1, 7), (4, 5, 1)],
+    *[(1, 5, 7), (3, 1, 1, 7), (3, 1, 5, 1), (1, 4, 5, 7), (3, 4, 5, 7)],
+]
+
+
+def mask_of(shape, kind, generator):
+    """Draw a mask that leaves each query a key, the first one."""
+    numbers = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    if kind == "float":
+        return numbers[0]
+    mask = numbers < 0.5
+    mask[..., 0] = True
+    return mask[0] if kind == "bool" else torch.zeros(shape).masked_fill(~mask[0], -torch.inf)
 
 
 def torch_twin(module):

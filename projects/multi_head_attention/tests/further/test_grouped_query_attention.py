@@ -3,8 +3,11 @@
 Oracles: SDPA with ``enable_gqa`` and ``nn.MultiheadAttention`` in float64.
 """
 
+import copy
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from oracles import D_MODEL, N_HEADS, PROJECTIONS, SIZES, mistakes, randn, random_module, sdpa, torch_twin
@@ -37,6 +40,12 @@ MAPS, FROM_TORCH = "MultiHeadAttention.attention_maps", "MultiHeadAttention.from
         ((24, 4), {"n_kv_heads": -2}, ("-2",)),
         ((24, 4), {"dropout": -0.1}, ("-0.1",)),
         ((24, 4), {"dropout": 1.0}, ("1.0",)),
+        ((24, 4), {"dropout": math.nan}, ("nan",)),
+        ((24.0, 4), {}, ("24.0",)),
+        ((24, 4.0), {}, ("4.0",)),
+        ((24, True), {}, ("True",)),
+        ((24, "4"), {}, ("'4'",)),
+        ((24, 4), {"n_kv_heads": 2.0}, ("2.0",)),
     ],
     ids=str,
 )
@@ -44,6 +53,31 @@ def test_wrong_options(arguments, options, mentions):
     """Heads that do not divide, and a dropout that is no probability below 1, are refused with their numbers."""
     with expect_error(ValueError, *mentions, otherwise=f"{arguments} {options} is accepted"):
         MultiHeadAttention(*arguments, **options)
+
+
+@pytest.mark.grades(CONSTRUCTOR, FORWARD)
+def test_options_of_numpy():
+    """Integers of NumPy are integers."""
+    d_model, n_heads, n_kv_heads = map(np.int64, (24, 4, 2))
+    try:
+        module = MultiHeadAttention(d_model, n_heads, n_kv_heads=n_kv_heads)
+    except ValueError as error:
+        raise AssertionError(f"np.int64 is refused, and it is an integer: {error}") from error
+    assert module(torch.ones(2, 3, 24)).shape == (2, 3, 24)
+
+
+@pytest.mark.grades(CONSTRUCTOR, FORWARD)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"]
+)
+def test_a_copy_is_the_same(copied, fused, generator):
+    """A copy computes what the module does, with its options."""
+    module = random_module(MultiHeadAttention, generator, causal=True, n_kv_heads=2, fused=fused)
+    query, _, _ = inputs(generator)
+    with torch.no_grad():
+        hint = "an option is lost in a copy"
+        assert_close(copied(module)(query), module(query), rtol=0.0, what="result of the copy", hint=hint)
 
 
 @pytest.mark.grades(FORWARD)

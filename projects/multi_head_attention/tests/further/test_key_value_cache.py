@@ -3,6 +3,10 @@
 Oracle: concatenation.
 """
 
+import copy
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from oracles import randn
@@ -40,7 +44,7 @@ def test_room_for_one_token(generator):
 
 
 @pytest.mark.grades("KeyValueCache")
-@pytest.mark.parametrize("max_tokens", [0, -1, 2.5, None])
+@pytest.mark.parametrize("max_tokens", [0, -1, 2.5, None, 64.0, True, "64"])
 def test_wrong_max_tokens(max_tokens):
     """`max_tokens` is a positive integer."""
     with expect_error(ValueError, str(max_tokens), otherwise=f"max_tokens={max_tokens} is accepted"):
@@ -246,3 +250,68 @@ def test_reset_makes_room(generator):
         cache.reset()
     cache.append(*tokens(3, generator))
     assert len(cache) == 3
+
+
+@pytest.mark.grades("KeyValueCache", "KeyValueCache.append")
+def test_max_tokens_of_numpy(generator):
+    """An integer of NumPy is an integer."""
+    try:
+        cache = KeyValueCache(np.int64(4))
+    except ValueError as error:
+        raise AssertionError(f"np.int64(4) is refused, and it is an integer: {error}") from error
+    cache.append(*tokens(3, generator))
+    assert len(cache) == 3
+
+
+@pytest.mark.grades("KeyValueCache", "KeyValueCache.append")
+@pytest.mark.parametrize("first", [torch.inference_mode, torch.no_grad])
+def test_modes_may_change(generator, first):
+    """What was begun in inference mode goes on under no_grad, and the other way round."""
+    second = torch.no_grad if first is torch.inference_mode else torch.inference_mode
+    cache, parts = KeyValueCache(9), []
+    for mode in (first, second, first):
+        with mode():
+            key, value = (x.clone() for x in tokens(3, generator))  # in inference mode, an inference tensor
+            parts.append((key, value))
+            try:
+                keys, values = cache.append(key, value)
+            except RuntimeError as error:
+                raise AssertionError(f"a cache begun under {first.__name__} cannot go on: {error}") from error
+    for got, which, what in ((keys, 0, "keys"), (values, 1, "values")):
+        expected = torch.cat([part[which] for part in parts], dim=2)
+        assert_close(got, expected, rtol=0.0, what=what)
+
+
+@pytest.mark.grades("KeyValueCache", "KeyValueCache.append", "KeyValueCache.reset")
+def test_one_cache_serves_one_layer(generator):
+    """The tokens of another layer are refused, and nothing has changed; after `reset` they are welcome."""
+    cache, one, other = KeyValueCache(9), object(), object()
+    key, value = tokens(3, generator)
+    cache.append(key, value, layer=one)
+    with expect_error(ValueError, "layer", otherwise="keys of two layers are mixed in one cache"):
+        cache.append(key, value, layer=other)
+    assert len(cache) == 3, "a refused call changed the length"
+    cache.append(*tokens(1, generator), layer=one)
+    cache.append(*tokens(1, generator))
+    with expect_error(ValueError, "layer", otherwise="keys of two layers are mixed in one cache"):
+        cache.append(key, value, layer=other)
+    cache.reset()
+    cache.append(key, value, layer=other)
+    with expect_error(ValueError, "layer", otherwise="after a reset the next layer owns the cache"):
+        cache.append(key, value, layer=one)
+
+
+@pytest.mark.grades("KeyValueCache", "KeyValueCache.append")
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_may_serve_a_copy_of_the_layer(generator, copied):
+    """A copy of the cache goes on where the cache stands, with whichever layer comes first."""
+    cache, layer = KeyValueCache(9), object()
+    key, value = tokens(3, generator)
+    cache.append(key, value, layer=layer)
+    twin = copied(cache)
+    try:
+        keys, _ = twin.append(key, value, layer=object())
+    except ValueError as error:
+        raise AssertionError(f"a copy of the cache is refused to a copy of its layer: {error}") from error
+    assert_close(keys, torch.cat([key, key], dim=2), rtol=0.0, what="keys of the copy")
+    assert len(cache) == 3, "the copy changed the length of the original"

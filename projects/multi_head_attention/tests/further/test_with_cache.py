@@ -5,7 +5,7 @@ Oracle: SDPA over the whole sequence at once, causal.
 
 import pytest
 import torch
-from oracles import D_MODEL, N_HEADS, mistakes, randn, random_module, sdpa
+from oracles import D_MODEL, MASK_SHAPES, N_HEADS, mask_of, mistakes, randn, random_module, sdpa
 from torch.nn.attention.bias import causal_lower_right
 
 from grouped_query_attention import MultiHeadAttention
@@ -174,6 +174,20 @@ def test_cache_is_for_self_attention(generator):
 
 
 @pytest.mark.grades(FORWARD, APPEND)
+def test_one_cache_for_two_layers(generator):
+    """A second layer would attend to the keys of the first: refused, and the cache is as before."""
+    first, second = (random_module(MultiHeadAttention, generator, causal=True) for _ in range(2))
+    x, cache = randn(B, T, D_MODEL, generator=generator), KeyValueCache(2 * T)
+    with torch.no_grad():
+        y = first(x, cache=cache)
+        with expect_error(
+            ValueError, "layer", otherwise="two layers share a cache: one would see the other's keys"
+        ):
+            second(y, cache=cache)
+    assert len(cache) == T, f"a refused call changed the cache from {T} to {len(cache)} tokens"
+
+
+@pytest.mark.grades(FORWARD, APPEND)
 def test_cache_is_not_for_training(generator):
     """With gradients on, a cache is refused: it would lose them."""
     module = random_module(MultiHeadAttention, generator, causal=True)
@@ -201,3 +215,24 @@ def test_second_sequence(generator):
         mistakes=mistakes(module, x, x, x),
         hint="old tokens are still seen after reset",
     )
+
+
+@pytest.mark.grades(FORWARD, APPEND)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("n_kv_heads", [1, 2])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["bool", "float"])
+@pytest.mark.parametrize("shape", MASK_SHAPES, ids=str)
+def test_every_shape_of_mask_with_a_cache(shape, kind, causal, n_kv_heads, fused, generator):
+    """Two tokens are in the cache, five are new: Tk counts all seven. The heads share keys."""
+    module = random_module(MultiHeadAttention, generator, causal=causal, n_kv_heads=n_kv_heads, fused=fused)
+    x, mask = randn(3, 7, 24, generator=generator), mask_of(shape, kind, generator)
+    full = mask.expand(3, 4, 5, 7)
+    seen = torch.ones(5, 7, dtype=torch.bool).tril(2 if causal else 7)
+    full = full & seen if mask.dtype == torch.bool else full.masked_fill(~seen, -torch.inf)
+    cache = KeyValueCache(8)
+    with torch.no_grad():
+        module(x[:, :2], cache=cache)
+        expected = sdpa(module, x[:, 2:], x, x, mask=full)
+        got = module(x[:, 2:], mask=mask, cache=cache)
+    assert_close(got, expected, rtol=1e-11, what=f"result with a cache, mask of {shape}")
