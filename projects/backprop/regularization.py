@@ -5,7 +5,8 @@ draws its mask from `rng`, and batch norm uses the batch and moves its running s
 `backward` belongs to the latest `forward`, in the mode that one had.
 
 Input and parameters are all float32 or all float64; so are outputs, gradients, masks and running statistics. NaN and inf
-propagate. A shape that does not fit raises ValueError that names it: it would broadcast without a word.
+propagate. A shape that does not fit raises ValueError that names it: it would broadcast without a word. So does an option
+that is out of range; another dtype raises TypeError. Equal numbers are normalised to exactly 0, before weight and bias.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class Dropout:
             self._mask = np.ones_like(x)
         elif rng is None:
             raise ValueError(f"Dropout(p={self.p}) in training needs rng, a numpy.random.Generator, got None")
+        elif x.dtype.kind != "f":  # 1 - p would be 0
+            raise TypeError(f"Dropout expects float32 or float64, got {x.dtype}")
         else:
             self._mask = (rng.random(x.shape) >= self.p) / x.dtype.type(1 - self.p)
         return x * self._mask
@@ -99,7 +102,7 @@ class BatchNorm:
     parameters : "weight" (ones) and "bias" (zeros), each (n_features,) of `dtype`
     running_mean, running_var : attributes, zeros and ones at first, alike
 
-    Another shape raises ValueError that names it, and so does a batch below 2 in training.
+    Another shape raises ValueError that names it, and so do a batch below 2 in training and a momentum outside [0, 1].
 
     Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015, algorithm 1.
     """
@@ -107,6 +110,9 @@ class BatchNorm:
     def __init__(
         self, n_features: int, *, momentum: float = 0.1, eps: float = 1e-5, dtype: DTypeLike = np.float32
     ) -> None:
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must be in [0, 1], got {momentum}")
+        _check_norm(eps, dtype)
         self.momentum, self.eps = momentum, eps
         self.parameters = Arrays(weight=np.ones(n_features, dtype), bias=np.zeros(n_features, dtype))
         self.gradients = Arrays()
@@ -119,15 +125,17 @@ class BatchNorm:
         if x.ndim != 2 or x.shape[1] != len(weight) or (training and len(x) < 2):
             expected = f"(batch, {len(weight)}), batch > 1 in training"
             raise ValueError(f"BatchNorm expects {expected}, got {x.shape}")
-        mean, var = self.running_mean, self.running_var
+        _check_dtype("BatchNorm", x.dtype)
         if training:
             n, momentum = len(x), self.momentum
-            mean = x.mean(axis=0)
-            var = ((x - mean) ** 2).mean(axis=0)
+            centred = _centred(x, axis=0)
+            mean, var = x[0] - centred[0], (centred**2).mean(axis=0)
             self.running_mean = (1 - momentum) * self.running_mean + momentum * mean
             self.running_var = (1 - momentum) * self.running_var + momentum * (n / (n - 1)) * var
+        else:
+            centred, var = x - self.running_mean, self.running_var
         self._training, self._inv_std = training, 1 / np.sqrt(var + self.eps)
-        self._x_hat = (x - mean) * self._inv_std
+        self._x_hat = centred * self._inv_std
         return weight * self._x_hat + bias
 
     def backward(self, grad: Array) -> Array:
@@ -152,6 +160,7 @@ class LayerNorm:
     """
 
     def __init__(self, n_features: int, *, eps: float = 1e-5, dtype: DTypeLike = np.float32) -> None:
+        _check_norm(eps, dtype)
         self.eps = eps
         self.parameters = Arrays(weight=np.ones(n_features, dtype), bias=np.zeros(n_features, dtype))
         self.gradients = Arrays()
@@ -161,7 +170,8 @@ class LayerNorm:
         weight, bias = self.parameters["weight"], self.parameters["bias"]
         if x.ndim == 0 or x.shape[-1] != len(weight):
             raise ValueError(f"LayerNorm expects (..., {len(weight)}), got {x.shape}")
-        centred = x - x.mean(axis=-1, keepdims=True)
+        _check_dtype("LayerNorm", x.dtype)
+        centred = _centred(x, axis=-1)
         self._inv_std = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + self.eps)
         self._x_hat = centred * self._inv_std
         return weight * self._x_hat + bias
@@ -174,11 +184,34 @@ class LayerNorm:
         return _normalise_backward(grad * self.parameters["weight"], self._x_hat, self._inv_std, axis=-1)
 
 
+def _centred(x: Array, axis: int) -> Array:
+    """Return ``x - mean`` over `axis`, 0 or -1.
+
+    One of the numbers is subtracted first, which changes nothing but the rounding: equal numbers are 0 from then on, while
+    their mean is not quite one of them, and what is left would be divided by √eps.
+    """
+    shifted = x - (x[:1] if axis == 0 else x[..., :1])
+    shifted -= shifted.mean(axis=axis, keepdims=True)
+    return shifted
+
+
+def _check_norm(eps: float, dtype: DTypeLike) -> None:
+    if not eps >= 0:
+        raise ValueError(f"eps must be at least 0, got {eps}")
+    _check_dtype("a norm", np.dtype(dtype))
+
+
+def _check_dtype(what: str, dtype: np.dtype[Any]) -> None:
+    """Refuse half precision, whose squares overflow at 256, and integers."""
+    if dtype.type not in (np.float32, np.float64):
+        raise TypeError(f"{what} expects float32 or float64, got {dtype}")
+
+
 def _normalise_backward(grad_x_hat: Array, x_hat: Array, inv_std: Array, axis: int) -> Array:
     """Chain rule through ``x_hat = (x - mean) / std`` where mean and std, taken over `axis`, depend on x as well.
 
     Their two paths project the gradient: off the constant direction (the mean) and off x_hat (the std).
     """
-    through_mean = grad_x_hat.mean(axis=axis, keepdims=True)
+    grad_x_hat = _centred(grad_x_hat, axis)
     through_std = (grad_x_hat * x_hat).mean(axis=axis, keepdims=True)
-    return inv_std * (grad_x_hat - through_mean - x_hat * through_std)
+    return inv_std * (grad_x_hat - x_hat * through_std)

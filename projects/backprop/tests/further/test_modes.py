@@ -181,6 +181,15 @@ def test_dropout_draws_from_rng():
 
 
 @pytest.mark.grades("Dropout")
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64], ids=str)
+def test_dropout_of_integers(dtype, rng):
+    """In whole numbers 1 - p is 0: refused by name."""
+    x = np.ones((4, 3), dtype)
+    with expect_error(TypeError, str(x.dtype), otherwise=f"{x.dtype} is accepted in training"):
+        regularization.Dropout(0.4).forward(x, training=True, rng=rng)
+
+
+@pytest.mark.grades("Dropout")
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
 def test_dropout_refuses_p(p):
     """P outside [0, 1) is refused by value."""

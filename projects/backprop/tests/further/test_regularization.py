@@ -299,3 +299,87 @@ def test_norm_of_a_large_mean(function, rng):
     assert_close(
         got, expected, dtype=np.float32, atol=3e-3, what="output", hint=hint, vacuous_ok="the mean rounds"
     )
+
+
+EQUAL = 10.0 ** np.linspace(-3, 15, 400) * (1 - 2 * (np.arange(400) % 2))
+
+
+@every_norm
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [3, 64, 768])
+def test_norm_of_equal_numbers(function, n, dtype, rng):
+    """Numbers that are all equal give exactly 0 before weight and bias; so do gradients that are, behind them."""
+    shape, axis = ((n, len(EQUAL)), 0) if function == "BatchNorm" else ((len(EQUAL), n), -1)
+    layer = getattr(regularization, function)(shape[1], dtype=dtype)
+    for parameter in layer.parameters.values():
+        parameter[...] = rng.standard_normal(shape[1])
+    values = EQUAL.astype(dtype)
+    x = np.broadcast_to(values if axis == 0 else values[:, None], shape)
+    rounding = "x - x.mean() leaves the rounding of the mean, and 1/sqrt(eps) makes it 300 times as large"
+    worst = np.abs(layer.forward(x, training=True) - layer.parameters["bias"]).max()
+    assert worst == 0, f"{n} equal numbers give {worst:.2g} instead of 0 before weight and bias: {rounding}"
+    layer.parameters["weight"][...] = 0.7
+    grad = rng.standard_normal(shape).astype(dtype)
+    through = 0.7 * grad.astype(np.float64)
+    expected = (through - through.mean(axis, keepdims=True)) / 1e-5**0.5
+    rtol = 64 * np.finfo(dtype).eps  # some roundings, and the sum
+    assert_close(layer.backward(grad), expected, dtype=dtype, rtol=rtol, what="gradient by equal numbers")
+    if function == "BatchNorm":
+        moved = layer.running_mean, layer.running_var
+        assert_close(moved[0], 0.1 * values.astype(np.float64), dtype=dtype, what="running_mean", atol=0.0)
+        spread = np.full(shape[1], 0.9)
+        assert_close(
+            moved[1], spread, dtype=dtype, what="running_var", vacuous_ok="no spread: 0.9 · 1 + 0.1 · 0"
+        )
+    x = rng.standard_normal(shape).astype(dtype)
+    layer.forward(x, training=True)
+    grad = np.broadcast_to(
+        rng.standard_normal(shape[1 - axis % 2]).astype(dtype), shape[::-1] if axis else shape
+    )
+    grad = grad.T if axis else grad
+    got = np.abs(layer.backward(grad)).max()
+    limit = 64 * np.finfo(dtype).eps * np.abs(grad).max()
+    hint = "a gradient that is equal everywhere moves the mean alone, which is subtracted"
+    assert got <= limit, f"{hint}: its effect is 0, got {got:.2g}"
+
+
+@every_norm
+def test_norm_of_nearly_equal_numbers(function, rng):
+    """float32 numbers that differ in their last two bits keep what they differ by."""
+    layer = getattr(regularization, function)(40)
+    x = (12345 + rng.integers(0, 4, (40, 40)) / 1024).astype(np.float32)  # exact
+    ones = {"weight": 1.0, "bias": 0.0}
+    expected = normalise(x.astype(np.float64), ones, 0 if function == "BatchNorm" else -1, 1e-5)
+    hint = "numbers that differ in their last bits lose them: subtract one of them before the mean is taken"
+    got = layer.forward(x, training=True)
+    assert_close(got, expected, dtype=np.float32, rtol=1e-5, what="output", hint=hint)
+
+
+@every_norm
+@pytest.mark.parametrize("dtype", [np.float16, np.uint8, np.int64, bool, complex], ids=str)
+def test_norm_refuses_other_dtypes(function, dtype):
+    """Squares of float16 overflow at 256, differences of uint8 wrap: refused by name."""
+    layer = getattr(regularization, function)(3)
+    x = np.ones((4, 3), dtype)
+    with expect_error(TypeError, str(x.dtype), otherwise=f"an input of {x.dtype} is accepted"):
+        layer.forward(x, training=True)
+
+
+@every_norm
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("momentum", -0.1),
+        ("momentum", 1.5),
+        ("momentum", float("nan")),
+        ("eps", -1e-5),
+        ("eps", float("nan")),
+    ],
+)
+def test_norm_refuses_options(function, option, value):
+    """An option that is out of range is refused when the layer is made, not NaN in the first evaluation."""
+    if function == "BatchNorm" or option == "eps":
+        with expect_error(ValueError, option, str(value), otherwise=f"{option}={value} is accepted"):
+            getattr(regularization, function)(3, **{option: value})
+    with expect_error(TypeError, "float16", otherwise="parameters of float16 are accepted"):
+        getattr(regularization, function)(3, dtype=np.float16)
