@@ -7,8 +7,8 @@ An optimizer's `step` changes the arrays in `parameters` in place. What it remem
 those of the gradients may be overwritten. Its attribute `lr` may change at any time.
 Nothing else that was handed in or returned is modified. Input and parameters are all float32 or all float64; so are outputs
 and gradients. `training` and `rng` are for layers that behave in another way while they learn; the layers here ignore them.
-Not defined here: NaN and inf, empty batches, shapes and dtypes that do not fit, a backward without a forward. checked.py
-refuses those; regularization.py has dropout, norms and residual connections, optimizers.py AdamW and others.
+Not defined here: NaN and inf, empty batches, shapes and dtypes that do not fit, a backward without a forward, one layer or
+array twice in a network. checked.py refuses those; regularization.py has dropout, norms and residual connections, optimizers.py AdamW and others.
 """
 
 from __future__ import annotations
@@ -118,21 +118,23 @@ class Sequential:
 
 
 class SoftmaxCrossEntropy:
-    """Mean over the batch of ``-log softmax(logits)[target]``; logits of ±1e4 do not overflow."""
+    """Mean over the batch of ``-log softmax(logits)[target]``; logits of ±1e4 do not overflow; further: 1e-18 is not 0."""
 
     def forward(self, logits: Array, targets: NDArray[np.integer]) -> float:
         """Return the loss for logits (batch, classes) and class indices (batch,); one outside [0, classes): ValueError."""
         if not 0 <= targets.min() <= targets.max() < logits.shape[1]:  # NumPy would count -1 from the end
             raise ValueError(f"{targets.min()} to {targets.max()} are not among {logits.shape[1]} classes")
         z = logits - logits.max(axis=1, keepdims=True)  # the largest exponent is 0
-        total = np.exp(z).sum(axis=1, keepdims=True)
-        self._softmax, self._right = np.exp(z) / total, (np.arange(len(targets)), targets)
-        return float(np.mean(np.log(total[:, 0]) - z[self._right]))
+        e, rows = np.exp(z), np.arange(len(z))
+        self._softmax, self._right = e / e.sum(axis=1, keepdims=True), (rows, targets)
+        e[rows, z.argmax(axis=1)] = 0  # the 1 in log(1 + rest), where log1p does not lose a small rest
+        return float(np.mean(np.log1p(e.sum(axis=1)) - z[self._right]))
 
     def backward(self) -> Array:
         """Return ``∂L/∂logits = (softmax(logits) - one_hot(target)) / batch`` for the latest `forward`."""
         grad = self._softmax.copy()
-        grad[self._right] -= 1
+        grad[self._right] = 0
+        grad[self._right] = -grad.sum(axis=1)  # p - 1, without its rounding
         return grad / len(grad)
 
 

@@ -50,10 +50,8 @@ class LayerNorm(nn.Module):
             raise ValueError(f"x must be (..., {len(self.weight)}), got {tuple(x.shape)}")
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # the square of 300 overflows float16
         shifted = wide - wide[..., :1].detach()  # equal features are 0 now; their mean may be rounded
-        centred = shifted - shifted.mean(
-            dim=-1, keepdim=True
-        )  # before it is squared: mean(x²) - mean(x)² cancels
-        variance = centred.square().mean(dim=-1, keepdim=True)
+        centred = shifted - shifted.mean(dim=-1, keepdim=True)
+        variance = centred.square().mean(dim=-1, keepdim=True)  # mean(x²) - mean(x)² would cancel
         return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(x.dtype)
 
 

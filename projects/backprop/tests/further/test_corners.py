@@ -43,6 +43,23 @@ def test_a_class_at_minus_infinity(dtype):
 
 
 @pytest.mark.grades("SoftmaxCrossEntropy")
+@pytest.mark.parametrize(("dtype", "gap"), [(np.float64, 40.0), (np.float32, 20.0)])
+def test_a_loss_near_zero(dtype, gap):
+    """Logits far apart: log(1 + e^-40) is e^-40, not 0, and so is the gradient of the right class."""
+    loss, n = backprop.SoftmaxCrossEntropy(), np.arange(3.0)
+    logits = np.stack([-n - gap, n * 0, -2 * n - gap], axis=1).astype(dtype)
+    value = loss.forward(logits, np.array([1, 1, 1]))
+    others = np.exp(logits[:, ::2].astype(np.float64))
+    hint = "log(1 + tiny) is rounded to 0: leave the largest term out of the sum, and take log1p of the rest"
+    rtol = 16 * np.finfo(dtype).eps * gap  # the logits' own rounding
+    assert_close(np.float64(value), others.sum(1).mean(), rtol=rtol, what="loss", hint=hint)
+    expected = np.stack([others[:, 0], -others.sum(1), others[:, 1]], axis=1) / 3
+    hint = "p - 1 is rounded to 0: it is minus the sum of the other probabilities"
+    got = loss.backward()
+    assert_close(got, expected, dtype=dtype, rtol=rtol, atol=0.0, what="gradient", hint=hint)
+
+
+@pytest.mark.grades("SoftmaxCrossEntropy")
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
 def test_any_integer_is_a_class(kind):
     """Class indices of other integer types."""
