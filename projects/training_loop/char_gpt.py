@@ -63,6 +63,9 @@ class CharGPT(nn.Module):
         self, *, context: int, d_model: int, n_layers: int, n_heads: int, dropout: float = 0.0
     ) -> None:
         super().__init__()
+        for name, size in {"context": context, "d_model": d_model, "n_heads": n_heads}.items():
+            if size < 1:
+                raise ValueError(f"{name} must be 1 or more, got {size}")
         if d_model % n_heads:
             raise ValueError(f"d_model={d_model} is not divisible by n_heads={n_heads}")
         self.context = context
@@ -92,8 +95,10 @@ class CharGPT(nn.Module):
         Raises
         ------
         ValueError
-            If T is above the context.
+            If T is above the context, or there are not two axes.
         """
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens must be (B, T), got {tuple(tokens.shape)}")
         if tokens.shape[-1] > self.context:
             raise ValueError(f"at most {self.context} tokens fit the context, got {tokens.shape[-1]}")
         n_tokens = tokens.shape[-1]
@@ -107,7 +112,14 @@ class CharGPT(nn.Module):
 
     @torch.no_grad()
     def generate(self, prompt: bytes, n_bytes: int, *, generator: torch.Generator) -> bytes:
-        """Continue `prompt` (not empty) by `n_bytes` sampled bytes; returns both. Uses no other randomness in eval mode."""
+        """Continue `prompt` by `n_bytes` sampled bytes; returns both. Uses no other randomness in eval mode.
+
+        ValueError if the prompt is empty or `n_bytes` negative.
+        """
+        if not prompt or n_bytes < 0:
+            raise ValueError(
+                f"a prompt of 1 byte or more and n_bytes >= 0 are needed, got {prompt!r}, {n_bytes=}"
+            )
         text = torch.tensor([list(prompt)])
         for _ in range(n_bytes):
             device = self.head.weight.device

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ import torch
 __all__ = ["CheckpointError", "write_checkpoint", "read_checkpoint", "Checkpoint"]
 
 MAGIC = b"groundwork training_loop checkpoint\n"
-FORMAT = 3  # 1 had no checksum, 2 named no parameters; raise it whenever the content changes its meaning
+# 1 had no checksum, 2 named no parameters, 3 had a scale of 1 where nothing was scaled
+FORMAT = 4  # raise it whenever the content changes its meaning
 
 
 class CheckpointError(ValueError):
     """A file that is damaged, foreign, or of another format; the message says which, with the path."""
+
+
+class _OtherFormat(CheckpointError):
+    """A file of another version of this program."""
 
 
 def write_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
@@ -36,19 +42,22 @@ def write_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> Non
     state : dict
         Tensors, numbers, strings, None, and dicts, lists and tuples of them: what ``weights_only`` reading accepts.
     """
-    path = Path(path)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getbuffer()
     header = {"format": FORMAT, "n_bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+    replace_file(path, MAGIC + json.dumps(header).encode() + b"\n", payload)
+
+
+def replace_file(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
+    """Write `parts` one after the other: at any moment, `path` is the old file, the new one, or absent."""
+    path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
-        file.write(MAGIC + json.dumps(header).encode() + b"\n")
-        file.write(payload)
+        file.writelines(parts)
         file.flush()
-        os.fsync(
-            file.fileno()
-        )  # before the rename: a file system may reorder the two, and the name would win
+        # before the rename: a file system may reorder the two, and the name would win
+        os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)  # the new name itself is data of the folder
 
@@ -65,9 +74,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     FileNotFoundError
         If there is no such file.
     CheckpointError
-        If the file is not a checkpoint, is truncated or altered, has another format, or holds anything but data.
+        If the file is not a checkpoint, is truncated or altered, has another format, holds anything but data, or the
+        system cannot read it.
     """
-    content = Path(path).read_bytes()
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not content.startswith(MAGIC):
         foreign = not MAGIC.startswith(content)  # a file cut off within the magic is a truncated one
         raise CheckpointError(f"{path}: " + ("not a checkpoint of this program" if foreign else "truncated"))
@@ -78,7 +93,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: " + ("damaged header" if newline else "truncated")) from error
     if found != FORMAT:
-        raise CheckpointError(f"{path}: format {found}, this program reads format {FORMAT}")
+        raise _OtherFormat(f"{path}: format {found}, this program reads format {FORMAT}")
     if len(payload) != n_bytes:
         raise CheckpointError(f"{path}: truncated, {len(payload)} of {n_bytes} bytes")
     if hashlib.sha256(payload).hexdigest() != digest:
@@ -86,7 +101,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         # Without weights_only this would be a pickle: a program that the file brings along.
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise CheckpointError(f"{path}: holds something other than data: {error}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a dict")
@@ -115,7 +130,7 @@ class Checkpoint:
 
     def paths(self) -> list[Path]:
         """Return the finished checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
+        return sorted_by_step(self.folder.glob("step-*.pt"))
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write the checkpoint of `step`, then delete all but the newest `keep` and what crashes left behind."""
@@ -140,14 +155,20 @@ class Checkpoint:
         for path in reversed(self.paths()):
             try:
                 return read_checkpoint(path)
+            except _OtherFormat:
+                raise
             except CheckpointError as error:
-                if "format" in str(error).removeprefix(str(path)):
-                    raise
                 print(f"passed over: {error}", flush=True)
                 problem = problem or error
         if problem is not None:
             raise problem
         return None
+
+
+def sorted_by_step(paths: Iterable[Path]) -> list[Path]:
+    """Return those whose name is step- and a number, in the order of the numbers: a ninth digit must not come first."""
+    numbered = [path for path in paths if path.stem.removeprefix("step-").isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.stem.removeprefix("step-")))
 
 
 def sync_folder(folder: Path) -> None:

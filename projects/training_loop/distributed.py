@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from checkpoint import CheckpointError, sync_folder
+from checkpoint import CheckpointError, sorted_by_step, sync_folder
 
 __all__ = [
     "World",
@@ -195,7 +195,9 @@ class ShardedCheckpoint:
 
     def paths(self) -> list[Path]:
         """Return the finished checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if path.suffix == "" and path.is_dir())
+        return sorted_by_step(
+            path for path in self.folder.glob("step-*") if path.suffix == "" and path.is_dir()
+        )
 
     def save(self, step: int, tensors: dict[str, Any]) -> Path:
         """Write `tensors`, nested dicts with nothing but tensors in them. A collective: every rank calls it."""
@@ -219,27 +221,38 @@ class ShardedCheckpoint:
         return path
 
     def load(self, tensors: dict[str, Any]) -> bool:
-        """Fill `tensors` in place from the newest checkpoint; False if there is none. A collective.
+        """Fill `tensors` in place from the newest checkpoint that can be read; False if there is none at all. A collective.
 
-        Names that the checkpoint lacks keep their values.
+        Names that the checkpoint lacks keep their values. A damaged one is passed over, with a line on the terminal.
 
         Raises
         ------
         CheckpointError
-            If the folder is no checkpoint, is damaged, or its index holds anything but data.
+            If there are checkpoints and none can be read: damaged, or an index that holds anything but data.
         """
-        import torch.distributed.checkpoint as dcp
+        problem = None
+        for path in reversed(self.paths()):
+            try:
+                _fill(tensors, path)
+                return True
+            except CheckpointError as error:
+                if dist.get_rank() == 0:
+                    print(f"passed over: {error}", flush=True)
+                problem = problem or error
+        if problem is not None:
+            raise problem
+        return False
 
-        if not self.paths():
-            return False
-        path = self.paths()[-1]
-        try:
-            reader = _data_only_reader(path)
-            planner = dcp.DefaultLoadPlanner(allow_partial_load=True)  # type: ignore[attr-defined]
-            dcp.load(tensors, storage_reader=reader, planner=planner)  # type: ignore[attr-defined]
-        except (dcp.CheckpointException, pickle.UnpicklingError, OSError, EOFError) as error:  # type: ignore[attr-defined]
-            raise CheckpointError(f"{path}: cannot be read: {error}") from error
-        return True
+
+def _fill(tensors: dict[str, Any], path: Path) -> None:
+    """Read one sharded checkpoint. What goes wrong on one rank is raised on all of them."""
+    import torch.distributed.checkpoint as dcp
+
+    try:
+        planner = dcp.DefaultLoadPlanner(allow_partial_load=True)  # type: ignore[attr-defined]
+        dcp.load(tensors, storage_reader=_data_only_reader(path), planner=planner)  # type: ignore[attr-defined]
+    except (dcp.CheckpointException, pickle.UnpicklingError, OSError, EOFError) as error:  # type: ignore[attr-defined]
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
 def _data_only_reader(path: Path) -> Any:

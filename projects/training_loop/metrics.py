@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from checkpoint import replace_file
+
 __all__ = ["Reporter"]
 
 
@@ -37,9 +39,9 @@ class Reporter:
         self._live = live
         self._time = time.perf_counter()
         kept = [record for record in self.records() if record["step"] <= first_step]
-        self._file = open(self.path, "w", encoding="utf-8")
-        for record in kept:
-            self._write(record)
+        # renamed when whole: a crash in the middle would lose the history of the run
+        replace_file(self.path, "".join(map(_line, kept)).encode())
+        self._file = open(self.path, "a", encoding="utf-8")
         self._bar = Progress(
             *(TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20)),
             *(TextColumn("{task.description}"), TimeRemainingColumn(compact=True)),
@@ -57,13 +59,15 @@ class Reporter:
         self._bar.start()
 
     def records(self) -> list[dict[str, Any]]:
-        """Return what metrics.jsonl holds; a last line that was cut off by a crash is left out."""
+        """Return what metrics.jsonl holds. A last line that was cut off by a crash is left out; others are, with a message."""
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")[
-            :-1
-        ]  # what follows the last newline is cut off
-        return [json.loads(line) for line in lines]
+        # what follows the last newline is cut off
+        *lines, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        records = [record for record in map(_read_line, lines) if record]
+        if n_lost := len(lines) - len(records):
+            self.console.print(f"{self.path}: left out {n_lost} lines that hold no record", style="yellow")
+        return records
 
     def step(self, step: int, *, loss: float, lr: float, gradient_norm: float, n_tokens: int) -> None:
         """Record one update."""
@@ -110,7 +114,7 @@ class Reporter:
             self._events.file_writer.add_summary(summary, step)
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(_line(record))
         self._file.flush()
 
     def _draw(self) -> None:
@@ -137,3 +141,16 @@ class Reporter:
         axes.grid(alpha=0.3)
         axes.legend()
         figure.savefig(self.folder / "loss_curve.png", dpi=120)
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
+
+
+def _read_line(line: str) -> dict[str, Any] | None:
+    """Return the record of a line; None if it holds something else."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None

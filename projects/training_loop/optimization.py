@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,20 +25,23 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     Parameters
     ----------
     parameters : iterable of Tensor
-        Those without a gradient are passed over. Gradients may be sharded (DTensor): the norm is over all ranks.
+        Those without a gradient are passed over; one that comes twice counts once. Gradients may be sharded (DTensor): the
+        norm is over all ranks.
     max_norm : float
         Above 0; ``inf`` measures without clipping.
 
     Returns
     -------
     Tensor
-        The norm before clipping, a scalar. Where it is NaN or inf the gradients are left alone: the step is to be
-        skipped.
+        The norm before clipping, a scalar, in float32 at least. Where it is NaN or inf the gradients are left alone: the
+        step is to be skipped.
 
     Raises
     ------
     ValueError
         If `max_norm` is not above 0.
+    TypeError
+        If `parameters` is one tensor: its rows have no gradients.
 
     Notes
     -----
@@ -45,10 +49,16 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}")
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if isinstance(parameters, Tensor):
+        raise TypeError(
+            f"parameters must be an iterable of tensors, got a tensor of shape {tuple(parameters.shape)}"
+        )
+    gradients = [p.grad for p in dict.fromkeys(parameters) if p.grad is not None]
     if not gradients:
         return torch.tensor(0.0)
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    # in float16 a norm above 65504 would be inf
+    wide = functools.reduce(torch.promote_types, {gradient.dtype for gradient in gradients}, torch.float32)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, wide)))
     if isinstance(norm, DTensor):  # each rank has the norm of its shard: one all-reduce of a single number
         norm = norm.full_tensor()
     # Only on a CPU, where the number is at hand: reading it on a GPU would wait for the whole backward pass.
@@ -65,7 +75,8 @@ class Ema:
 
     average ← average + (1 - d)·(weight - average),   d = min(decay, (1 + n)/(10 + n)) after n updates
 
-    The rising d keeps the random first weights from lingering in short runs.
+    The rising d keeps the random first weights from lingering in short runs. The averages are float32 at least, also of 16-bit
+    weights: there a step of (1 - d)·(weight - average) would be rounded away, and the average would never move.
 
     Parameters
     ----------
@@ -86,13 +97,18 @@ class Ema:
         self.decay = decay
         self.n_updates = 0
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._averages = {name: p.detach().clone() for name, p in self._weights.items()}
+        self._averages = {
+            name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True)
+            for name, p in self._weights.items()
+        }
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the current weights. Call it after each optimizer step that was taken, and only then."""
         decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
-        torch._foreach_lerp_(_local(self._averages.values()), _local(self._weights.values()), 1 - decay)
+        averages = _local(self._averages.values())
+        weights = [w.to(a.dtype) for w, a in zip(_local(self._weights.values()), averages, strict=True)]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         self.n_updates += 1
 
     @contextlib.contextmanager
@@ -114,9 +130,10 @@ class Ema:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned; the names must be the same."""
-        if state["averages"].keys() != self._averages.keys():
-            raise ValueError(f"averages of other weights: {sorted(state['averages'])}")
+        """Continue from what `state_dict` returned; ValueError unless names and shapes are the same."""
+        found = {name: tuple(average.shape) for name, average in state["averages"].items()}
+        if found != {name: tuple(average.shape) for name, average in self._averages.items()}:
+            raise ValueError(f"averages of other weights: {found}")
         for name, average in self._averages.items():
             average.copy_(state["averages"][name])
         self.n_updates = int(state["n_updates"])

@@ -21,11 +21,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
 from char_gpt import CharGPT
-from checkpoint import Checkpoint, CheckpointError
+from checkpoint import Checkpoint, CheckpointError, replace_file
 from distributed import ShardedCheckpoint, World, plain_module, process_group, sum_over_ranks
 from metrics import Reporter
 from settings import PRESETS, Config
@@ -36,16 +37,8 @@ from training_loop import PRECISIONS
 __all__ = ["Result", "train", "main"]
 
 MOST_SKIPPED = 3  # steps in a row without a finite gradient: the run is lost, stop it
-FIXED = (
-    "seed",
-    "context",
-    "d_model",
-    "n_layers",
-    "n_heads",
-    "data_bytes",
-    "batch_size",
-    "fsdp",
-)  # in mid-run
+# in mid-run
+FIXED = ("seed", "context", "d_model", "n_layers", "n_heads", "data_bytes", "batch_size", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -78,15 +71,21 @@ def train(config: Config) -> Result:
     ------
     ValueError
         If `config.out` holds a run and `config.resume` is off (the message says ``--resume``), or if that run had
-        another model, data, batch, seed or kind of checkpoint (the message names the setting).
+        another model, data, batch, seed or kind of checkpoint, or has made more than `config.steps` (the message names the
+        setting). All other settings are those of this call. Also if ``run.json``, which holds them, is damaged.
     FloatingPointError
-        If the gradient is not finite three times in a row; the message names the step.
+        If the gradient is not finite three times in a row; the message names the step. With fp16, steps that a smaller scale
+        may mend do not count: those with a finite loss, as long as the scale is above 1e-4.
     """
     with process_group() as world, _asked_to_stop() as asked, _determinism(config.deterministic):
         # data: read once, cut into windows
         train_text, val_text = standard_library(config.data_bytes)
         windows, val_windows = Windows(train_text, config.context), Windows(val_text, config.context)
-        store = _open_folder(config, world, fingerprint=hashlib.sha256(b"".join(train_text)).hexdigest())
+        identity = {name: getattr(config, name) for name in FIXED}
+        identity["text_sha256"] = hashlib.sha256(
+            b"".join(train_text)
+        ).hexdigest()  # Python's version is in the text
+        store = _open_folder(config, world, identity)
 
         # model: the same weights on every rank, then different dropout
         torch.manual_seed(config.seed)
@@ -96,6 +95,10 @@ def train(config: Config) -> Result:
         if _load(store, trainer) and world.rank == 0:
             where = f"step {progress.step}, epoch {progress.epoch}, window {progress.position}"
             print(f"resumed at {where}", flush=True)
+        if progress.step > config.steps:
+            raise ValueError(f"steps={config.steps}, but the run in {config.out} has made {progress.step}")
+        if world.rank == 0:
+            replace_file(Path(config.out, "run.json"), (json.dumps(identity, indent=1) + "\n").encode())
 
         # the loop
         with _reporting(config, world, progress.step) as report:
@@ -122,9 +125,8 @@ def train(config: Config) -> Result:
                 elif report:
                     report.skipped(progress.step, loss=done.loss)
                 if progress.skipped_in_a_row >= MOST_SKIPPED:
-                    raise FloatingPointError(
-                        f"step {progress.step}: gradient not finite {MOST_SKIPPED} times in a row (loss {done.loss})"
-                    )
+                    what = f"gradient not finite {MOST_SKIPPED} times in a row (loss {done.loss})"
+                    raise FloatingPointError(f"step {progress.step}: {what}")
                 stopped = done.stop and progress.step < config.steps
                 last = progress.step == config.steps
                 if done.taken and progress.step % config.eval_every == 0 and not last:
@@ -140,30 +142,37 @@ def train(config: Config) -> Result:
         return Result(progress.step, progress.train_loss, bits, digest, progress.skipped, stopped)
 
 
-def _open_folder(config: Config, world: World, fingerprint: str) -> Checkpoint | ShardedCheckpoint:
+def _open_folder(config: Config, world: World, identity: dict[str, Any]) -> Checkpoint | ShardedCheckpoint:
     """Return the store of the checkpoints of `config.out`, once it is clear that this run may go on there."""
     folder = Path(config.out)
     kind: type[Checkpoint] | type[ShardedCheckpoint] = ShardedCheckpoint if config.fsdp else Checkpoint
     store = kind(folder / "checkpoints", keep=config.keep_checkpoints)
     settings = folder / "run.json"
-    identity = {
-        **{name: getattr(config, name) for name in FIXED},
-        "text_sha256": fingerprint,
-    }  # Python's version is in the text
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun --max-restarts
     exists = any(path.suffix != ".tmp" for path in store.folder.glob("step-*"))
     if exists and not (config.resume or restarted):
         raise ValueError(f"{folder} holds a run: --resume continues it, or choose another --out")
     if exists and settings.exists():
-        before = json.loads(settings.read_text(encoding="utf-8"))
-        changed = [f"{k}: {before.get(k)} -> {v}" for k, v in identity.items() if before.get(k) != v]
+        before = _read_settings(settings, expected=identity)
+        changed = [f"{k}: {before[k]!r} -> {v!r}" for k, v in identity.items() if before[k] != v]
         if changed:
             raise CheckpointError(f"{folder} was started with other settings: {'; '.join(changed)}")
-    elif world.rank == 0:
-        temporary = settings.with_suffix(".tmp")  # renamed when whole: another rank may be reading
-        temporary.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, settings)
+    elif exists and world.rank == 0:
+        print(f"{settings} is missing: the settings of this call are taken for those of the run", flush=True)
     return store
+
+
+def _read_settings(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """Return what run.json holds; CheckpointError, with the remedy, if that is not what `train` wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        problem = "" if isinstance(found, dict) and expected.keys() <= found.keys() else "it lacks settings"
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    if problem:
+        remedy = "the checkpoints are not touched by that: remove it to go on with the settings of this call"
+        raise CheckpointError(f"{path} is damaged ({problem}); {remedy}")
+    return found
 
 
 def _model(config: Config) -> CharGPT:
@@ -174,16 +183,14 @@ def _model(config: Config) -> CharGPT:
 def _load(store: Checkpoint | ShardedCheckpoint, trainer: Trainer) -> bool:
     """Go on from the newest checkpoint; return whether there is one."""
     if isinstance(store, ShardedCheckpoint):
-        state = (
-            trainer.state_dict()
-        )  # tensors to fill: a sharded checkpoint does not know on how many ranks it is read
-        found = store.load(state)
+        # tensors to fill: a sharded checkpoint does not know on how many ranks it is read
+        own = trainer.state_dict()
+        state = own if store.load(own) else None
     else:
-        state = store.load() or {}
-        found = bool(state)
-    if found:
+        state = store.load()
+    if state is not None:
         trainer.load_state_dict(state)
-    return found
+    return state is not None
 
 
 def _save(store: Checkpoint | ShardedCheckpoint, trainer: Trainer) -> None:
@@ -269,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status.
 
     0 with the `Result` as the last line, or after SIGTERM with a line that says so and names ``--resume``; 1 with the
-    message on the standard error after ValueError or FloatingPointError.
+    message on the standard error after ValueError, FloatingPointError or OSError (no such disk, no space left).
     """
     parser = argparse.ArgumentParser(description="Train a character-level GPT on Python's standard library.")
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
@@ -291,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--preset gpu needs a CUDA device")
     try:
         result = train(Config(**{**PRESETS[preset], **options}))
-    except (ValueError, FloatingPointError) as problem:
+    except (ValueError, FloatingPointError, OSError) as problem:
         print(f"training_loop: {problem}", file=sys.stderr)
         return 1
     if int(os.environ.get("RANK", 0)) == 0:

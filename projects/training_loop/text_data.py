@@ -113,9 +113,13 @@ class Windows:
     def batch(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Return the windows `indices` as inputs and targets, both (len(indices), context) int64.
 
-        Where the document has ended, the input is 0 and the target `IGNORED`. An index of -1 is an empty window.
+        Where the document has ended, the input is 0 and the target `IGNORED`. An index below 0 is an empty window.
+        TypeError unless `indices` are integers in one row.
         """
-        indices = torch.as_tensor(indices, dtype=torch.int64)
+        indices = torch.as_tensor(indices, dtype=None if len(indices) else torch.int64)
+        if indices.ndim != 1 or indices.dtype.is_floating_point or indices.dtype == torch.bool:
+            raise TypeError(f"indices must be integers (n,), got {indices.dtype} {tuple(indices.shape)}")
+        indices = indices.long()
         starts = self._starts[indices]
         text = self._from_each_byte[starts].long()
         inputs, targets = text[:, :-1], text[:, 1:].clone()  # targets are the inputs, one further
@@ -150,7 +154,8 @@ def micro_batches(
     indices : (n,) int64
         The windows of this step, ``1 <= n <= batch_size``.
     rank, n_ranks, accumulate, batch_size : int
-        A full step gives `accumulate` micro-batches; ``batch_size >= n_ranks * accumulate`` is needed.
+        A full step gives `accumulate` micro-batches; ``batch_size >= n_ranks * accumulate`` is needed. The windows are
+        dealt to them in turns: none is empty where the rank has a window for each.
 
     Returns
     -------
@@ -159,31 +164,38 @@ def micro_batches(
     Raises
     ------
     ValueError
-        If there are too many or no indices, or too few windows for the ranks and micro-batches.
+        If there are too many or no indices, too few windows for the ranks and micro-batches, or no such rank.
     """
+    if not 0 <= rank < n_ranks:
+        raise ValueError(f"rank must be in 0..{n_ranks - 1}, got {rank}")
     if not 1 <= len(indices) <= batch_size:
         raise ValueError(f"a step has 1 to {batch_size} windows, got {len(indices)}")
     if accumulate < 1 or batch_size < n_ranks * accumulate:
         raise ValueError(
             f"batch_size={batch_size} cannot be split over {n_ranks} ranks times accumulate={accumulate}"
         )
-    size = math.ceil(math.ceil(batch_size / n_ranks) / accumulate)
-    n_batches = math.ceil(math.ceil(len(indices) / n_ranks) / size)
+    full_share, share = math.ceil(batch_size / n_ranks), math.ceil(len(indices) / n_ranks)
+    size = math.ceil(full_share / accumulate)
+    n_batches = math.ceil(accumulate * share / full_share)
     own = indices[rank::n_ranks]
-    if len(own) < n_batches * size:
-        own = torch.cat([own, torch.full((n_batches * size - len(own),), -1)])
-    return list(own.split(size))
+    own = torch.cat([own, torch.full((n_batches * size - len(own),), -1)])
+    return list(own.view(size, n_batches).unbind(dim=1))
 
 
 def bigram_bits_per_byte(train: Iterable[bytes], val: Iterable[bytes]) -> float:
     """Return what counting pairs of neighbours achieves: the score to beat.
 
-    p(b | a) = (count(a, b) + 1)/(count(a) + 256), counted in `train`, scored on every byte of `val` but the first ones.
+    p(b | a) = (count(a, b) + 1)/(count(a) + 256), counted in `train`, scored on every byte of `val` but the first ones;
+    ValueError if there is none.
     """
     counts = np.ones((256, 256))
     for document in train:
         pairs = np.frombuffer(document, np.uint8)
         np.add.at(counts, (pairs[:-1], pairs[1:]), 1)
     bits = -np.log2(counts / counts.sum(axis=1, keepdims=True))
-    scores = [bits[text[:-1], text[1:]] for text in (np.frombuffer(d, np.uint8) for d in val) if len(text)]
+    scores = [
+        bits[text[:-1], text[1:]] for text in (np.frombuffer(d, np.uint8) for d in val) if len(text) > 1
+    ]
+    if not scores:
+        raise ValueError("val has no document of two bytes or more: nothing to score")
     return float(np.concatenate(scores).mean())

@@ -32,6 +32,8 @@ from training_loop import PRECISIONS, parameter_groups, token_loss
 
 __all__ = ["Progress", "Trainer", "evaluate", "weights_sha256"]
 
+SMALLEST_SCALE = 1e-4  # of fp16; a gradient that is not finite at this scale is not so because of its size
+
 
 @dataclass
 class Progress:
@@ -41,7 +43,7 @@ class Progress:
     epoch: int = 0
     position: int = 0  # windows of this epoch that are used up, over all ranks
     skipped: int = 0  # steps whose gradient was not finite
-    skipped_in_a_row: int = 0
+    skipped_in_a_row: int = 0  # without those that a smaller scale may mend
     train_loss: float = math.nan  # running average over about 20 steps, in nats per byte
 
 
@@ -66,7 +68,8 @@ class Trainer:
     Parameters
     ----------
     model : nn.Module
-        Maps tokens (B, T) int64 to logits (B, T, classes). Of any floating dtype.
+        Maps tokens (B, T) int64 to logits (B, T, classes). Of any floating dtype, but float16 together with precision fp16:
+        its gradients cannot be unscaled, ValueError.
     config : Config
         Its optimization and machine settings are used.
     world : World
@@ -76,6 +79,8 @@ class Trainer:
     def __init__(self, model: nn.Module, config: Config, world: World | None = None) -> None:
         self.config, self.world, self.progress = config, world or World(), Progress()
         device = self.world.device
+        if config.precision == "fp16" and any(p.dtype == torch.float16 for p in model.parameters()):
+            raise ValueError("precision fp16 keeps its weights in float32 (or float64), got float16 weights")
         model = model.to(device)
         if config.compile:
             model.compile()
@@ -93,12 +98,13 @@ class Trainer:
         """Make one update from this rank's micro-batches, or skip it if the gradient is not finite.
 
         A skipped step is counted and leaves weights, optimizer, averages and schedule as they are; with fp16 the scaler
-        halves its factor. Afterwards no gradient is left.
+        halves its scale. As long as the loss is finite and the scale above 1e-4, that may be the remedy, and the step does not
+        count in `progress.skipped_in_a_row`. Afterwards no gradient is left.
 
         Parameters
         ----------
         batches : sequence of (inputs, targets), each (B, T) int64
-            Targets of -100 do not count. Every rank brings equally many micro-batches.
+            Targets of -100 do not count. Every rank brings equally many micro-batches. An iterator will do.
         stop : bool
             Whether this rank was asked to stop; the report says whether any was, so that all stop at the same step.
 
@@ -107,7 +113,7 @@ class Trainer:
         ValueError
             If there is no valid target in the whole batch.
         """
-        progress = self.progress
+        progress, batches = self.progress, list(batches)
         own = sum(int((targets != IGNORED).sum()) for _, targets in batches)
         n_tokens, n_stop = self._sum_integers(own, int(stop))
         if n_tokens == 0:
@@ -129,7 +135,8 @@ class Trainer:
             first = math.isnan(progress.train_loss)
             progress.train_loss = loss_value if first else 0.95 * progress.train_loss + 0.05 * loss_value
         progress.skipped += not taken
-        progress.skipped_in_a_row = 0 if taken else progress.skipped_in_a_row + 1
+        hopeless = not taken and not self._may_settle(loss_value)
+        progress.skipped_in_a_row = 0 if taken else progress.skipped_in_a_row + hopeless
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return StepReport(loss_value, norm_value, lr, n_tokens, taken, bool(n_stop))
@@ -160,6 +167,10 @@ class Trainer:
             total = total + loss.detach()
         return sum_over_ranks(total) / n_tokens
 
+    def _may_settle(self, loss: float) -> bool:
+        """Return whether a smaller scale may mend a gradient that is not finite; a loss that is not it cannot mend."""
+        return self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() > SMALLEST_SCALE
+
     def _sum_integers(self, *values: int) -> list[int]:
         """Return the sum of each value over the ranks."""
         if self.world.size == 1:
@@ -178,7 +189,7 @@ class Trainer:
         names = {id(p): name for name, p in model.named_parameters()}
         scaler = self.scaler.state_dict()  # empty where nothing is scaled
         numbers = [*asdict(self.progress).values(), self.ema.n_updates]
-        numbers += [scaler.get("scale", 1.0), scaler.get("_growth_tracker", 0)]
+        numbers += [scaler.get("scale", 0.0), scaler.get("_growth_tracker", 0)]
         rng_states = gather_rng_states(self.world.device)
         return {
             "model": {name: p.detach() for name, p in (*model.named_parameters(), *model.named_buffers())},
@@ -198,8 +209,13 @@ class Trainer:
         return dict(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned, here or on another number of ranks; a new rank keeps its own RNG."""
+        """Continue from what `state_dict` returned, here or on another number of ranks; a new rank keeps its own RNG.
+
+        The settings are those of this trainer. A state of a run without fp16 leaves the scaler as it is. ValueError, and
+        nothing is changed, if names or shapes differ.
+        """
         own = self.state_dict()
+        _check_fits({**own, "rng": {}}, {**state, "rng": {}} if "rng" in state else state, "state")
         for part in ("model", "optimizer", "averages"):
             _copy_into(own[part], state[part])
         numbers = state["numbers"].tolist()
@@ -207,11 +223,26 @@ class Trainer:
             setattr(self.progress, field.name, value if field.name == "train_loss" else int(value))
         n_updates, scale, growth_tracker = numbers[len(fields(Progress)) :]
         self.ema.n_updates = int(n_updates)
-        if self.scaler.is_enabled():
+        if self.scaler.is_enabled() and scale > 0:
             found = {"scale": scale, "_growth_tracker": int(growth_tracker)}
             self.scaler.load_state_dict({**self.scaler.state_dict(), **found})
         if (rank := str(self.world.rank)) in state["rng"]:
             set_rng_state(state["rng"][rank], self.world.device)
+
+
+def _check_fits(own: Any, saved: Any, name: str) -> None:
+    """Raise ValueError unless `saved` holds tensors of the same names and shapes as `own`."""
+    if isinstance(own, Tensor):
+        expected, found = tuple(own.shape), tuple(saved.shape) if isinstance(saved, Tensor) else type(saved)
+        if found != expected:
+            raise ValueError(f"{name}: expected a tensor of shape {expected}, got {found}")
+        return
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"{name}: expected a dict, got {type(saved)}")
+    if other := own.keys() ^ saved.keys():
+        raise ValueError(f"{name}: of another model, only one of the two has {', '.join(sorted(other))}")
+    for key, value in own.items():
+        _check_fits(value, saved[key], f"{name}.{key}")
 
 
 @torch.no_grad()
@@ -248,11 +279,18 @@ def evaluate(
         Each rank takes its share; every rank must call.
     limit : int, optional
         At most that many windows: numbers 0, k, 2k, … with ``k = len(windows) // limit``, or 1 if that is 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no window, or `batch_size` or `limit` is below 1.
     """
+    if not len(windows) or batch_size < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"nothing to evaluate: {len(windows)} windows, {batch_size=}, {limit=}")
     world = world or World()
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    every = max(1, len(windows) // limit) if limit else 1
+    every = max(1, len(windows) // limit) if limit is not None else 1
     indices = torch.arange(0, len(windows), every)[:limit]
     total = torch.zeros(2, dtype=torch.float64, device=world.device)
     try:

@@ -15,14 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch import GradScaler, Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = [
-    "warmup_cosine", "parameter_groups", "clip_gradients", "token_loss", "accumulate_gradients",
-    "training_step", "evaluate", "save_checkpoint", "load_checkpoint", "train",
-]  # fmt: skip
+__all__ = ["warmup_cosine", "parameter_groups", "clip_gradients", "token_loss", "accumulate_gradients", "training_step",
+           "evaluate", "save_checkpoint", "load_checkpoint", "train"]  # fmt: skip
 
 Batches = Sequence[tuple[Tensor, Tensor]]  # pairs of inputs and targets
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,9 +44,9 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, peak_lr: float
 
     ``peak_lr·(step + 1)/(warmup_steps + 1)`` up to ``step == warmup_steps``; then ``min_lr + (peak_lr - min_lr)·(1 + cos πt)/2``
     with t from 0 there to 1 at the last step, ``total_steps - 1``. Beyond it t stays 1.
-    ValueError unless ``0 <= step``, ``0 <= warmup_steps < total_steps`` and ``0 <= min_lr <= peak_lr``.
+    ValueError unless ``0 <= step``, ``0 <= warmup_steps < total_steps`` and ``0 <= min_lr <= peak_lr < inf``.
     """
-    if step < 0 or not 0 <= warmup_steps < total_steps or not 0 <= min_lr <= peak_lr:
+    if step < 0 or not 0 <= warmup_steps < total_steps or not 0 <= min_lr <= peak_lr < math.inf:
         raise ValueError(f"no schedule: {step=}, {warmup_steps=}, {total_steps=}, {peak_lr=}, {min_lr=}")
     if step <= warmup_steps:
         return peak_lr * (step + 1) / (warmup_steps + 1)
@@ -60,9 +57,8 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, peak_lr: float
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Split the trainable parameters: matrices decay; biases, norms and embeddings do not.
 
-    ``[{"params": [...], "weight_decay": weight_decay}, {"params": [...], "weight_decay": 0.0}]``, both in the order of
-    ``model.parameters()``. A matrix has two axes or more; what an nn.Embedding holds is none, also where a layer shares
-    it. A shared parameter appears once, a frozen one not at all.
+    ``[{"params": [...], "weight_decay": weight_decay}, {"params": [...], "weight_decay": 0.0}]``, both in the model's order.
+    A matrix has two axes or more; what an nn.Embedding holds or shares is none. A shared parameter comes once, a frozen one never.
     """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     trainable = [p for p in model.parameters() if p.requires_grad]  # a shared one comes once
@@ -76,10 +72,14 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by one factor, so that their joint norm ``sqrt(Σ g²)`` is at most `max_norm`; return the norm before.
 
     Where the norm is NaN, inf or at most `max_norm`, no gradient changes by a bit. Parameters without ``.grad`` are passed
-    over; without any gradient the norm is 0. Source: Pascanu, Mikolov and Bengio, arXiv 1211.5063, algorithm 1.
+    over; without any gradient the norm is 0. The norm of 16-bit gradients is in float32; a parameter that comes twice counts
+    once; ValueError if `max_norm` is negative or NaN. Source: Pascanu, Mikolov and Bengio, arXiv 1211.5063, algorithm 1.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.stack([gradient.norm() for gradient in gradients] or [torch.zeros(())]).norm()
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must be 0 or more, got {max_norm}")
+    gradients = [p.grad for p in dict.fromkeys(parameters) if p.grad is not None]
+    norms = [g.norm(dtype=torch.promote_types(g.dtype, torch.float32)) for g in gradients]
+    norm = torch.stack(norms or [torch.zeros(())]).norm()
     if norm.isfinite() and norm > max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / norm)
@@ -87,7 +87,9 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum ``-log p(target)`` over the valid targets, in float32, for float64 logits in float64; 0 if none is valid."""
+    """Sum ``-log p(target)`` over the valid targets, in float32 (float64 logits: float64); 0 if none is valid. Other shapes: ValueError."""
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(f"targets {tuple(targets.shape)} do not fit logits {tuple(logits.shape)}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
     return nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=-100, reduction="sum")
 
@@ -95,18 +97,17 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def accumulate_gradients(model: nn.Module, batches: Batches, scaler: GradScaler, precision: str) -> float:
     """Add to each ``.grad`` the gradient of ``Σ token_loss / n_tokens`` over all micro-batches; return that loss.
 
-    ``n_tokens`` counts the valid targets of all micro-batches: a mean of means would weigh tokens unequally. Each micro-batch
+    ``n_tokens`` counts the valid targets of all (none: ValueError): a mean of means would weigh tokens unequally. A micro-batch
     goes backward before the next goes forward. The gradient is the scaler's factor times as large, the returned loss is not.
-    ValueError if no target is valid.
     """
+    batches = list(batches)  # an iterator will do
     n_tokens = sum(int((targets != -100).sum()) for _, targets in batches)
     if n_tokens == 0:
         raise ValueError("no valid target in the whole batch")
     total = 0.0
     for inputs, targets in batches:
         with torch.autocast(inputs.device.type, PRECISIONS[precision], enabled=precision != "fp32"):
-            logits = model(inputs)
-        loss = token_loss(logits, targets) / n_tokens
+            loss = token_loss(model(inputs), targets) / n_tokens
         scaler.scale(loss).backward()
         total += loss.item()
     return total
@@ -117,8 +118,7 @@ def training_step(
 ) -> tuple[float, float]:
     """Make one step with rate `lr` in all groups; return the loss and the norm of the true gradient before clipping.
 
-    Where the norm is NaN or inf, weights and optimizer stay as they are; the scaler adapts its factor and gradients are
-    cleared in any case. Source of the scaling: Micikevicius et al., arXiv 1710.03740.
+    Where it is NaN or inf, weights and optimizer stay as they are; the scaler adapts (arXiv 1710.03740), gradients are cleared.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -161,31 +161,31 @@ def save_checkpoint(path: str, step: int, model: nn.Module, optimizer: Optimizer
 
 
 def load_checkpoint(path: str, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> int:
-    """Restore what `save_checkpoint` wrote; return its `step`. Refused: other models' files; more than data, a pickle is a program."""
+    """Restore what `save_checkpoint` wrote (of a scaler that was off: nothing); return its `step`. Refused: other models' files, and more than data."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    scaler.load_state_dict(saved["scaler"])
+    scaler.load_state_dict(saved["scaler"] or scaler.state_dict())
     torch.set_rng_state(saved["random"]["cpu"])
-    torch.cuda.set_rng_state_all(saved["random"]["cuda"])
+    torch.cuda.set_rng_state_all(saved["random"]["cuda"][: torch.cuda.device_count()])
     return int(saved["step"])
 
 
 def train(
-    model: nn.Module, batches: Callable[[int], Batches], config: Config, *,
-    val_batches: Batches = (), checkpoint: str = "",
+    model: nn.Module, batches: Callable[[int], Batches], config: Config, *, val_batches: Batches = (), checkpoint: str = "",
 ) -> list[dict[str, float]]:  # fmt: skip
     """Train up to `config.steps` steps, from where the file `checkpoint` stopped if it exists; return a record per step.
 
     ``batches(step)`` gives the micro-batches of the step that `step` others precede, always the same: so no position in the
     data need be saved. AdamW has betas (0.9, 0.95), the rate is `warmup_cosine`, the model is in training mode. Every
-    `save_every` steps and after the last, `val_batches` are evaluated and `checkpoint` is written, each if given. A run
-    that was stopped and resumed ends with the same weights, bit for bit. A record, of a step of this call, is
+    `save_every` steps and after the last, `val_batches` are evaluated and `checkpoint` is written, each if given. A run that
+    was stopped and resumed ends with the same weights, bit for bit; changed settings count. A record, of a step of this call, is
     ``{"step": steps made, "lr": …, "loss": …, "norm": …}``, with ``"val_loss"`` where there was an evaluation.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=(0.9, 0.95))
     scaler = GradScaler(next(model.parameters()).device.type, enabled=config.precision == "fp16")
     first = load_checkpoint(checkpoint, model, optimizer, scaler) if os.path.exists(checkpoint) else 0
+    optimizer.param_groups[0]["weight_decay"] = config.weight_decay  # of this call, not of the file
     records = []
     model.train()
     for step in range(first, config.steps):

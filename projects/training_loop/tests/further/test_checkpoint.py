@@ -1,5 +1,7 @@
 """The judge of checkpoint files. Oracles: bytes, the order of system calls, processes killed in mid-write."""
 
+import hashlib
+import json
 import os
 import pickle
 
@@ -189,6 +191,47 @@ def test_falls_back_to_the_older_one(tmp_path, capsys):
         path.write_bytes(b"")
     with expect_error(checkpoint.CheckpointError, str(newest), otherwise="all damaged, and no error"):
         store.load()
+
+
+@pytest.mark.grades("Checkpoint", "Checkpoint.save", "Checkpoint.load", "Checkpoint.paths")
+def test_ninth_digit(tmp_path):
+    """Update 100,000,000 is newer than update 99,999,999; a file with another name is no checkpoint."""
+    store = checkpoint.Checkpoint(tmp_path)
+    (tmp_path / "step-final.pt").write_bytes(b"a copy")
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        store.save(step, {"step": step})
+    assert store.load() == {"step": 100_000_000}, f"not the newest is loaded: {store.load()}"
+    names = sorted(os.listdir(tmp_path))
+    assert names == ["step-100000000.pt", "step-99999999.pt", "step-final.pt"], (
+        f"the newest two stay: {names}"
+    )
+
+
+@pytest.mark.grades("Checkpoint", "Checkpoint.load", "read_checkpoint", "CheckpointError")
+def test_what_the_system_cannot_read(tmp_path, capsys):
+    """A newest checkpoint that is a folder, or on a bad part of the disk, is passed over aloud."""
+    store = checkpoint.Checkpoint(tmp_path)
+    store.save(1, {"step": 1})
+    (tmp_path / "step-00000002.pt").mkdir()
+    with expect_error(checkpoint.CheckpointError, "step-00000002.pt", otherwise="a folder is read"):
+        checkpoint.read_checkpoint(tmp_path / "step-00000002.pt")
+    assert store.load() == {"step": 1}, "the older checkpoint is still good"
+    assert "step-00000002.pt" in capsys.readouterr().out, "falling back must be said aloud"
+
+
+@pytest.mark.grades("read_checkpoint", "CheckpointError")
+@pytest.mark.parametrize("payload", [b"", b"PK", b"import os"], ids=repr)
+def test_payload_of_somebody_else(payload, tmp_path):
+    """Header and checksum are right, what follows is no file of torch: the error names the path; the word format means nothing."""
+    path = tmp_path / "a.pt"
+    header = {
+        "format": checkpoint.FORMAT,
+        "n_bytes": len(payload),
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
+    path.write_bytes(checkpoint.MAGIC + json.dumps(header).encode() + b"\n" + payload)
+    with expect_error(checkpoint.CheckpointError, str(path), otherwise=f"{payload!r} is loaded"):
+        checkpoint.read_checkpoint(path)
 
 
 @pytest.mark.grades("Checkpoint", "Checkpoint.save", "Checkpoint.load", "Checkpoint.paths")

@@ -105,6 +105,65 @@ def test_clip_edge_cases():
             optimization.clip_gradients(with_gradients(torch.ones(2)), limit)
 
 
+@pytest.mark.grades("clip_gradients")
+def test_clip_counts_a_parameter_once():
+    """A tied weight that is listed twice has one gradient: the norm is 5, and it is scaled once; one tensor is no list."""
+    first, second = with_gradients(torch.tensor([3.0]), torch.tensor([4.0]))
+    norm = optimization.clip_gradients([first, second, first], 1.0)
+    assert_close(
+        norm, torch.tensor(5.0), rtol=1e-6, what="norm", hint="a parameter that comes twice counts once"
+    )
+    assert_close(first.grad, torch.tensor([0.6]), rtol=1e-6, what="gradient, clipped once")
+    with expect_error(
+        TypeError, "(1,)", otherwise="one tensor is taken for a list of its rows, which have no gradients"
+    ):
+        optimization.clip_gradients(first, 1.0)
+
+
+@pytest.mark.grades("clip_gradients")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_clip_of_16_bits(dtype):
+    """The norm of 16-bit gradients is 122880, which float16 does not know and bfloat16 rounds: it is in float32."""
+    parameters = with_gradients(*(torch.full((2, 2), value, dtype=dtype) for value in (49152.0, 36864.0)))
+    norm = optimization.clip_gradients(parameters, 1.0)
+    assert_close(norm, torch.tensor(122880.0), rtol=1e-6, what="norm", hint=f"it is computed in {norm.dtype}")
+    got = torch.stack([p.grad[0, 0].float() for p in parameters])
+    assert_close(got, torch.tensor([0.4, 0.3]), rtol=2**-8, what="clipped gradients")
+
+
+@pytest.mark.grades("clip_gradients")
+def test_clip_of_mixed_types():
+    """Gradients in float16 and float64 have one norm, in float64."""
+    parameters = with_gradients(
+        torch.tensor([3.0], dtype=torch.float16), torch.tensor([4.0], dtype=torch.float64)
+    )
+    norm = optimization.clip_gradients(parameters, 1.0)
+    assert_close(norm, torch.tensor(5.0, dtype=torch.float64), what="norm of 3 in float16 and 4 in float64")
+
+
+@pytest.mark.grades("Ema", "Ema.update", "Ema.applied")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_ema_of_16_bit_weights(dtype):
+    """Weight 1, then 1.5, decay 0.999, 20,000 updates each: the average is 1.5, not where 16 bits stop moving."""
+    model = nn.Linear(1, 1, bias=False).to(dtype)
+    nn.init.constant_(model.weight, 1.0)
+    ema = optimization.Ema(model, 0.999)
+    for value in (1.0, 1.5):
+        nn.init.constant_(model.weight, value)
+        for _ in range(20_000):
+            ema.update()
+    (average,) = ema.state_dict()["averages"].values()
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    # float32 stands still where (1 - decay)·difference is half a rounding step: 0.6e-7/1e-3
+    assert_close(
+        average, torch.tensor([[1.5]]), dtype=wide, rtol=1e-4, what=f"average of {dtype} weights",
+        hint="in 16 bits an update is rounded away: keep the averages in float32",
+    )  # fmt: skip
+    with ema.applied():
+        assert model.weight.dtype == dtype, f"inside the block the weights are {model.weight.dtype}"
+        assert model.weight.item() == pytest.approx(1.5, rel=1e-4), "the block sees the average"
+
+
 @pytest.mark.grades("Ema", "Ema.update", "Ema.applied")
 def test_ema_by_hand():
     """Weights 1, then 2, then 3, decay 0.15: the first update uses min(0.15, 1/10), the second 0.15 (not 2/11)."""
@@ -209,6 +268,15 @@ def test_ema_state():
         )
     with expect_error(ValueError, "else", otherwise="averages with other names are accepted"):
         other.load_state_dict({"n_updates": 1, "averages": {"else": torch.zeros(2)}})
+    before = {name: average.clone() for name, average in other.state_dict()["averages"].items()}
+    narrow = {"weight": torch.zeros(2, 2), "bias": torch.zeros(1)}
+    with expect_error(
+        ValueError, "(1,)", otherwise="a bias of one number is copied to all places of another"
+    ):
+        other.load_state_dict({"n_updates": 1, "averages": narrow})
+    assert all(torch.equal(other.state_dict()["averages"][name], before[name]) for name in before), (
+        "half loaded"
+    )
 
 
 @pytest.mark.grades("Ema")

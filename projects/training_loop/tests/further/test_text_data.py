@@ -119,12 +119,55 @@ def test_micro_batches_cover(n, n_ranks, accumulate):
 
 
 @pytest.mark.grades("micro_batches")
+@pytest.mark.parametrize(
+    ("batch_size", "n_ranks", "accumulate"), [(8, 1, 5), (8, 1, 3), (7, 2, 3), (24, 1, 7), (10, 3, 3)]
+)
+def test_micro_batches_that_do_not_divide(batch_size, n_ranks, accumulate):
+    """A full step of 8 windows in 5 micro-batches has 5, none of them empty, of equal length; so have 7 in 2 times 3."""
+    for rank in range(n_ranks):
+        dealt = text_data.micro_batches(
+            torch.arange(batch_size), rank=rank, n_ranks=n_ranks, accumulate=accumulate, batch_size=batch_size
+        )
+        counts = [int((batch >= 0).sum()) for batch in dealt]
+        case = f"{batch_size} windows, rank {rank} of {n_ranks}, accumulate={accumulate}"
+        assert len(dealt) == accumulate, (
+            f"{case}: a full step has {accumulate} micro-batches, got {len(dealt)}"
+        )
+        assert min(counts) >= 1, f"{case}: a micro-batch is empty: {counts}"
+        assert len({len(batch) for batch in dealt}) == 1, f"{case}: of unequal length"
+        assert len(dealt[0]) == math.ceil(math.ceil(batch_size / n_ranks) / accumulate), f"{case}: {dealt}"
+        assert sum(counts) == len(range(rank, batch_size, n_ranks)), f"{case}: {dealt}"
+
+
+@pytest.mark.grades("micro_batches")
 def test_micro_batches_refuse():
     """Too many windows, none, or fewer than ranks times micro-batches."""
     deal = text_data.micro_batches
     for n, accumulate, mention in [(9, 1, "9"), (0, 1, "0"), (8, 0, "0"), (8, 5, "5")]:
         with expect_error(ValueError, mention, otherwise=f"{n} windows, accumulate={accumulate} is accepted"):
             deal(torch.arange(n), rank=0, n_ranks=2, accumulate=accumulate, batch_size=8)
+    for rank, n_ranks in ((2, 2), (-1, 2), (0, 0)):
+        with expect_error(
+            ValueError, str(rank), otherwise=f"rank {rank} of {n_ranks} gets windows of another"
+        ):
+            deal(torch.arange(8), rank=rank, n_ranks=n_ranks, accumulate=1, batch_size=8)
+
+
+@pytest.mark.grades("Windows.batch", "Windows")
+def test_batch_refuses():
+    """Indices that are no integers, or not in one row, would be taken for others."""
+    windows = text_data.Windows([b"abcdef"], 2)
+    bad = [[0.7, 1.2], torch.tensor([True, False]), torch.zeros(2, 2, dtype=torch.int64)]
+    for indices in bad:
+        with expect_error(TypeError, "indices", otherwise=f"{indices} are taken for other windows"):
+            windows.batch(indices)
+    inputs, _ = windows.batch([])
+    assert inputs.shape == (0, 2), f"no indices, and inputs of {tuple(inputs.shape)}"
+    for dtype in (torch.int32, torch.uint8):
+        inputs, targets = windows.batch(torch.tensor([1, 0], dtype=dtype))
+        assert (inputs.tolist(), targets.tolist()) == ([[99, 100], [97, 98]], [[100, 101], [98, 99]]), (
+            f"{dtype}"
+        )
 
 
 @pytest.mark.grades("bigram_bits_per_byte")
@@ -135,6 +178,9 @@ def test_bigram_by_hand():
     assert_close(got, expected, rtol=1e-12, what="bits per byte")
     across = text_data.bigram_bits_per_byte([b"ab", b"ab"], [b"ba"])
     assert_close(across, 8.0, rtol=1e-12, what="b a, never seen", hint="pairs do not span two documents")
+    for nothing in ([], [b"", b"a"]):
+        with expect_error(ValueError, "val", otherwise=f"{nothing} has no pair, and a score"):
+            text_data.bigram_bits_per_byte([b"ab"], nothing)
 
 
 def gpt(**options):
@@ -162,6 +208,12 @@ def test_gpt_is_causal(generator):
         model(torch.zeros(1, 13, dtype=torch.long))
     with expect_error(ValueError, "5", otherwise="n_heads=5 does not divide 16"):
         gpt(n_heads=5)
+    for name in ("n_heads", "d_model", "context"):
+        with expect_error(ValueError, name, "0", otherwise=f"{name}=0 is accepted"):
+            gpt(**{name: 0})
+    for shape in ((9,), (1, 3, 9)):
+        with expect_error(ValueError, str(shape), otherwise=f"tokens {shape} are taken for (B, T)"):
+            model(torch.zeros(shape, dtype=torch.long))
 
 
 @pytest.mark.grades("CharGPT", "CharGPT.forward")
@@ -253,6 +305,11 @@ def test_gpt_generates():
     texts = [model.generate(b"def ", 30, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert all(isinstance(t, bytes) and len(t) == 34 and t.startswith(b"def ") for t in texts), texts
     assert texts[0] == texts[1] != texts[2], "all randomness comes from the generator"
+    generator = torch.Generator().manual_seed(1)
+    assert model.generate(b"a", 0, generator=generator) == b"a", "no bytes are asked for"
+    for prompt, n_bytes in ((b"", 3), (b"a", -1)):
+        with expect_error(ValueError, str(n_bytes), otherwise=f"{prompt!r} is continued by {n_bytes} bytes"):
+            model.generate(prompt, n_bytes, generator=generator)
     assert torch.equal(before, torch.get_rng_state()), (
         "sampling used the global generator: a resumed run would differ"
     )

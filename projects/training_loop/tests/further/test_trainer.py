@@ -104,7 +104,7 @@ def test_accumulation_equals_one_big_batch(accumulate, n_windows):
     """Micro-batches with unequal numbers of valid tokens, and an incomplete step: the gradient of one big batch, 1e-12."""
     assert len(trials.unequal_windows()) == 10
     loss, gradient = big_batch(n_windows)
-    t = trainer(accumulate=accumulate)
+    t = trainer(accumulate=accumulate, batch_size=10)
     batches = dealt(n_windows, accumulate)
     n_tokens = sum(int((y != -100).sum()) for _, y in batches)
     got = t.forward_backward(batches, n_tokens)
@@ -198,7 +198,12 @@ def test_step_that_is_not_finite_is_skipped(precision, bad):
     assert t.ema.n_updates == n_ema, "a skipped step updated the average"
     assert equal(before["ema"], after["ema"]), "a skipped step updated the average"
     assert t.progress.step == 1, "a skipped step advanced the schedule: only updates count"
-    assert (t.progress.skipped, t.progress.skipped_in_a_row) == (1, 1), "skipped steps must be counted"
+    assert t.progress.skipped == 1, "skipped steps must be counted"
+    row = t.progress.skipped_in_a_row
+    if precision == "fp16":  # test_training_run_changed.py says more
+        assert row == 0, "a scale that settles counts as a lost run"
+    else:
+        assert row == 1, f"skipped steps must be counted in a row too, where no scale can mend them: {row}"
     assert all(p.grad is None or not p.grad.any() for p in t.model.parameters()), (
         "the bad gradient stays around"
     )
@@ -319,6 +324,33 @@ def test_evaluation_limit():
     nats = nn.functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), ignore_index=-100)
     got = trainer_module.evaluate(model, windows, batch_size=2, limit=3)
     assert_close(got, nats.item() / math.log(2), rtol=1e-10, what="bits per byte of windows 0, 3, 6")
+
+
+@pytest.mark.grades("trainer.evaluate")
+def test_evaluation_of_nothing():
+    """No window, no batch, no limit below 1: refused by name, not 0/0."""
+    windows, nothing = trials.unequal_windows(), text_data.Windows([b"a"], 8)
+    for chosen, options, mention in (
+        (nothing, {"batch_size": 4}, "0 windows"),
+        (windows, {"batch_size": 0}, "batch_size=0"),
+        (windows, {"batch_size": 4, "limit": 0}, "limit=0"),
+        (windows, {"batch_size": 4, "limit": -1}, "limit=-1"),
+    ):
+        with expect_error(ValueError, mention, otherwise=f"{mention} is evaluated"):
+            trainer_module.evaluate(trials.Plain(), chosen, **options)
+    whole = trainer_module.evaluate(trials.Plain(), windows, batch_size=4)
+    same = trainer_module.evaluate(trials.Plain(), windows, batch_size=4, limit=99)
+    assert same == whole, "a limit above the number of windows takes them all"
+
+
+@pytest.mark.grades("Trainer", "Trainer.step")
+def test_micro_batches_from_an_iterator():
+    """Counting the targets must not use up the batches."""
+    ours, theirs = trainer(), trainer()
+    reports = ours.step(iter(dealt(10, 3))), theirs.step(dealt(10, 3))
+    assert reports[0] == reports[1], (
+        f"from an iterator {reports[0]}, from a list {reports[1]}: are they used up?"
+    )
 
 
 @pytest.mark.grades("weights_sha256")

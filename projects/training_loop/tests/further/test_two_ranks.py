@@ -123,7 +123,7 @@ class _Attack:
 
 @pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "process_group")
 def test_sharded_checkpoint_files(tmp_path):
-    """The newest two stay, an index that runs code is refused, a damaged one is an error."""
+    """The newest two stay; an index that runs code is refused, a damaged one passed over aloud, or an error if there is no other."""
     folder = tmp_path / "c"
     (answer,) = run_ranks(1, "trials:save_sharded", folder=str(folder))
     assert answer == [True, [3.0] * 3, 1.0, ["step-00000002", "step-00000003"]], (
@@ -141,9 +141,16 @@ def test_sharded_checkpoint_files(tmp_path):
     empty = str(tmp_path / "empty")
     (answers,) = run_ranks(1, "trials:load_sharded", folder=str(folder), indices=indices, empty=empty)
     assert not trap.exists(), "reading the index ran its code: restrict what pickle may look up"
-    for answer in answers[:-1]:
-        assert str(answer).startswith("CheckpointError"), f"a damaged index gave {answer}"
-    assert answers[-1] is False, f"without a checkpoint load returns False, got {answers[-1]}"
+    *with_another, alone, nothing = answers
+    for found, w, said in with_another:
+        assert found is True, (
+            f"a damaged newest checkpoint ends the run although an older one is good: {found}"
+        )
+        assert w == [2.0] * 3, f"the older checkpoint holds 2, loaded was {w}"
+        assert "step-00000003" in said, f"falling back must be said aloud: {said!r}"
+    assert str(alone[0]).startswith("CheckpointError"), f"all are damaged, and load gave {alone[0]}"
+    assert "step-00000003" in alone[0], f"the error names the newest: {alone[0]}"
+    assert nothing[0] is False, f"without a checkpoint load returns False, got {nothing[0]}"
     with expect_error(ValueError, "0", otherwise="keep=0 is accepted"):
         distributed.ShardedCheckpoint(tmp_path / "d", keep=0)
 
@@ -154,8 +161,32 @@ def test_folder_of_sharded_checkpoints(tmp_path):
     deep = tmp_path / "a" / "b"
     store = distributed.ShardedCheckpoint(deep)
     assert distributed.ShardedCheckpoint(str(deep), keep=1).paths() == []
-    for name in ("step-00000009", "step-00000010", "step-00000011.tmp", "other"):
+    for name in (
+        "step-00000009",
+        "step-00000010",
+        "step-100000000",
+        "step-99999999",
+        "step-00000011.tmp",
+        "step-old",
+        "other",
+    ):
         (deep / name).mkdir()
     (deep / "step-00000012").write_bytes(b"a file")
     names = [path.name for path in store.paths()]
-    assert names == ["step-00000009", "step-00000010"], f"oldest first, finished folders only: {names}"
+    expected = ["step-00000009", "step-00000010", "step-99999999", "step-100000000"]
+    assert names == expected, f"oldest first, by number, finished folders only: {names}"
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.load", "process_group")
+def test_damaged_shard(tmp_path):
+    """The index is whole, the numbers are cut off, changed in shape or gone: an error that names the folder, on every rank."""
+    folder = tmp_path / "c"
+    run_ranks(2, "trials:save_sharded", folder=str(folder))
+    shutil.rmtree(folder / "step-00000002")
+    for damage in ("cut", "gone"):
+        for path in (folder / "step-00000003").glob("*.distcp"):
+            path.write_bytes(path.read_bytes()[:40]) if damage == "cut" else path.unlink()
+        for answers in run_ranks(2, "trials:load_sharded", folder=str(folder), indices=[], empty=str(folder)):
+            answer = str(answers[0][0])
+            assert answer.startswith("CheckpointError"), f"a shard that is {damage} gave {answer}"
+            assert "step-00000003" in answer, f"which folder? {answer}"

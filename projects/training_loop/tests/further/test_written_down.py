@@ -1,11 +1,14 @@
 """metrics.py, settings.py and the command line: what a run writes down, and what reaches it. Oracles: literal records, a clock that is set."""
 
+import dataclasses
 import itertools
 import json
 import math
 import re
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trials
@@ -158,6 +161,79 @@ def test_presets():
     assert [short.lr(k) for k in (7, 8, 9, 10)] == [1.0, 1.0, 0.5, 0.0], "wsd decays over the last fifth"
     tiny = settings.Config(out="", steps=3, warmup_steps=0, schedule="wsd", peak_lr=1.0, min_lr=0.0)
     assert [tiny.lr(k) for k in range(3)] == [1.0, 1.0, 0.0], "of three steps the last fifth is one"
+
+
+@pytest.mark.grades("settings.Config", "settings.Config.lr")
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "wsd"])
+def test_warmup_that_does_not_fit(schedule):
+    """A run shorter than its warmup shortens the warmup, with each schedule; wsd keeps its decay of a fifth."""
+    options = {"out": "", "schedule": schedule, "peak_lr": 1.0, "min_lr": 0.25}
+    for steps in (1, 2, 3, 5, 101, 120, 124, 125, 126):
+        try:
+            config = settings.Config(steps=steps, **options)
+            rates = [config.lr(k) for k in range(steps)]
+        except ValueError as error:
+            raise AssertionError(f"--steps {steps} --schedule {schedule} is refused: {error}") from error
+        decay = max(1, steps // 5) if schedule == "wsd" else 0
+        warmup = max(0, min(100, steps - 1 - decay))
+        assert rates[warmup] == 1.0, f"{schedule}, {steps} steps: the peak at {warmup}, got {rates[warmup]}"
+        assert rates[0] == 1 / (warmup + 1), (
+            f"{schedule}, {steps} steps: the warmup takes {warmup}: {rates[0]}"
+        )
+        last = 1.0 if schedule == "constant" or warmup == steps - 1 else 0.25
+        assert rates[-1] == last, f"{schedule}, {steps} steps: the last rate is {rates[-1]}, expected {last}"
+    config = settings.Config(steps=120, **options)
+    if schedule == "wsd":
+        assert [config.lr(k) for k in (95, 107, 119)] == [1.0, 0.625, 0.25], "wsd decays over 24 of 120 steps"
+
+
+WHOLE = [field.name for field in dataclasses.fields(settings.Config) if field.type == "int"]
+REAL = [field.name for field in dataclasses.fields(settings.Config) if field.type == "float"]
+FLAGS = [field.name for field in dataclasses.fields(settings.Config) if field.type == "bool"]
+
+
+@pytest.mark.grades("settings.Config")
+@pytest.mark.parametrize("name", [*WHOLE, *REAL, *FLAGS, "out", "schedule", "precision"])
+def test_setting_of_another_type(name):
+    """64.0, "64", True, None for a number, "yes" for a flag: refused by name; NumPy's numbers are numbers."""
+    bad = {"64", None, (1,)} | ({64.0, True} if name in WHOLE else {True} if name in REAL else {1})
+    for value in bad - ({"64"} if name in ("out", "schedule", "precision") else set()):
+        with expect_error(TypeError, name, str(value), otherwise=f"{name}={value!r} is accepted"):
+            settings.Config(**{"out": "", name: value})
+    if name in WHOLE:
+        default = getattr(settings.Config(out=""), name)
+        config = settings.Config(**{"out": "", name: np.int64(default)})
+        assert json.dumps(getattr(config, name)) == str(default), "a setting is written down as JSON"
+    if name in REAL:
+        config = settings.Config(**{"out": "", name: np.float32(0.5), "min_lr": 0})
+        assert getattr(config, name) == (0 if name == "min_lr" else 0.5)
+
+
+@pytest.mark.grades("settings.Config")
+@pytest.mark.parametrize("name", [*WHOLE, *REAL])
+def test_setting_out_of_range(name):
+    """Negative, NaN, infinite, or a number that cannot be meant: refused by its own name, before anything is read."""
+    bad = {-1.0 if name in REAL else -1, *({math.nan, -math.inf, math.inf} if name in REAL else set())}
+    bad -= {math.inf} if name == "clip" else {-1} if name == "seed" else set()
+    bad |= {"data_bytes": {19}, "dropout": {1.0}, "ema_decay": {1.0}, "clip": {0.0}, "seed": {2**63}}.get(
+        name, set()
+    )
+    bad |= {"min_lr": {0.7}, "d_model": {30}, "n_heads": {5}, "accumulate": {9}}.get(name, set())
+    for value in bad:
+        with expect_error(ValueError, name, str(value), otherwise=f"{name}={value} is accepted"):
+            settings.Config(**{"out": "", "peak_lr": 0.5, name: value})
+    least = {"data_bytes": 20, "clip": 1e-9, "seed": -5, "n_layers": 0, "d_model": 4}
+    value = least.get(name, 0 if name in REAL or name == "warmup_steps" else 1)
+    assert getattr(settings.Config(**{"out": "", "min_lr": 0, name: value}), name) == value
+
+
+@pytest.mark.grades("settings.Config")
+def test_settings_at_their_bounds():
+    """inf measures without clipping; a path is a folder; min_lr says nothing to a constant rate."""
+    assert settings.Config(out="", clip=math.inf).clip == math.inf
+    assert settings.Config(out=Path("a")).out == "a"
+    assert settings.Config(out="", accumulate=8, batch_size=8).accumulate == 8
+    assert settings.Config(out="", schedule="constant", peak_lr=1e-9).lr(100) == 1e-9
 
 
 @pytest.mark.grades("main")

@@ -1,7 +1,10 @@
 """What the forked processes of these tests run: microscopic trainings, and one step of a float64 model per rank."""
 
+import contextlib
+import io
 import os
 import runpy
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -167,16 +170,25 @@ def write_for_ever(path):
 
 
 def load_sharded(folder, indices, empty):
-    """Load a sharded checkpoint with each index, then an empty folder; return whether there was one, or what went wrong."""
+    """Load a sharded checkpoint with each index, then with none older, then from another folder.
+
+    Return for each whether there was one, or what went wrong; what was loaded; what was said.
+    """
     found = []
     with distributed.process_group():
-        for place, index in [*((folder, index) for index in indices), (empty, None)]:
+        places = [*((folder, index) for index in indices), (folder, None), (empty, None)]
+        for number, (place, index) in enumerate(places):
             if index is not None:
                 Path(folder, "step-00000003/.metadata").write_bytes(bytes.fromhex(index))
-            try:
-                found.append(distributed.ShardedCheckpoint(place).load({"w": torch.zeros(3)}))
-            except checkpoint.CheckpointError as error:
-                found.append(f"CheckpointError: {error}")
+            if number == len(indices) and indices:
+                shutil.rmtree(Path(folder, "step-00000002"))
+            state, said = {"w": torch.zeros(3)}, io.StringIO()
+            with contextlib.redirect_stdout(said):
+                try:
+                    answer = distributed.ShardedCheckpoint(place).load(state)
+                except checkpoint.CheckpointError as error:
+                    answer = f"CheckpointError: {error}"
+            found.append((answer, state["w"].tolist(), said.getvalue()))
     return found
 
 
@@ -184,7 +196,7 @@ def save_sharded(folder):
     """Save three times, load, and tell what is there."""
     with distributed.process_group():
         store = distributed.ShardedCheckpoint(folder)
-        os.makedirs(f"{folder}/step-00000009.tmp")
+        os.makedirs(f"{folder}/step-00000009.tmp", exist_ok=True)
         for step in (1, 2, 3):
             store.save(step, {"w": torch.full((3,), float(step))})
         target = {"w": torch.zeros(3), "other": torch.ones(1)}
