@@ -8,6 +8,7 @@ than GROUP_SCORES scores, or one matrix where that is larger. torch's fused atte
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ class SelfAttention(nn.Module):
         positions.py.
     bias : whether `qkv` and `out` have one.
 
-    ValueError if n_heads is less than 1 or does not divide d_model, or a head is odd with "rotary" (the message holds
-    d_model and n_heads), and for another `position` (the message holds it).
+    ValueError if d_model or n_heads is no positive integer, n_heads does not divide d_model, or a head is odd with "rotary"
+    (the message holds them), and for another `position` (the message holds it).
     """
 
     def __init__(
@@ -41,7 +42,10 @@ class SelfAttention(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        if n_heads < 1 or d_model % n_heads:
+        for name, n in (("d_model", d_model), ("n_heads", n_heads)):
+            if not isinstance(n, int | Integral) or isinstance(n, bool) or n < 1:
+                raise ValueError(f"{name} must be a positive integer, got {n!r}")
+        if d_model % n_heads:
             raise ValueError(f"d_model must be a multiple of n_heads, got {d_model} and {n_heads}")
         if position not in (None, "rotary"):
             raise ValueError(f"position must be None or 'rotary', got {position!r}")
@@ -90,9 +94,7 @@ class SelfAttention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return softmax(query keyᵀ / sqrt(d_head) + bias) value."""
-        wide = torch.promote_types(
-            query.dtype, torch.float32
-        )  # a score may exceed 65504, which float16 cannot
+        wide = torch.promote_types(query.dtype, torch.float32)  # a score may exceed the 65504 of float16
         scores = (query.to(wide) / math.sqrt(query.shape[-1])) @ key.to(wide).mT
         if bias is not None:
             scores += bias

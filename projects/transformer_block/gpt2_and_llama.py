@@ -9,6 +9,7 @@ and float64, and gives back the dtype it got. NaN and inf propagate. Empty is fi
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ class Transformer(nn.Module):
     """A stack of n_layers blocks, each with parameters of its own; with pre-norm, one more norm at the end.
 
     Without it a pre-norm stack would hand out a sum that no norm has seen. The options are those of `TransformerBlock`.
+    ValueError unless n_layers is a positive integer.
 
     blocks : nn.ModuleList of TransformerBlock, the first block first.
     final_norm : LayerNorm or RMSNorm; None with post-norm, where every block ends in a norm.
@@ -92,6 +94,8 @@ class Transformer(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if not isinstance(n_layers, int | Integral) or isinstance(n_layers, bool) or n_layers < 1:
+            raise ValueError(f"n_layers must be a positive integer, got {n_layers!r}")
         self.blocks = nn.ModuleList(
             TransformerBlock(d_model, n_heads, norm=norm, norm_position=norm_position, bias=bias, **options)
             for _ in range(n_layers)

@@ -1,11 +1,14 @@
 """RMS norm, and layer norm as today's models use it: half types, no bias, an error for a wrong shape.
 
 Both are written without torch's own norms. They accept float16, bfloat16, float32 and float64 and give back the dtype they got; the
-half types are computed in float32 and rounded once, after weight and bias. NaN and inf propagate within their token. An
-empty batch is fine. ValueError for another last axis: the message holds d_model and the shape of x.
+half types are computed in float32 and rounded once, after weight and bias. NaN and inf propagate within their token; so do
+features beyond 1e19, whose squares overflow float32: they give NaN. An empty batch is fine. ValueError for another last axis
+(the message holds d_model and the shape of x) and for an eps below 0, TypeError for another dtype.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +28,7 @@ class LayerNorm(nn.Module):
 
     def __init__(self, d_model: int, *, eps: float = 1e-5, bias: bool = True) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = _checked(eps)
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
 
@@ -49,7 +52,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, d_model: int, *, eps: float = 1e-6) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = _checked(eps)
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,8 +60,16 @@ class RMSNorm(nn.Module):
         return _scaled(_widened(x, self.weight), self.weight, None, self.eps).to(x.dtype)
 
 
+def _checked(eps: float) -> float:
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be at least 0 and finite, got {eps}")
+    return eps
+
+
 def _widened(x: Tensor, weight: Tensor) -> Tensor:
-    """Return `x` in float32 or wider, or raise for a last axis that is not the weight's."""
+    """Return `x` in float32 or wider, or raise for a last axis that is not the weight's, and for whole numbers."""
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating, got {x.dtype}")
     if x.shape[-1:] != weight.shape:
         raise ValueError(f"x must be (..., {len(weight)}), got {tuple(x.shape)}")
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -66,5 +77,7 @@ def _widened(x: Tensor, weight: Tensor) -> Tensor:
 
 def _scaled(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """Return x / sqrt(mean(x²) + eps) · weight + bias."""
-    y = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+    mean_square = x.square().mean(dim=-1, keepdim=True)
+    scale = torch.rsqrt(mean_square + eps) + 0 * mean_square  # where a square is inf: NaN, not zeros
+    y = x * scale * weight
     return y if bias is None else y + bias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,10 @@ def rotary(x: Tensor, positions: Tensor, *, base: float = 10000.0) -> Tensor:
     paper, GPT-J). A product of two rotated vectors depends on the difference of their positions only. Angles are computed in
     float64: in float32 they are wrong by 1e-3 at position 10 000. float16 and bfloat16 are rotated in float32.
 
-    x : (..., T, d_head); an odd d_head raises ValueError, which holds the shape of x.
-    positions : (T,), or any shape that broadcasts to x.shape[:-1]; integers or floats. ValueError if its last axis is not
-        T: the message holds T and the shape of positions.
+    x : (..., T, d_head); an odd d_head raises ValueError, which holds the shape of x; whole numbers raise TypeError.
+    positions : (T,), or any shape that broadcasts to x.shape[:-1]; integers or floats. ValueError if it does not, or if its
+        last axis is not T: the message holds T and the shape of positions.
+    base : positive and finite, else ValueError.
 
     Source: Su et al., "RoFormer", arXiv 2104.09864, eq. 34.
     """
@@ -56,6 +58,13 @@ def rotary(x: Tensor, positions: Tensor, *, base: float = 10000.0) -> Tensor:
         raise ValueError(f"x must be (..., T, d_head) with d_head even, got {tuple(x.shape)}")
     if positions.ndim == 0 or positions.shape[-1] != x.shape[-2]:
         raise ValueError(f"positions must end in T = {x.shape[-2]}, got {tuple(positions.shape)}")
+    axes = zip(positions.shape[::-1], x.shape[-2::-1], strict=False)
+    if positions.ndim >= x.ndim or any(n not in (1, wanted) for n, wanted in axes):
+        raise ValueError(f"positions must broadcast to {tuple(x.shape[:-1])}, got {tuple(positions.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating, got {x.dtype}")
+    if not 0 < base < math.inf:
+        raise ValueError(f"base must be positive and finite, got {base}")
     d_head = x.shape[-1]
     frequencies = base ** (-torch.arange(0, d_head, 2, dtype=torch.float64, device=x.device) / d_head)
     angles = positions.to(x.device).double()[..., None] * frequencies
@@ -74,9 +83,13 @@ def alibi_bias(n_heads: int, n_positions: int) -> Tensor:
 
     For other numbers of heads, with p the largest power of two below: the slopes of p heads, followed by every second slope
     of 2p heads (the first, the third, …). Pass it as `mask` to a block of gpt2_and_llama.py, usually a causal one.
+    ValueError unless n_heads is an integer of at least 1, n_positions one of at least 0.
 
     Source: Press, Smith and Lewis, arXiv 2108.12409, section 3, and its code for other numbers of heads.
     """
+    for name, n, least in (("n_heads", n_heads, 1), ("n_positions", n_positions, 0)):
+        if not isinstance(n, int | Integral) or isinstance(n, bool) or n < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {n!r}")
     power = 2 ** int(math.log2(n_heads))
     slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
     slopes += [2 ** (-4 * (2 * h + 1) / power) for h in range(n_heads - power)]

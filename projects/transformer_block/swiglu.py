@@ -21,6 +21,8 @@ class FeedForward(nn.Module):
     d_ff : 4·d_model by default; for "swiglu" 8·d_model // 3, so that its three matrices have as many parameters as the two
         of the others.
 
+    In float16 a product silu(gate) · up beyond 65504 is inf, and what `down` makes of it inf or NaN: use bfloat16 there.
+
     Source: Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202, eq. 6.
     """
 

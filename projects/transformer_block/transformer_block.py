@@ -52,7 +52,7 @@ class LayerNorm(nn.Module):
         shifted = wide - wide[..., :1].detach()  # equal features are 0 now; their mean may be rounded
         centred = shifted - shifted.mean(dim=-1, keepdim=True)
         variance = centred.square().mean(dim=-1, keepdim=True)  # mean(x²) - mean(x)² would cancel
-        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(x.dtype)
+        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(self.weight.dtype)
 
 
 class FeedForward(nn.Module):
@@ -129,9 +129,7 @@ class SelfAttention(nn.Module):
         B, T, d_model = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.n_heads, d_model // self.n_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, n_heads, T, d_head)
-        wide = torch.promote_types(
-            query.dtype, torch.float32
-        )  # a score may exceed 65504, which float16 cannot
+        wide = torch.promote_types(query.dtype, torch.float32)  # a score may exceed the 65504 of float16
         scores = query.to(wide) @ key.to(wide).mT / math.sqrt(query.shape[-1])
         if self.causal:
             future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)

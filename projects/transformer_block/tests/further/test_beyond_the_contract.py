@@ -58,6 +58,19 @@ def test_norm_of_half_types(dtype, generator):
     assert_close(got, expected, dtype=dtype, rtol=rtol, atol=2e-6, what="layer norm", hint=hint)
 
 
+@pytest.mark.grades("LayerNorm")
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
+def test_norm_of_integers(dtype):
+    """Whole numbers are normalised, or refused with a TypeError: their result is not cut to whole numbers."""
+    x = torch.tensor([[1, 2, 3, 6], [9, 2, 2, 4]], dtype=dtype)
+    try:
+        got = tb.LayerNorm(4)(x)
+    except (TypeError, RuntimeError):
+        return
+    hint = "the result of whole numbers is cut to whole numbers"
+    assert_close(got, F.layer_norm(x.double(), (4,)), dtype=torch.float32, what="layer norm", hint=hint)
+
+
 # --- attention and the block ----------------------------------------------------------------------------------
 
 

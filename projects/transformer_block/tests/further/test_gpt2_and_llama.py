@@ -264,6 +264,14 @@ def test_stack_equals_encoder(pre, mask, generator):
     assert_close(got, wanted, rtol=1e-9, what="gradient by x of the stack")
 
 
+@pytest.mark.grades("Transformer", "TransformerBlock")
+@pytest.mark.parametrize("n_layers", [0, -1, 2.0, True, "2", None])
+def test_wrong_number_of_layers(n_layers):
+    """A stack has a layer; without one, it would not even look at its options."""
+    with expect_error(ValueError, "n_layers", repr(n_layers), otherwise=f"n_layers={n_layers!r} is accepted"):
+        Transformer(n_layers, 8, 2)
+
+
 LLAMA = {"norm": "rms", "activation": "swiglu", "position": "rotary", "causal": True, "bias": False}
 
 

@@ -185,6 +185,33 @@ def test_norm_dtypes(function, dtype, generator):
 
 
 @BOTH
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64], ids=str)
+def test_norm_refuses_other_dtypes(function, dtype):
+    """A result in the dtype of x would be cut to whole numbers: refused by name."""
+    with expect_error(TypeError, str(dtype), otherwise=f"{function} accepts {dtype}"):
+        getattr(norms, function)(4)(torch.ones(2, 4, dtype=dtype))
+
+
+@BOTH
+@pytest.mark.parametrize("eps", [-1e-5, math.nan, math.inf])
+def test_norm_refuses_eps(function, eps):
+    """An eps that makes NaN, or zeros, is refused when the norm is made."""
+    with expect_error(ValueError, "eps", str(eps), otherwise=f"{function}(eps={eps}) is accepted"):
+        getattr(norms, function)(4, eps=eps)
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_norm_of_squares_that_overflow(function, dtype):
+    """1e20 squared is inf in float32, and x / inf is 0, as if nothing were there: NaN in that token, and only there."""
+    x = torch.tensor([[1e20, -2e20, 1e20, 3e20], [1.0, 2.0, 3.0, 6.0]], dtype=dtype)
+    with torch.no_grad():
+        got = getattr(norms, function)(4).to(dtype)(x)
+    assert got[0].isnan().all(), f"features of 1e20 give {got[0].tolist()}: their squares overflow, say NaN"
+    assert got[1].isfinite().all(), "a token with large features spoils another one"
+
+
+@BOTH
 def test_norm_contract(function):
     """A wrong last axis is refused by name, the input is left alone, and the library is not called."""
     norm = getattr(norms, function)(6)

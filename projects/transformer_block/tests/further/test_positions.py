@@ -189,6 +189,53 @@ def test_rotary_errors():
         positions.rotary(torch.ones(2, 4, 6), torch.arange(5))
 
 
+@pytest.mark.grades("rotary")
+@pytest.mark.parametrize("base", [0.0, -10.0, math.nan, math.inf])
+def test_rotary_base(base):
+    """A base that makes NaN of every pair but the first is refused by name."""
+    with expect_error(ValueError, "base", str(base), otherwise=f"base={base} is accepted"):
+        positions.rotary(torch.ones(4, 6), torch.arange(4), base=base)
+
+
+@pytest.mark.grades("rotary")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.complex64], ids=str)
+def test_rotary_of_other_dtypes(dtype):
+    """Rotated whole numbers are no whole numbers: refused by name."""
+    with expect_error(
+        TypeError, str(dtype), otherwise=f"{dtype} is accepted: the result is cut to whole numbers"
+    ):
+        positions.rotary(torch.ones(4, 6, dtype=dtype), torch.arange(4))
+
+
+@pytest.mark.grades("rotary")
+@pytest.mark.parametrize(
+    ("shape", "of_positions"),
+    [
+        ((4, 6), (3, 4)),
+        ((1, 4, 6), (3, 4)),
+        ((3, 2, 4, 6), (3, 4)),
+        ((2, 4, 6), (1, 2, 4)),
+        ((2, 4, 6), (3, 1, 4)),
+    ],
+    ids=str,
+)
+def test_rotary_enlarges_nothing(shape, of_positions):
+    """Positions that do not broadcast to x.shape[:-1] are refused by their shape, also those that would enlarge x."""
+    with expect_error(ValueError, str(of_positions), otherwise=f"x {shape} with positions {of_positions}"):
+        positions.rotary(torch.ones(shape), torch.zeros(of_positions))
+
+
+@pytest.mark.grades("alibi_bias")
+@pytest.mark.parametrize(
+    "sizes", [(0, 4), (-1, 4), (2.5, 4), (2.0, 4), ("2", 4), (True, 4), (2, -1), (2, 4.0), (2, None)], ids=str
+)
+def test_alibi_sizes(sizes):
+    """Sizes that are none are refused by name."""
+    wrong = sizes[0] if sizes[1] == 4 and isinstance(sizes[1], int) else sizes[1]
+    with expect_error(ValueError, repr(wrong), otherwise=f"alibi_bias{sizes} is accepted"):
+        positions.alibi_bias(*sizes)
+
+
 @pytest.mark.grades("alibi_bias")
 @pytest.mark.parametrize(
     ("n_heads", "powers"),
