@@ -44,7 +44,7 @@ class CharGPT(nn.Module):
     context : int
         The longest input.
     d_model, n_layers, n_heads : int
-        `n_heads` divides `d_model`.
+        `n_heads` divides `d_model`. Like `context`, both are 1 or more. What is not so is a ValueError that names it.
     dropout : float
         After the embedding and at the end of every branch.
 

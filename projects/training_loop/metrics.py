@@ -59,7 +59,10 @@ class Reporter:
         self._bar.start()
 
     def records(self) -> list[dict[str, Any]]:
-        """Return what metrics.jsonl holds. A last line that was cut off by a crash is left out; others are, with a message."""
+        """Return what metrics.jsonl holds. A last line that was cut off by a crash is left out.
+
+        So are others that hold no record, and a line on the terminal says how many, and in which file.
+        """
         if not self.path.exists():
             return []
         # what follows the last newline is cut off

@@ -72,7 +72,8 @@ def train(config: Config) -> Result:
     ValueError
         If `config.out` holds a run and `config.resume` is off (the message says ``--resume``), or if that run had
         another model, data, batch, seed or kind of checkpoint, or has made more than `config.steps` (the message names the
-        setting). All other settings are those of this call. Also if ``run.json``, which holds them, is damaged.
+        setting). All other settings are those of this call. Also if ``run.json``, which holds them, is damaged (the message
+        names it); where it is missing, a line says so and they are taken for granted.
     FloatingPointError
         If the gradient is not finite three times in a row; the message names the step. With fp16, steps that a smaller scale
         may mend do not count: those with a finite loss, as long as the scale is above 1e-4.

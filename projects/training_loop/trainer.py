@@ -168,7 +168,7 @@ class Trainer:
         return sum_over_ranks(total) / n_tokens
 
     def _may_settle(self, loss: float) -> bool:
-        """Return whether a smaller scale may mend a gradient that is not finite; a loss that is not it cannot mend."""
+        """Return whether a smaller scale may mend a gradient that is not finite: not if the loss is not finite either."""
         return self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() > SMALLEST_SCALE
 
     def _sum_integers(self, *values: int) -> list[int]:
@@ -211,8 +211,8 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned, here or on another number of ranks; a new rank keeps its own RNG.
 
-        The settings are those of this trainer. A state of a run without fp16 leaves the scaler as it is. ValueError, and
-        nothing is changed, if names or shapes differ.
+        The settings are those of this trainer. A state of a run without fp16 leaves the scaler as it is. ValueError, which
+        says where, and nothing is changed, if names or shapes differ.
         """
         own = self.state_dict()
         _check_fits({**own, "rng": {}}, {**state, "rng": {}} if "rng" in state else state, "state")
