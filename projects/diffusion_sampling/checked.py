@@ -3,6 +3,9 @@
 A grid that runs the wrong way, a denoiser that returns NaN or another shape: the plain loops of the core go on with it, and the
 error shows at the end, as noise or as a wrong image. Checking costs one number read back per call of the denoiser: nothing on
 a CPU; on a GPU each step waits for the network. Error messages contain what was refused.
+
+A sampler is any callable with the contract of the core: a function, a partial, a wrapper. So nothing here asks which one it is.
+The grid says what it holds, and the first question to the denoiser shows whether the sampler takes it so.
 """
 
 from __future__ import annotations
@@ -18,8 +21,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion_sampling import ddim, ddpm
-
 __all__ = ["checked", "sample"]
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -29,24 +30,33 @@ Sampler = Callable[..., Iterator[Tensor]]
 def checked(sampler: Sampler) -> Sampler:
     """Return the same sampler with checks: same arguments, same states, same draws.
 
-    `ddpm` and `ddim` of the core take alpha_bars, any other sampler sigmas. With the first step drawn:
-    TypeError if x is not a floating-point tensor. ValueError if the grid is not (n_steps + 1,) with at least one step; if sigmas
-    are not finite and falling, positive but for the last, which may be 0; if alpha_bars do not rise from above 0 to exactly 1.
-    Later ValueError if the denoiser returns another shape than that of x, or a value that is not finite; large finite values
-    are fine. The message names the step as "step 2", counted from 0; a step goes from one level to the next.
+    A grid that falls holds sigmas, any other alpha_bars. With the first step drawn: TypeError if x is not a floating-point tensor.
+    ValueError if x is not finite; if the grid is not (n_steps + 1,) with at least one step; if sigmas are not finite and
+    falling, positive but for the last, which may be 0; if alpha_bars do not rise from above 0 to at most 1; if the sampler does
+    not first ask at the level at which the grid starts (a sigma may be raised by churn), so does not take what the grid holds.
+    Later ValueError if the denoiser returns another shape than that of x, a wider dtype, or a value that is not finite; large
+    finite values are fine. The message names the step as "step 2", counted from 0; a step goes from one level to the next.
     """
 
     @wraps(sampler)
     def checked_sampler(denoiser: Denoiser, x: Tensor, grid: Tensor, **options: Any) -> Iterator[Tensor]:
-        _check_start(x, grid)
-        (_check_alpha_bars if sampler in (ddpm, ddim) else _check_sigmas)(grid.tolist())
-        step = 0
+        levels = _check_start(x, grid)
+        _check_levels(levels)
+        step, asked = 0, False
 
         def ask(x: Tensor, sigma: Tensor) -> Tensor:
+            nonlocal asked
+            first, asked = not asked, True
+            if first:
+                _check_first_question(levels, float(sigma))
             x0 = denoiser(x, sigma)
             if x0.shape != x.shape:
                 raise ValueError(
                     f"step {step}: the denoiser returned shape {tuple(x0.shape)}, expected {tuple(x.shape)}"
+                )
+            if torch.promote_types(x0.dtype, x.dtype) != x.dtype:
+                raise ValueError(
+                    f"step {step}: the denoiser returned {x0.dtype}, wider than x, which is {x.dtype}"
                 )
             # One pass and one number read back: a finite sum proves all finite, an infinite one may be an overflow.
             if not math.isfinite(x0.detach().sum().item()) and not bool(torch.isfinite(x0).all()):
@@ -55,9 +65,16 @@ def checked(sampler: Sampler) -> Sampler:
                 )
             return x0
 
-        for state in sampler(ask, x, grid, **options):
-            yield state
-            step += 1
+        try:
+            for state in sampler(ask, x, grid, **options):
+                yield state
+                step += 1
+        except (ValueError, ArithmeticError) as error:
+            if asked:
+                raise
+            raise ValueError(
+                f"step 0: the sampler stops on {_what(levels)} before it asks: {error}"
+            ) from error
 
     return checked_sampler
 
@@ -73,12 +90,12 @@ def sample(
 ) -> Tensor:
     """Run ``checked(sampler)`` from standard normal noise to its last state, without gradients, behind a progress bar.
 
-    The noise is multiplied by sigmas[0]; for `ddpm` and `ddim`, whose states have variance one, it starts as it is. The bar
-    is shown where ``progress=True`` and the output is a terminal, else nothing is printed. Errors are those of `checked`.
+    The noise is multiplied by sigmas[0] if the grid falls; on alpha_bars, where states have variance one, it starts as it is. The
+    bar is shown where ``progress=True`` and the output is a terminal, else nothing is printed. Errors are those of `checked`.
     """
-    _check_start(noise, grid)
+    levels = _check_start(noise, grid)
     with torch.no_grad():
-        x = noise if sampler in (ddim, ddpm) else noise * float(grid[0])
+        x = noise * levels[0] if _falls(levels) else noise
         states = tqdm(
             checked(sampler)(denoiser, x, grid, **options),
             total=len(grid) - 1,
@@ -89,26 +106,42 @@ def sample(
         return deque(states, maxlen=1).pop()
 
 
-def _check_start(x: Tensor, grid: Tensor) -> None:
+def _check_start(x: Tensor, grid: Tensor) -> list[float]:
+    """Refuse what is no state or no grid; return the levels."""
     if not x.is_floating_point():
         raise TypeError(f"x must be a floating-point tensor, got {x.dtype}")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("x must be finite, it holds NaN or inf")
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(
             f"the grid must be (n_steps + 1,) with at least one step, got shape {tuple(grid.shape)}"
         )
+    return [float(level) for level in grid.tolist()]
 
 
-def _check_sigmas(levels: list[float]) -> None:
-    for step, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        if not (sigma > 0 and 0 <= sigma_next < sigma < math.inf):
+def _falls(levels: list[float]) -> bool:
+    """Say whether a grid holds sigmas."""
+    return levels[0] > levels[-1]
+
+
+def _what(levels: list[float]) -> str:
+    return "a falling grid (sigmas)" if _falls(levels) else "a rising grid (alpha_bars)"
+
+
+def _check_levels(levels: list[float]) -> None:
+    for step, (level, after) in enumerate(pairwise(levels)):
+        good = 0 <= after < level < math.inf if _falls(levels) else 0 < level < after <= 1
+        if not good:
             raise ValueError(
-                f"step {step}: sigmas must be positive and fall (only the last may be 0), got {sigma} -> {sigma_next}"
+                f"step {step}: levels must fall to 0 or more (sigmas) or rise within (0, 1] (alpha_bars), got {level} -> {after}"
             )
 
 
-def _check_alpha_bars(levels: list[float]) -> None:
-    for step, (a_t, a_s) in enumerate(pairwise(levels)):
-        if not 0 < a_t < a_s <= 1:
-            raise ValueError(f"step {step}: alpha_bars must be positive and rise to 1, got {a_t} -> {a_s}")
-    if levels[-1] != 1:
-        raise ValueError(f"step {len(levels) - 2}: alpha_bars must end at 1, got {levels[-1]}")
+def _check_first_question(levels: list[float], sigma: float) -> None:
+    """Refuse a sampler that starts elsewhere than its grid: 1 % is rounding, churn raises a sigma by sqrt(2) at most."""
+    start = levels[0] if _falls(levels) else math.sqrt((1 - levels[0]) / levels[0])
+    highest = math.sqrt(2) if _falls(levels) else 1.0
+    if not 0.99 * start <= sigma <= 1.01 * highest * start:
+        raise ValueError(
+            f"step 0: on {_what(levels)} from sigma = {start:.6g} the sampler asks at {sigma:.6g}: it takes another kind"
+        )

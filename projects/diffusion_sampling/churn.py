@@ -39,10 +39,11 @@ def churned(
 
     A sampler like those of the core, whose contract it keeps. `churn`, `churn_min`, `churn_max` and `noise_scale` are S_churn,
     S_tmin, S_tmax and S_noise of the paper. Where γ is 0 nothing is drawn, else one ``torch.randn`` of x's shape.
-    ValueError, with the first step drawn, if `churn` is negative or NaN; the message contains it.
+    ValueError, with the first step drawn, if `churn` is negative or NaN, the window is empty or `noise_scale` is not finite; the
+    message contains it.
     """
-    if not churn >= 0:
-        raise ValueError(f"churn must not be negative, got {churn}")
+    if not (churn >= 0 and churn_min <= churn_max and math.isfinite(noise_scale)):
+        raise ValueError(f"need {churn=} >= 0, {churn_min=} <= {churn_max=} and a finite {noise_scale=}")
     levels = sigmas.tolist()
     gamma = min(churn / (len(levels) - 1), math.sqrt(2) - 1)
     for sigma, sigma_next in pairwise(levels):
@@ -50,6 +51,6 @@ def churned(
         if gamma > 0 and churn_min <= sigma <= churn_max:
             raised = sigma * (1 + gamma)
             z = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-            x = x + math.sqrt(raised**2 - sigma**2) * noise_scale * z
+            x = x + math.sqrt(gamma * (2 + gamma)) * sigma * noise_scale * z  # sqrt(raised² - sigma²)
         x = next(step(denoiser, x, torch.tensor([raised, sigma_next], dtype=torch.float64)))
         yield x

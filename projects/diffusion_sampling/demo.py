@@ -106,9 +106,10 @@ def reverse_process(demo: Demo, network: Any) -> None:
     for row, (name, sampler, x, grid, options) in enumerate(runs):
         with torch.no_grad():
             states = [x, *sampler(denoiser, x, grid, **options)]  # type: ignore[operator]
-        sigmas = grid if sampler is heun else alpha_bar_to_sigma(grid)
+        unscaled = bool(grid[0] > grid[-1])  # sigmas: EDM's state
+        sigmas = grid if unscaled else alpha_bar_to_sigma(grid)
         for column, position in enumerate(np.linspace(0, len(states) - 1, columns).round().astype(int)):
-            scale = math.sqrt(1 + float(sigmas[position]) ** 2) if sampler is heun else 1.0
+            scale = math.sqrt(1 + float(sigmas[position]) ** 2) if unscaled else 1.0
             show(axes[row, column], states[position] / scale)
             axes[row, column].set_title(f"σ {float(sigmas[position]):.2g}", fontsize=9)
         axes[row, 0].set_ylabel(name.replace(", ", "\n"), fontsize=10)

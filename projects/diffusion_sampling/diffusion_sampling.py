@@ -9,10 +9,10 @@ by ᾱ, and the two states differ in scale only: x = x_t/sqrt(ᾱ) with σ = sqr
 
 All four are called as ``sampler(denoiser, x, grid)``. The grid, (n_steps + 1,), runs from most noise to least; x, the state
 at its first level, is (batch, ...), float32 or float64, and not modified. ``denoiser(x, sigma)`` gets x0 + σ·n, from ddpm and
-ddim too, and σ as a tensor of shape (), both in the dtype of x; it returns D in the shape of x. A sampler is a generator: it
-yields the state after each step, a new tensor in dtype and device of x, and computes a step only when asked. Coefficients are
-computed in float64: float32 leaves nothing of 1 - ᾱ near 1. Noise comes from `generator`: one ``torch.randn`` of x's shape
-and dtype in each step that adds noise, none in the others. Gradients flow. checked.py refuses what breaks this.
+ddim too, and σ as a tensor of shape (), both in the dtype of x and free to be written to. It returns D in the shape of x and a
+dtype no wider. A sampler yields the state after each step, a new tensor in dtype and device of x, and computes a step only when
+asked. Coefficients are float64: float32 leaves nothing of 1 - ᾱ near 1. Noise comes from `generator`: one ``torch.randn`` of x's
+shape and dtype in each step that adds noise, none in the others. Gradients flow. checked.py refuses what breaks this.
 """
 
 import math
@@ -27,13 +27,15 @@ from torch import Generator, Tensor
 __all__ = ["linear_alpha_bars", "karras_sigmas", "add_noise", "to_x0", "ddpm", "ddim", "euler", "heun", "guided", "sample"]  # fmt: skip
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+Level = Tensor | float | None
+States = Iterator[Tensor]
+Sampler = Callable[..., States]
 
 
 def linear_alpha_bars(n_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
     """Return ᾱ_T, ..., ᾱ_1, ᾱ_0 = 1 for T = n_steps, float64: ᾱ_t = Π_{i ≤ t} (1 - β_i), β linear from β_1 to β_T.
 
-    β_1 is `beta_start`, alone if T = 1; β_T is `beta_end`. ValueError for n_steps < 1 or a beta outside (0, 1).
-    Source: Ho et al. 2020, section 4.
+    β_1 is `beta_start`, alone if T = 1; β_T is `beta_end`. ValueError for n_steps < 1 or a beta outside (0, 1). Source: Ho et al. 2020.
     """
     if n_steps < 1 or not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"need {n_steps=} >= 1, {beta_start=} and {beta_end=} in (0, 1)")
@@ -48,24 +50,21 @@ def karras_sigmas(
 
         σ_i = (σ_max^(1/ρ) + i/(n - 1)·(σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ,   i = 0..n-1;   n = 1 is σ_max alone
     ``to_zero=True``: n = n_steps such levels, then 0. False: n = n_steps + 1 levels, down to sigma_min.
-    ValueError for n_steps < 1, and unless 0 < sigma_min < sigma_max and rho > 0. Source: Karras et al. 2022, eq. 5.
+    ValueError for n_steps < 1, and unless 0 < sigma_min < sigma_max and rho > 0, finite. Source: Karras et al. 2022, eq. 5.
     """
-    if n_steps < 1 or not (0 < sigma_min < sigma_max and rho > 0):
-        raise ValueError(f"need {n_steps=} >= 1, 0 < {sigma_min=} < {sigma_max=} and {rho=} > 0")
+    if n_steps < 1 or not (0 < sigma_min < sigma_max < math.inf and 0 < rho < math.inf):
+        raise ValueError(f"need {n_steps=} >= 1, 0 < {sigma_min=} < {sigma_max=} and {rho=} > 0, finite")
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     sigmas = torch.linspace(first, last, n_steps + (not to_zero), dtype=torch.float64) ** rho
     return torch.cat([sigmas, sigmas.new_zeros(1)]) if to_zero else sigmas
 
 
-def add_noise(
-    x0: Tensor, noise: Tensor, *, sigma: Tensor | float | None = None, alpha_bar: Tensor | float | None = None
-) -> Tensor:
+def add_noise(x0: Tensor, noise: Tensor, *, sigma: Level = None, alpha_bar: Level = None) -> Tensor:
     """Run the forward process in one jump: ``x0 + σ·noise``, or ``sqrt(ᾱ)·x0 + sqrt(1 - ᾱ)·noise``, in the dtype of x0.
 
-    A level is a float or a tensor of shape (), (batch,) or (batch, 1, ...): (batch,) is one level per sample, for x0 of any
-    rank. 1 - ᾱ is computed in the level's own dtype, float64 for a float, and only then rounded to that of x0.
-    ValueError if `noise` has another shape than `x0`, or unless exactly one of `sigma` and `alpha_bar` is given.
-    Source: Ho et al. 2020, eq. 4 (ᾱ); Karras et al. 2022, section 2 (σ).
+    A level is a float, or a tensor of shape (), (batch,) for one per sample, or (batch, 1, ...); x0 has any rank. 1 - ᾱ is computed
+    in the level's dtype, float64 for a float, and then rounded to that of x0. ValueError for another level, noise not in the shape
+    of x0, integers, or not just one of `sigma` and `alpha_bar`. Sources: Ho et al. 2020, eq. 4; Karras et al. 2022, section 2.
     """
     if noise.shape != x0.shape or (sigma is None) == (alpha_bar is None):
         raise ValueError(f"need noise of {x0.shape}, got {noise.shape}, and either sigma or alpha_bar")
@@ -82,23 +81,25 @@ def to_x0(prediction: Tensor, x: Tensor, sigma: Tensor | float, *, kind: str) ->
         kind = "epsilon"   the noise:                      x0 = x - σ·ε
         kind = "v"         sqrt(ᾱ)·ε - sqrt(1 - ᾱ)·x0:     x0 = x/(1 + σ²) - σ/sqrt(1 + σ²)·v,   ᾱ = 1/(1 + σ²)
         kind = "score"     ∇ log p(x; σ):                  x0 = x + σ²·score
-    `sigma` is a level as in `add_noise`. Another kind raises ValueError. Source of v: Salimans and Ho 2022, arXiv 2202.00512.
+    `sigma` is a level as in `add_noise`. Half precision has no room for σ² where x0 fits: nothing as large is computed in it.
+    ValueError for another kind, or a prediction of another shape than x. Source of v: Salimans and Ho 2022, arXiv 2202.00512.
     """
-    sigma = _per_sample(sigma, x).to(x.dtype)
+    if prediction.shape != x.shape:
+        raise ValueError(f"need a prediction of {x.shape}, got {prediction.shape}")
+    level = _per_sample(sigma, x).double()
+    s, root = level.to(x.dtype), (1 + level**2).sqrt().to(x.dtype)
     if kind == "x0":
-        return prediction
+        return prediction.to(x.dtype)
     if kind == "epsilon":
-        return x - sigma * prediction
+        return x - s * prediction
     if kind == "v":
-        return x / (1 + sigma**2) - sigma / (1 + sigma**2).sqrt() * prediction
+        return x / root / root - s / root * prediction
     if kind == "score":
-        return x + sigma**2 * prediction
+        return x + s * (s * prediction)
     raise ValueError(f"kind must be x0, epsilon, v or score, got {kind!r}")
 
 
-def ddpm(
-    denoiser: Denoiser, x: Tensor, alpha_bars: Tensor, *, generator: Generator | None = None
-) -> Iterator[Tensor]:
+def ddpm(denoiser: Denoiser, x: Tensor, alpha_bars: Tensor, *, generator: Generator | None = None) -> States:
     """Draw x_s, the state at the next level ᾱ_s, from q(x_s | x_t, x0) with D in the place of x0. 1 call per step.
 
         mean     = sqrt(ᾱ_s)·β/(1 - ᾱ_t)·x0 + sqrt(α)·(1 - ᾱ_s)/(1 - ᾱ_t)·x_t          α = ᾱ_t/ᾱ_s,   β = 1 - α
@@ -117,7 +118,7 @@ def ddpm(
 
 def ddim(
     denoiser: Denoiser, x: Tensor, alpha_bars: Tensor, *, eta: float = 0.0, generator: Generator | None = None
-) -> Iterator[Tensor]:
+) -> States:
     """Step from x_t to x_s and keep the noise ε that D implies, or renew a part of it. 1 call per step.
 
         ε   = (x_t - sqrt(ᾱ_t)·x0)/sqrt(1 - ᾱ_t),   x0 = D(x_t/sqrt(ᾱ_t), sqrt((1 - ᾱ_t)/ᾱ_t))
@@ -138,27 +139,26 @@ def ddim(
         yield x
 
 
-def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> States:
     """Follow dx/dσ = (x - D(x, σ))/σ in straight steps, ``x + (σ_next - σ)·(x - D(x, σ))/σ``. 1 call per step."""
     for sigma, sigma_next in pairwise(sigmas.tolist()):
-        slope = (x - denoiser(x, x.new_tensor(sigma))) / sigma
+        slope = (x - denoiser(x.clone(), x.new_tensor(sigma))) / sigma
         x = x + (sigma_next - sigma) * slope
         yield x
 
 
-def heun(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+def heun(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> States:
     """Follow the same curve with the mean of the slopes at both ends of a step. 2 calls per step.
 
         d  = (x - D(x, σ))/σ                       x'   = x + (σ_next - σ)·d
         d' = (x' - D(x', σ_next))/σ_next           next = x + (σ_next - σ)·(d + d')/2
-
     A step to σ_next = 0 has no d': it ends at x', after 1 call. Source: Karras et al. 2022, arXiv 2206.00364, algorithm 1.
     """
     for sigma, sigma_next in pairwise(sigmas.tolist()):
-        slope = (x - denoiser(x, x.new_tensor(sigma))) / sigma
+        slope = (x - denoiser(x.clone(), x.new_tensor(sigma))) / sigma
         if sigma_next > 0:
             predicted = x + (sigma_next - sigma) * slope
-            slope_next = (predicted - denoiser(predicted, x.new_tensor(sigma_next))) / sigma_next
+            slope_next = (predicted - denoiser(predicted.clone(), x.new_tensor(sigma_next))) / sigma_next
             slope = (slope + slope_next) / 2
         x = x + (sigma_next - sigma) * slope
         yield x
@@ -174,27 +174,27 @@ def guided(conditional: Denoiser, unconditional: Denoiser, w: float) -> Denoiser
         raise ValueError(f"w must be finite, got {w}")
     if w in (0, 1):
         return conditional if w else unconditional
-    return lambda x, sigma: (1 - w) * unconditional(x, sigma) + w * conditional(x, sigma)
+    return lambda x, sigma: (1 - w) * unconditional(x.clone(), sigma) + w * conditional(x, sigma)
 
 
 @torch.no_grad()
-def sample(
-    sampler: Callable[..., Iterator[Tensor]], denoiser: Denoiser, noise: Tensor, grid: Tensor, **options: Any
-) -> Tensor:
+def sample(sampler: Sampler, denoiser: Denoiser, noise: Tensor, grid: Tensor, **options: Any) -> Tensor:
     """Run ``sampler(denoiser, x, grid, **options)`` from standard normal `noise`; return its last state, without gradients.
 
-    x starts at ``sigmas[0]·noise`` if the grid falls, at `noise` if it rises (alpha_bars). ValueError unless it holds two
-    levels or more, and they fall, none below 0, or rise, all in (0, 1].
+    x starts at ``sigmas[0]·noise`` if the grid falls, at `noise` if it rises (alpha_bars); that the sampler takes such a grid is
+    the caller's to see to. ValueError unless it has two finite levels or more, and they fall, none below 0, or rise in (0, 1].
     """
     steps = list(pairwise(grid.tolist()))
-    falls, rises = all(a > b >= 0 for a, b in steps), all(0 < a < b <= 1 for a, b in steps)
+    falls, rises = all(math.inf > a > b >= 0 for a, b in steps), all(0 < a < b <= 1 for a, b in steps)
     if not steps or not (falls or rises):
         raise ValueError(f"the grid must fall to 0 or more, or rise within (0, 1], got {grid.tolist()}")
     x = noise * steps[0][0] if falls else noise
     return deque(sampler(denoiser, x, grid, **options), maxlen=1).pop()
 
 
-def _per_sample(level: Tensor | float | None, x: Tensor) -> Tensor:
+def _per_sample(level: Level, x: Tensor) -> Tensor:
     """Shape a level so that it multiplies x sample by sample: (batch,) becomes (batch, 1, ...)."""
     level = level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64, device=x.device)
-    return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim == 1 else level
+    if not x.is_floating_point() or not (level.numel() == 1 or level.numel() == len(level) == len(x)):
+        raise ValueError(f"need floats and a level of () or (batch,), got {x.dtype} {x.shape}, {level.shape}")
+    return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim else level

@@ -11,7 +11,8 @@ Each number means something only beside the same number for real digits, so `eva
     python evaluate.py --gpu            the same on a CUDA device, in bfloat16 autocast and compiled
     python evaluate.py --fit-judge      train the classifier again (seconds); writes weights/judge.safetensors
 
-Error messages contain the shapes or labels that are refused.
+Error messages contain the shapes or labels, the option or the file that is refused. A number is not computed from NaN or inf:
+ValueError says "finite".
 
 Sources: Fréchet distance, Heusel et al. 2017, arXiv 1706.08500; of Gaussians, Dowson and Landau 1982.
 """
@@ -19,11 +20,13 @@ Sources: Fréchet distance, Heusel et al. 2017, arXiv 1706.08500; of Gaussians, 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 __all__ = [
@@ -65,7 +68,10 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Return the share of images read as their label."""
+        """Return the share of images read as their label, (n,). ValueError for another shape of labels or images that are not finite."""
+        if labels.shape != (len(images),):
+            raise ValueError(f"need labels of shape ({len(images)},), got {tuple(labels.shape)}")
+        _check_finite("images", images)
         return float((self(images).argmax(dim=1) == labels).double().mean())
 
 
@@ -73,7 +79,11 @@ def fit_judge(images: Tensor, labels: Tensor, *, n_steps: int = 300, seed: int =
     """Train a judge on the whole set at once with Adam and pixel noise; the same seed gives the same judge.
 
     The noise keeps it from reading meaning into single pixels, which generated images never get quite right.
+    ValueError for n_steps < 1 or images that are not finite.
     """
+    if n_steps < 1:
+        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
+    _check_finite("images", images)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge()
@@ -90,10 +100,16 @@ def fit_judge(images: Tensor, labels: Tensor, *, n_steps: int = 300, seed: int =
 
 
 def load_judge(path: Path = WEIGHTS) -> Judge:
-    """Return the judge whose state_dict the file holds: the committed one, unless `path` says otherwise."""
+    """Return the judge whose state_dict the file holds: the committed one, unless `path` says otherwise.
+
+    ValueError, which names the file, if it holds anything else.
+    """
     with torch.random.fork_rng(devices=[]):
         judge = Judge()
-    judge.load_state_dict(load_file(path))
+    try:
+        judge.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no judge: {error}") from error
     return judge.eval().requires_grad_(False)
 
 
@@ -117,12 +133,13 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     Raises
     ------
     ValueError
-        If the numbers of columns differ or a set has fewer than two rows.
+        If the numbers of columns differ, a set has fewer than two rows, or a feature is not finite.
 
     Source: Heusel et al. 2017, arXiv 1706.08500.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(f"need (n, d) and (m, d) with n, m ≥ 2, got {tuple(a.shape)} and {tuple(b.shape)}")
+    _check_finite("features", a, b)
     a, b = a.double(), b.double()
     cov_a, cov_b = _covariance(a), _covariance(b)
     values, axes = torch.linalg.eigh(cov_a)
@@ -133,14 +150,32 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return max(float(distance), 0.0)
 
 
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: after a crash, of the machine too, the old one is there or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _check_finite(name: str, *tensors: Tensor) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise ValueError(f"{name} must be finite, got NaN or inf")
+
+
 def _covariance(rows: Tensor) -> Tensor:
     centred = rows - rows.mean(dim=0)
     return centred.T @ centred / (len(rows) - 1)
 
 
 def nearest_distance(samples: Tensor, reference: Tensor) -> Tensor:
-    """Return each sample's Euclidean distance to the nearest point of `reference`: (n, ...), (m, ...) -> (n,)."""
-    return torch.cdist(samples.flatten(1), reference.flatten(1)).min(dim=1).values
+    """Return each sample's Euclidean distance to the nearest point of `reference`: (n, ...), (m, ...) -> (n,), 0 for a copy."""
+    rows, others = samples.reshape(len(samples), -1), reference.reshape(len(reference), -1)
+    # Differences: |x|² - 2x·r + |r|² would cancel for near ones, so that a copy would have a distance.
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1).values
 
 
 def diversity(samples: Tensor, labels: Tensor) -> float:
@@ -159,9 +194,9 @@ def diversity(samples: Tensor, labels: Tensor) -> float:
     """
     means = []
     for label in labels.unique():
-        rows = samples[labels == label].flatten(1)
+        rows = samples[labels == label]
         if len(rows) > 1:
-            means.append(torch.pdist(rows).mean())
+            means.append(torch.pdist(rows.reshape(len(rows), -1)).mean())
     if not means:
         raise ValueError(f"no class has two samples: labels {labels.tolist()}")
     return float(torch.stack(means).mean())
@@ -186,7 +221,7 @@ def evaluate(samples: Tensor, labels: Tensor, *, judge: Judge | None = None) -> 
     """
     from train import load_split
 
-    judge = judge or load_judge()
+    judge = load_judge() if judge is None else judge
     data = load_split()
     real, held = judge.features(data.train_images), judge.features(data.held_images)
     return Report(
@@ -250,24 +285,29 @@ def main() -> None:
     """Draw digits of the held-out classes with the committed network (DIGITS) and print what `evaluate` says, to three places.
 
     ``--guidance W`` and ``--steps N`` are those of `draw_digits` (1 and 18), ``--gpu`` means CUDA and `fast`. ``--fit-judge``
-    fits the judge instead, and writes it to ``--out PATH`` (WEIGHTS), whose folder it makes; it prints the path.
+    fits the judge instead, and writes it to ``--out PATH`` (WEIGHTS), whose folder it makes; it prints the path. An option of the
+    one is refused with the other.
     """
     from train import load_split, load_weights
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--gpu", action="store_true", help="CUDA, bfloat16 autocast, torch.compile")
-    parser.add_argument("--guidance", type=float, default=1.0, metavar="W")
-    parser.add_argument("--steps", type=int, default=18)
+    parser.add_argument("--guidance", type=float, metavar="W", help="1 if it is not given")
+    parser.add_argument("--steps", type=int, help="18 if it is not given")
     parser.add_argument("--fit-judge", action="store_true", help="train the classifier again, and stop")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where --fit-judge writes")
+    parser.add_argument("--out", type=Path, help="where --fit-judge writes: weights/ if it is not given")
     options = parser.parse_args()
+    unused = ("gpu", "guidance", "steps") if options.fit_judge else ("out",)
+    for name in unused:
+        value = getattr(options, name)  # a guidance of 0 equals False
+        if value is not None and value is not False:
+            parser.error(f"--{name} has no effect {'with' if options.fit_judge else 'without'} --fit-judge")
     data = load_split()
     if options.fit_judge:
-        judge = fit_judge(data.train_images, data.train_labels)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        save_file(judge.state_dict(), options.out)
+        judge, out = fit_judge(data.train_images, data.train_labels), options.out or WEIGHTS
+        _write(out, save(judge.state_dict()))
         accuracy = judge.accuracy(data.held_images, data.held_labels)
-        print(f"held-out accuracy {accuracy:.1%}; wrote {options.out}")
+        print(f"held-out accuracy {accuracy:.1%}; wrote {out}")
         return
     model, sigma_data = load_weights(DIGITS)
     device = "cuda" if options.gpu else "cpu"
@@ -275,8 +315,8 @@ def main() -> None:
         model,
         data.held_labels,
         sigma_data=sigma_data,
-        w=options.guidance,
-        n_steps=options.steps,
+        w=1.0 if options.guidance is None else options.guidance,
+        n_steps=18 if options.steps is None else options.steps,
         device=device,
         fast=options.gpu,
     )

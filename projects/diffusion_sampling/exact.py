@@ -6,8 +6,8 @@ its points. The log density of the noisy state comes with it, and ties both toge
 
     D(x, σ) = x + σ²·∇ log p(x; σ)
 
-With these, no error of a sampler can hide behind an error of a network. Error messages contain the shape that does not fit, or
-say "positive", "symmetric" or "negative".
+With these, no error of a sampler can hide behind an error of a network. Error messages contain the shape that does not fit or
+the dtype, or say "positive", "finite", "symmetric" or "negative".
 
 Sources: Karras et al. 2022, arXiv 2206.00364, appendix B.3 (the finite dataset); Efron 2011, "Tweedie's formula and
 selection bias" (the formula); Bishop 2006, "Pattern Recognition and Machine Learning", section 2.3 (Gaussian algebra).
@@ -40,23 +40,32 @@ class GaussianMixture:
     ------
     ValueError
         If the shapes do not fit, a weight is not positive or a covariance is not as described.
+    TypeError
+        If `means` is neither float32 nor float64.
 
     Notes
     -----
-    The methods take x (batch, d) and sigma, a float or a tensor of shape () or (batch, 1). They compute in the dtype of
-    the parameters; sigma must be positive where a covariance is singular.
+    The methods take x (batch, d) and sigma, a float or a tensor of shape (), (batch,) or (batch, 1). They compute in the dtype of
+    `means`, and `denoise` returns that of x; sigma must be positive where a covariance is singular.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        K, d = means.shape
+        K, d = means.shape if means.ndim == 2 else (-1, -1)
         if weights.shape != (K,) or covariances.shape != (K, d, d):
             raise ValueError(
                 f"need weights (K,), means (K, d), covariances (K, d, d), "
                 f"got {tuple(weights.shape)}, {tuple(means.shape)}, {tuple(covariances.shape)}"
             )
-        if not bool((weights > 0).all()):
-            raise ValueError(f"weights must be positive, got {weights.tolist()}")
-        if not torch.allclose(covariances, covariances.mT):
+        if means.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"means must be float32 or float64, got {means.dtype}")
+        weights, covariances = weights.to(means.dtype), covariances.to(means.dtype)
+        if not bool((weights > 0).all() and weights.isfinite().all()):
+            raise ValueError(f"weights must be positive and finite, got {weights.tolist()}")
+        if not bool(means.isfinite().all() and covariances.isfinite().all()):
+            raise ValueError("means and covariances must be finite")
+        # Relative to each covariance itself: an absolute tolerance would take any small matrix for symmetric.
+        largest = covariances.abs().amax(dim=(1, 2), keepdim=True)
+        if bool(((covariances - covariances.mT).abs() > 1e-5 * largest).any()):
             raise ValueError("covariances must be symmetric")
         # Noise adds σ² to every eigenvalue and leaves the eigenvectors alone: decompose once, for all σ.
         self._variances, self._axes = torch.linalg.eigh(covariances)  # (K, d), (K, d, d) with axes as columns
@@ -73,7 +82,7 @@ class GaussianMixture:
             self._variances / total * along
         )  # (batch, K, d): per axis, the share of x - mean that is signal
         answers = self.means + torch.einsum("kde,bke->bkd", self._axes, shrunk)
-        return (self.responsibilities(x, sigma)[..., None] * answers).sum(dim=1)
+        return (self.responsibilities(x, sigma)[..., None] * answers).sum(dim=1).to(x.dtype)
 
     def responsibilities(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Return P(component k | x) at noise level sigma, (batch, components): rows sum to 1."""
@@ -92,8 +101,9 @@ class GaussianMixture:
 
     def _noisy(self, x: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """Return x - mean along each component's axes and the variances there with noise, (batch, K, d) both."""
-        level = torch.as_tensor(sigma, dtype=self.means.dtype)
-        level = level[..., None] if level.ndim else level  # (batch, 1) -> (batch, 1, 1)
+        if x.shape[1:] != self.means.shape[1:]:
+            raise ValueError(f"x must be (batch, {self.means.shape[1]}), got {tuple(x.shape)}")
+        level = _per_sample(sigma, x).to(self.means.dtype)[..., None]  # (batch, 1) -> (batch, 1, 1)
         offset = x.to(self.means.dtype)[:, None] - self.means
         return torch.einsum("kde,bkd->bke", self._axes, offset), self._variances + level**2
 
@@ -140,6 +150,8 @@ class Empirical:
     ------
     ValueError
         If there is no point.
+    TypeError
+        If the points are neither float32 nor float64: scale the pixels of an image first.
 
     Source: Karras et al. 2022, arXiv 2206.00364, appendix B.3.
     """
@@ -147,18 +159,35 @@ class Empirical:
     def __init__(self, points: Tensor) -> None:
         if len(points) == 0:
             raise ValueError(f"points must hold at least one, got shape {tuple(points.shape)}")
+        if points.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"points must be float32 or float64, got {points.dtype}")
         self.points = points
-        self._rows = points.flatten(1)
+        self._rows = points.reshape(len(points), -1)
 
     def weights(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """Return P(point i | x), (batch, n), for x (batch, ...) and sigma positive, of shape () or (batch, 1, ...)."""
-        level = torch.as_tensor(sigma, dtype=x.dtype)
-        level = level.reshape(len(x), 1) if level.ndim else level
-        rows = x.flatten(1)
+        """Return P(point i | x), (batch, n), for x (batch, ...) and a positive sigma of shape (), (batch,) or (batch, 1, ...).
+
+        It computes in the dtype of the points.
+        """
+        level = _per_sample(sigma, x).to(self._rows.dtype)
+        rows = x.reshape(len(x), -1).to(self._rows.dtype)
         # Differences, not |x|² - 2x·p + |p|²: at small σ the cancellation would be divided by σ².
         distances = torch.cdist(rows, self._rows, compute_mode="donot_use_mm_for_euclid_dist")
-        return (-0.5 * (distances / level) ** 2).softmax(dim=-1)
+        # d² - nearest² as a product: far away, or at a tiny σ, d²/σ² has no digits left to compare, or is infinite.
+        nearest = distances.amin(dim=-1, keepdim=True)
+        further = (distances - nearest) / level * (distances + nearest) / level
+        return (-0.5 * further).softmax(dim=-1)
 
     def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """Return E[x0 | x], in the shape of x."""
-        return (self.weights(x, sigma) @ self._rows).reshape(x.shape)
+        """Return E[x0 | x], in the shape and dtype of x."""
+        return (self.weights(x, sigma) @ self._rows).reshape(x.shape).to(x.dtype)
+
+
+def _per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """Return the level of every sample as (1, 1) or (batch, 1), in float64."""
+    level = torch.as_tensor(sigma, dtype=torch.float64)
+    if level.numel() != 1 and not level.numel() == len(level) == len(x):
+        raise ValueError(
+            f"need one sigma or one for each of {len(x)} samples, got shape {tuple(level.shape)}"
+        )
+    return level.reshape(-1, 1)

@@ -24,20 +24,21 @@ def guided_labels(denoiser: Callable[..., Tensor], labels: Tensor, w: float, *, 
     """Return the guided denoiser of one network that knows both: D(x, σ, labels) and D(x, σ, "no class").
 
     `labels`, (batch,) integers, are the classes wanted; `no_class` is the label that means "no class". The result takes x
-    (batch, ...) and sigma of shape () or (batch, 1, ...). w = 0 and w = 1 call the network once, any other w once with a
-    doubled batch. ValueError if `w` is not finite.
+    (batch, ...) and sigma, a float or of shape (), (batch,) or (batch, 1, ...). w = 0 and w = 1 call the network once, any other w
+    once with a doubled batch. ValueError if `w` is not finite, or for an x of another batch than `labels`.
     """
-    nothing = torch.full_like(labels, no_class)
-    if w in (0, 1):
-        chosen = labels if w == 1 else nothing
-        return lambda x, sigma: denoiser(x, sigma, chosen)
     if not abs(w) < float("inf"):
         raise ValueError(f"w must be finite, got {w}")
-    both = torch.cat([labels, nothing])
+    nothing = torch.full_like(labels, no_class)
+    asked = torch.cat([labels, nothing]) if w not in (0, 1) else labels if w else nothing
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        level = torch.cat([sigma, sigma]) if sigma.ndim else sigma
-        conditional, unconditional = denoiser(torch.cat([x, x]), level, both).chunk(2)
+    def denoise(x: Tensor, sigma: Tensor | float) -> Tensor:
+        if labels.shape != (len(x),):
+            raise ValueError(f"need a label for each of {len(x)} samples, got shape {tuple(labels.shape)}")
+        if w in (0, 1):
+            return denoiser(x, sigma, asked)
+        level = torch.cat([sigma, sigma]) if isinstance(sigma, Tensor) and sigma.numel() > 1 else sigma
+        conditional, unconditional = denoiser(torch.cat([x, x]), level, asked).chunk(2)
         return unconditional + w * (conditional - unconditional)
 
     return denoise

@@ -1,7 +1,8 @@
 """A sampler that remembers its last answer: second order for the price of `euler`.
 
 The contract is that of the samplers of the core: a generator of the state after every step, in the dtype of x, with
-coefficients in float64; the denoiser gets σ as a tensor of shape () in the dtype of x.
+coefficients in float64; the denoiser gets σ as a tensor of shape () in the dtype of x. It may write into what it gets, and
+into what it gave: an answer is kept as a copy.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def dpm_solver_2m(
     """
     previous, h_previous = None, math.nan
     for sigma, sigma_next in pairwise(sigmas.tolist()):
-        x0 = denoiser(x, x.new_tensor(sigma))
-        h = math.log(sigma / sigma_next) if sigma_next > 0 else math.inf
+        x0 = denoiser(x.clone(), x.new_tensor(sigma)).clone()
+        h = math.log1p((sigma - sigma_next) / sigma_next) if sigma_next > 0 else math.inf
         estimate = x0
         if previous is not None and sigma_next > 0:
             r = h_previous / h

@@ -8,6 +8,7 @@ Sources: cosine schedule, Nichol and Dhariwal 2021, arXiv 2102.09672; EDM, Karra
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -20,13 +21,16 @@ def cosine_alpha_bars(n_steps: int = 1000, *, offset: float = 0.008, max_beta: f
 
     The result is ᾱ_T, ..., ᾱ_1, ᾱ_0 = 1 for T = n_steps: (n_steps + 1,) float64. The cap on β_t = 1 - ᾱ_t/ᾱ_{t-1} keeps ᾱ_T
     above 0, where σ would be infinite; `offset` is s and keeps the first betas from being too small.
-    ValueError if `n_steps` < 1, `offset` is not positive or `max_beta` is outside (0, 1).
+    ValueError if `n_steps` < 1, `offset` is not positive and finite or `max_beta` is outside (0, 1); TypeError if `n_steps` is no
+    integer.
 
     Source: Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17.
     """
+    if not isinstance(n_steps, Integral) or isinstance(n_steps, bool):
+        raise TypeError(f"n_steps must be an int, got {n_steps!r}")
     if n_steps < 1:
         raise ValueError(f"n_steps must be at least 1, got {n_steps}")
-    if not (offset > 0 and 0 < max_beta < 1):
+    if not (0 < offset < math.inf and 0 < max_beta < 1):
         raise ValueError(f"offset must be positive and max_beta in (0, 1), got {offset} and {max_beta}")
     t = torch.arange(n_steps + 1, dtype=torch.float64) / n_steps
     f = torch.cos((t + offset) / (1 + offset) * math.pi / 2) ** 2
@@ -35,13 +39,15 @@ def cosine_alpha_bars(n_steps: int = 1000, *, offset: float = 0.008, max_beta: f
 
 
 def alpha_bar_to_sigma(alpha_bar: Tensor) -> Tensor:
-    """Return σ = sqrt((1 - ᾱ)/ᾱ), the noise per unit of signal: ᾱ = 1 gives 0, ᾱ = 0 gives inf. Any shape."""
-    return ((1 - alpha_bar) / alpha_bar).sqrt()
+    """Return σ = sqrt((1 - ᾱ)/ᾱ), the noise per unit of signal: ᾱ = 1 gives 0, ᾱ = 0 gives inf. Any shape and dtype."""
+    # Two roots: the quotient itself may be too large for half precision.
+    return (1 - alpha_bar).sqrt() / alpha_bar.sqrt()
 
 
 def sigma_to_alpha_bar(sigma: Tensor) -> Tensor:
-    """Return ᾱ = 1/(1 + σ²), the share of the signal in the variance. Any shape."""
-    return 1 / (1 + sigma**2)
+    """Return ᾱ = 1/(1 + σ²), the share of the signal in the variance. Any shape and dtype."""
+    wide = sigma.double()  # σ² may be too large for half precision
+    return (1 / (1 + wide**2)).to((1 / sigma).dtype)
 
 
 def sigma_to_t(sigma: Tensor, alpha_bars: Tensor) -> Tensor:
@@ -49,7 +55,17 @@ def sigma_to_t(sigma: Tensor, alpha_bars: Tensor) -> Tensor:
 
     `sigma` has any shape; `alpha_bars` is ᾱ_T, ..., ᾱ_0 = 1, (T + 1,). The result is float64 in 1..T, the shape of `sigma`:
     linear in log σ between two timesteps, 1 or T beyond the schedule's ends. Networks that count from 0 want one less.
+    ValueError if `alpha_bars` does not rise from above 0 to 1: other libraries store ᾱ_1, ..., ᾱ_T, which falls.
     """
+    if not (
+        len(alpha_bars) > 1
+        and alpha_bars[0] > 0
+        and alpha_bars[-1] == 1
+        and bool((alpha_bars.diff() > 0).all())
+    ):
+        raise ValueError(
+            f"alpha_bars must rise from above 0 to 1, got {alpha_bars[:3].tolist()} ... {alpha_bars[-3:].tolist()}"
+        )
     levels = alpha_bar_to_sigma(alpha_bars.double()).flip(0)[1:].log()  # of t = 1..T, rising
     wanted = sigma.double().log().clamp(levels[0], levels[-1])
     if len(levels) == 1:

@@ -8,7 +8,8 @@ On the way down each step halves the image and widens the channels, so the botto
 way up the skip connections hand back the details that halving lost. Noise level and class enter every block as a scale
 and a shift per channel.
 
-Error messages contain the size that is refused.
+Error messages contain the size that is refused. In half precision the scores of the attention are computed in float32: a
+score may be too large where the answer is not.
 
 Sources: U-Net, Ronneberger et al. 2015, arXiv 1505.04597; as a denoiser, Ho et al. 2020, arXiv 2006.11239, appendix B;
 adaptive group norm, Dhariwal and Nichol 2021, arXiv 2105.05233, section 3; zero-initialised outputs, the code of Ho et
@@ -125,6 +126,11 @@ class SelfAttention(nn.Module):
         A multiple of `n_heads` and `n_groups`.
     n_heads, n_groups : int
 
+    Raises
+    ------
+    ValueError
+        If `channels` is no multiple of `n_heads`.
+
     Attributes
     ----------
     norm : torch.nn.GroupNorm
@@ -134,6 +140,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, *, n_heads: int = 2, n_groups: int = 8) -> None:
         super().__init__()
+        if n_heads < 1 or channels % n_heads:
+            raise ValueError(f"channels must be a multiple of n_heads, got {channels} and {n_heads}")
         self.n_heads = n_heads
         self.norm = nn.GroupNorm(n_groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
@@ -144,7 +152,8 @@ class SelfAttention(nn.Module):
         B, C, H, W = x.shape
         # (B, 3C, H, W) -> three of (B, heads, pixels, width)
         q, k, v = self.qkv(self.norm(x)).reshape(B, 3, self.n_heads, C // self.n_heads, H * W).mT.unbind(1)
-        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weights = (q.to(wide) @ k.to(wide).mT * q.shape[-1] ** -0.5).softmax(dim=-1).to(v.dtype)
         return x + self.out((weights @ v).mT.reshape(B, C, H, W))
 
 
@@ -160,7 +169,12 @@ class UNet(nn.Module):
     width : int
         Channels at full resolution, a multiple of 8; the bottom has twice as many.
     n_embedding : int
-        Width of the embedding of noise level and class.
+        Width of the embedding of noise level and class, a multiple of 4 and at least 8.
+
+    Raises
+    ------
+    ValueError
+        If `width` or `n_embedding` is not as described.
 
     Notes
     -----
@@ -172,6 +186,10 @@ class UNet(nn.Module):
         self, *, n_classes: int = 10, n_channels: int = 1, width: int = 32, n_embedding: int = 128
     ) -> None:
         super().__init__()
+        if width < 8 or width % 8:
+            raise ValueError(f"width must be a multiple of 8, got {width}")
+        if n_embedding < 8 or n_embedding % 4:
+            raise ValueError(f"n_embedding must be a multiple of 4 and at least 8, got {n_embedding}")
         wide = 2 * width
         self.n_features = n_embedding // 2
         self.embed_noise = nn.Linear(self.n_features, n_embedding)
@@ -208,12 +226,16 @@ class UNet(nn.Module):
         Raises
         ------
         ValueError
-            If height or width is odd: halving and doubling would not lead back.
+            If height or width is odd: halving and doubling would not lead back. If c_noise or labels are not one per sample.
         """
         if x.shape[-1] % 2 or x.shape[-2] % 2:
             raise ValueError(f"height and width must be even, got {tuple(x.shape)}")
         if labels is None:
             labels = torch.full((len(x),), self.embed_class.num_embeddings - 1, device=x.device)
+        if c_noise.shape != (len(x),) or labels.shape != (len(x),):
+            raise ValueError(
+                f"need c_noise and labels of ({len(x)},), got {tuple(c_noise.shape)} and {tuple(labels.shape)}"
+            )
         embedding = self.embed_noise(fourier_features(c_noise, self.n_features)) + self.embed_class(labels)
         embedding = self.mix(functional.silu(embedding))
 

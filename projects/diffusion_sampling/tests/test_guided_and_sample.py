@@ -1,6 +1,7 @@
 """Guidance and `sample`. Oracles: values worked by hand, and a sampler of the test's own."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -157,6 +158,25 @@ def test_sample_hands_options_on():
     spy = Spy()
     sample(spy, UNCONDITIONAL, torch.ones(2, 3), SIGMAS, eta=0.5, churn=2)
     assert spy.options == {"eta": 0.5, "churn": 2}, f"the options reach the sampler as {spy.options}"
+
+
+@pytest.mark.grades("sample")
+@pytest.mark.parametrize("kind", ["sigmas", "alpha_bars"])
+@pytest.mark.parametrize("wrap", ["partial", "lambda"])
+def test_sample_takes_any_callable(kind, wrap, generator):
+    """A partial or a function around a sampler is a sampler: the grid alone says at which noise level it starts."""
+    noise, spy = torch.randn(3, 2, generator=generator), Spy()
+
+    def around(*args, **options):
+        return spy(*args, eta=0.5, **options)
+
+    sampler = partial(spy, eta=0.5) if wrap == "partial" else around
+    grid = SIGMAS if kind == "sigmas" else ALPHA_BARS
+    sample(sampler, lambda x, sigma: x, noise, grid, churn=2)
+    assert spy.options == {"eta": 0.5, "churn": 2}, f"the options reach the sampler as {spy.options}"
+    hint = "the grid says where to start, not which function the sampler is"
+    start = noise * 5.0 if kind == "sigmas" else noise
+    assert_close(spy.x, start, what="state at which the sampler starts", hint=hint)
 
 
 @pytest.mark.grades("sample")

@@ -142,3 +142,39 @@ def test_bad_churn(churn):
     """Churn adds noise; it cannot remove any."""
     with expect_error(ValueError, str(churn), otherwise=f"churn = {churn} is accepted"):
         run("heun", STANDARD, torch.ones(2, 3), SIGMAS, churn=churn)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"churn_min": 2.0, "churn_max": 1.0},
+        {"churn_min": math.nan},
+        {"churn_max": math.nan},
+        {"noise_scale": math.nan},
+        {"noise_scale": math.inf},
+    ],
+    ids=str,
+)
+def test_options_without_effect(options):
+    """An empty window would switch churn off without a word, and the noise must have a size."""
+    with expect_error(ValueError, *options, otherwise=f"{options} is accepted"):
+        run("heun", STANDARD, torch.ones(2, 3), SIGMAS, churn=1.0, **options)
+
+
+def test_a_little_churn():
+    """γ = 1.1e-13: σ̂² - σ² in floats keeps three digits, σ²·γ·(2 + γ) all."""
+    recorder, grid = Recorder(constant_denoiser(0.0)), torch.tensor([4.0, 2.0, 1.0], dtype=DOUBLE)
+    run("euler", recorder, torch.zeros(2, 3, dtype=DOUBLE), grid, churn=2.2e-13, generator=seeded())
+    z = torch.randn(2, 3, dtype=DOUBLE, generator=seeded())
+    hint = "the added noise lost its digits: σ̂² - σ² cancels, σ²·γ·(2 + γ) does not"
+    assert_close(recorder.states[0], 4 * math.sqrt(2.2e-13) * z, rtol=1e-9, what="added noise", hint=hint)
+
+
+@STEPS
+def test_denoiser_may_write(name, generator):
+    """The contract of the core: what the denoiser gets is its own."""
+    x = torch.randn(3, 2, dtype=DOUBLE, generator=generator)
+    expected = run(name, STANDARD, x, SIGMAS, churn=1.0, generator=seeded())
+    got = run(name, lambda x, sigma: x.copy_(STANDARD(x, sigma)), x, SIGMAS, churn=1.0, generator=seeded())
+    for step, (state, other) in enumerate(zip(got, expected, strict=True)):
+        assert_close(state, other, rtol=1e-12, what=f"state after step {step}")

@@ -259,3 +259,125 @@ def test_no_points():
     """An empty dataset has no mean."""
     with expect_error(ValueError, "(0, 3)", otherwise="an empty dataset is accepted"):
         exact.Empirical(torch.zeros(0, 3))
+
+
+# --- shapes, sizes and dtypes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades(
+    "GaussianMixture.denoise", "GaussianMixture.log_density", "GaussianMixture.responsibilities"
+)
+def test_one_level_per_sample_in_any_shape(generator):
+    """sigma (3,) for three samples and three components is one per sample, not one per component."""
+    x, sigma = (
+        3 * torch.randn(3, 2, dtype=DOUBLE, generator=generator),
+        torch.tensor([0.1, 1.0, 7.0], dtype=DOUBLE),
+    )
+    data = mixture()
+    for name in ("denoise", "log_density", "responsibilities"):
+        method = getattr(data, name)
+        alone = torch.cat([method(x[i : i + 1], float(sigma[i])) for i in range(3)])
+        hint = "sigma runs along the components: it belongs to the samples"
+        assert_close(method(x, sigma), alone, rtol=1e-12, what=f"{name} with sigma of shape (3,)", hint=hint)
+
+
+@pytest.mark.grades("GaussianMixture.denoise", "Empirical.weights")
+@pytest.mark.parametrize("shape", [(2,), (3, 3), (1, 3)], ids=str)
+def test_level_of_another_shape(shape):
+    """Neither one level nor one per sample."""
+    x, sigma = torch.ones(3, 2, dtype=DOUBLE), torch.ones(shape, dtype=DOUBLE)
+    with expect_error(ValueError, str(shape), otherwise=f"sigma of shape {shape} is accepted for 3 samples"):
+        mixture().denoise(x, sigma)
+    with expect_error(ValueError, str(shape), otherwise=f"sigma of shape {shape} is accepted for 3 samples"):
+        exact.Empirical(MEANS).weights(x, sigma)
+
+
+@pytest.mark.grades("GaussianMixture.denoise")
+@pytest.mark.parametrize("shape", [(3, 1), (3, 3), (2,)], ids=str)
+def test_points_of_another_dimension(shape):
+    """x of one number each would be taken for both coordinates."""
+    with expect_error(ValueError, str(shape), otherwise=f"x of shape {shape} is accepted in two dimensions"):
+        mixture().denoise(torch.ones(shape, dtype=DOUBLE), 1.0)
+
+
+@pytest.mark.grades("GaussianMixture")
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_asymmetric_at_any_size(unit):
+    """Symmetric means so in any unit of length, 1e-9 too."""
+    covariance = unit * torch.tensor([[[1.0, 0.5], [0.0, 1.0]]], dtype=DOUBLE)
+    one, zero = torch.ones(1, dtype=DOUBLE), torch.zeros(1, 2, dtype=DOUBLE)
+    with expect_error(
+        ValueError, "symmetric", otherwise=f"an asymmetric covariance of size {unit:g} is accepted"
+    ):
+        exact.GaussianMixture(one, zero, covariance)
+    nearly = covariance.clone()
+    nearly[0, 1, 0] = nearly[0, 0, 1] * (1 + 1e-9)
+    exact.GaussianMixture(one, zero, nearly)
+
+
+@pytest.mark.grades("GaussianMixture")
+@pytest.mark.parametrize("what", ["weights", "means", "covariances"])
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_finite_parameters(what, value):
+    """NaN is not asymmetric; it is no number."""
+    parts = {"weights": WEIGHTS.clone(), "means": MEANS.clone(), "covariances": COVARIANCES.clone()}
+    parts[what].view(-1)[0] = value
+    with expect_error(ValueError, "finite", otherwise=f"{what} with {value} are accepted"):
+        exact.GaussianMixture(**parts)
+
+
+@pytest.mark.grades("GaussianMixture", "Empirical")
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.uint8], ids=str)
+def test_dtypes_are_refused(dtype):
+    """Pixels of integers, and a half precision in which no eigenvalue can be computed."""
+    with expect_error(TypeError, str(dtype), otherwise=f"means of {dtype} are accepted"):
+        exact.GaussianMixture(WEIGHTS, MEANS.to(dtype), COVARIANCES)
+    with expect_error(TypeError, str(dtype), otherwise=f"points of {dtype} are accepted"):
+        exact.Empirical(MEANS.to(dtype))
+
+
+@pytest.mark.grades("GaussianMixture")
+def test_one_axis_of_means():
+    """Means without an axis of coordinates are refused by their shape."""
+    with expect_error(ValueError, "(3,)", otherwise="means of one axis are accepted"):
+        exact.GaussianMixture(WEIGHTS, MEANS[:, 0], COVARIANCES)
+
+
+@pytest.mark.grades("GaussianMixture.denoise", "Empirical.denoise")
+def test_answer_has_the_dtype_of_x(generator):
+    """A float32 state gets a float32 answer, or the state of a sampler would turn into float64."""
+    x = torch.randn(3, 2, generator=generator)
+    for data in (mixture(), exact.Empirical(MEANS)):
+        got, wide = data.denoise(x, 0.8), data.denoise(x.double(), 0.8)
+        assert_close(got, wide.float(), rtol=1e-6, what=f"{type(data).__name__}.denoise of float32")
+
+
+@pytest.mark.grades("Empirical.weights", "Empirical.denoise")
+def test_empirical_far_away():
+    """At σ = 1e-20, d²/σ² is infinite for every point, in float32; the nearest one is still the answer."""
+    points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
+    x = torch.tensor([[100.0, 0.0], [-7.0, 2.0]])
+    got = exact.Empirical(points).weights(x, 1e-20)
+    expected = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    hint = "(d/σ)² overflows: compare with the nearest distance before squaring"
+    assert_close(got, expected, what="P(point | x) at σ = 1e-20", hint=hint)
+
+
+@pytest.mark.grades("Empirical.weights")
+def test_empirical_tells_far_points_apart():
+    """100 000 away at σ = 30 the exponents are near 5.5e6, where float32 has steps of 0.5; their difference is 0.87."""
+    points, x = torch.tensor([[0.0], [2.0**-7]]), torch.tensor([[1e5], [-1e5]])
+    got = exact.Empirical(points).weights(x, 30.0)
+    distances = (x.double() - points.double().T).abs()
+    expected = (-0.5 * (distances / 30) ** 2).softmax(1).float()
+    hint = "d² lost the digits that tell the points apart: d² - nearest² is a product"
+    assert_close(got, expected, rtol=1e-3, what="P(point | x), 100 000 away", hint=hint)
+
+
+@pytest.mark.grades("Empirical", "Empirical.denoise")
+def test_empirical_of_numbers():
+    """Points without further axes are numbers."""
+    points, x = torch.tensor([0.0, 2.0], dtype=DOUBLE), torch.tensor([1.5, 0.5, 1.0], dtype=DOUBLE)
+    got = exact.Empirical(points).denoise(x, 1.0)
+    p = math.e / (1 + math.e)
+    assert_close(got, torch.tensor([2 * p, 2 - 2 * p, 1.0], dtype=DOUBLE), what="E[x0 | x] of numbers")

@@ -67,3 +67,31 @@ def test_clip_x0():
     assert_close(got, torch.tensor([[-1.0], [0.5], [0.8], [1.0]]), what="clipped answer, default range")
     with expect_error(ValueError, "1.0", otherwise="low = high is accepted"):
         guidance.clip_x0(recorder, 1.0, 1.0)
+
+
+@pytest.mark.grades("guided_labels")
+@pytest.mark.parametrize("w", [0, 1, 2.5])
+def test_every_level_is_taken(w, generator):
+    """A float, and levels of shape (), (1,), (1, 1, 1), (batch,) and (batch, 1, 1), whichever w: one call or a doubled batch."""
+    from preconditioning import precondition
+
+    x, labels = torch.randn(3, 2, 1, dtype=DOUBLE, generator=generator), torch.tensor([2, 0, 3])
+    network = precondition(
+        lambda x, c_noise, labels: table(x, c_noise.reshape(-1, 1, 1), labels), sigma_data=0.7
+    )
+    denoiser = guidance.guided_labels(network, labels, w, no_class=4)
+    expected = denoiser(x, torch.tensor(0.5, dtype=DOUBLE))
+    one = torch.tensor(0.5, dtype=DOUBLE)
+    for level in (0.5, one.reshape(1), one.reshape(1, 1, 1), one.expand(3), one.expand(3, 1, 1)):
+        what = f"guided answer, w = {w}, sigma {level if isinstance(level, float) else tuple(level.shape)}"
+        assert_close(denoiser(x, level), expected, rtol=1e-12, what=what)
+
+
+@pytest.mark.grades("guided_labels")
+@pytest.mark.parametrize("w", [0, 1, 2.5])
+@pytest.mark.parametrize("shape", [(1,), (3, 1), (5,)], ids=str)
+def test_labels_of_another_batch(w, shape):
+    """One label per sample: others are broadcast in a network, or fail far from here."""
+    denoiser = guidance.guided_labels(table, torch.ones(shape, dtype=torch.long), w, no_class=4)
+    with expect_error(ValueError, otherwise="labels of another batch are accepted"):
+        denoiser(torch.ones(3, 2), torch.tensor(0.5))

@@ -1,5 +1,8 @@
 """The judge of multistep.py. Oracle: values worked by hand for D(x, σ) = x/(1 + σ²)."""
 
+from fractions import Fraction
+from itertools import pairwise
+
 import pytest
 import torch
 from oracles import DOUBLE, Recorder, column, constant_denoiser, gaussian_denoiser
@@ -102,3 +105,46 @@ def test_units_do_not_matter(unit):
     hint = "a number of the code has a unit: it clips, or takes a small sigma for 0"
     for step, (got, expected) in enumerate(zip(scaled, plain, strict=True)):
         assert_close(got / unit, expected, rtol=1e-12, what=f"state {step}, in units of {unit:g}", hint=hint)
+
+
+def test_denoiser_may_write(generator):
+    """What the denoiser gets is a copy, and so is what is kept of its answers: it may use one buffer for all of them."""
+    x, buffer = torch.randn(3, 2, dtype=DOUBLE, generator=generator), torch.empty(3, 2, dtype=DOUBLE)
+    grid = torch.tensor([8.0, 2.0, 1.0, 0.5, 0.0], dtype=DOUBLE)
+    expected = list(dpm_solver_2m(STANDARD, x, grid))
+
+    def in_place(x, sigma):
+        buffer.copy_(STANDARD(x, sigma))
+        x.fill_(1e6)
+        sigma.fill_(-1.0)
+        return buffer
+
+    with unchanged(x):
+        got = list(dpm_solver_2m(in_place, x, grid))
+    hint = "the denoiser wrote into the state of the loop, or into the answer before: keep copies"
+    for step, (state, other) in enumerate(zip(got, expected, strict=True)):
+        assert_close(state, other, rtol=1e-12, what=f"state after step {step}", hint=hint)
+
+
+def test_tiny_steps():
+    """h = ln(σ/σ_next) to all digits: ln of a ratio near 1 keeps three of 1e-13, log1p of the difference all.
+
+    D is 1, then 2, then 4, and x = 0. The exact h is the series of -ln(1 - δ), δ = (σ - σ_next)/σ as a fraction.
+    """
+    levels = [1.3, 1.3 * (1 - 3.1e-13), 1.3 * (1 - 4.2e-13), 1.3 * (1 - 9.7e-13)]
+    deltas = [(Fraction(a) - Fraction(b)) / Fraction(a) for a, b in pairwise(levels)]
+    h = [float(d + d * d / 2) for d in deltas]
+    answers, expected, previous = [1.0, 2.0, 4.0], 0.0, None
+    for step, answer in enumerate(answers):
+        line = answer if step == 0 else answer + (answer - previous) * h[step] / (2 * h[step - 1])
+        expected, previous = expected + h[step] * line, answer
+    asked = iter(answers)
+    *_, last = dpm_solver_2m(
+        lambda x, sigma: torch.full_like(x, next(asked)),
+        torch.zeros(2, 1, dtype=DOUBLE),
+        torch.tensor(levels, dtype=DOUBLE),
+    )
+    off = float((last / expected - 1).abs().max())
+    assert off < 1e-9, (
+        f"{off:.1e} off after three steps of 1e-13: ln(σ/σ_next) lost its digits, log1p keeps them"
+    )

@@ -224,3 +224,45 @@ def test_odd_images(shape):
     """Halving and doubling must lead back to the same size."""
     with expect_error(ValueError, str(shape[0]), otherwise=f"an image of {shape} is accepted"):
         small()(torch.ones(2, 1, *shape), torch.zeros(2))
+
+
+@pytest.mark.grades("SelfAttention")
+def test_attention_in_half_precision(generator):
+    """Queries and keys near 300: a score is beyond float16, the answer is not. One pixel, so it looks at itself."""
+    layer = unet.SelfAttention(8, n_heads=1, n_groups=2)
+    with torch.no_grad():
+        for weight, factor in zip(layer.qkv.weight.chunk(3), (300.0, 300.0, 2.0), strict=True):
+            weight.copy_(factor * torch.eye(8)[..., None, None])
+        layer.qkv.bias.zero_()
+        layer.out.weight.copy_(torch.eye(8)[..., None, None])
+    x = torch.randn(3, 8, 1, 1, generator=generator).half()
+    expected = x.double() + 2 * functional.group_norm(x.double(), 2)
+    got = layer.half()(x)
+    hint = "a score of 300·300·8 is infinite in float16: compute scores in float32"
+    assert_close(got, expected.half(), rtol=5e-3, what="attention in float16", hint=hint)
+
+
+@pytest.mark.grades("SelfAttention", "UNet")
+def test_widths_are_refused_at_once():
+    """By the name of the argument, when the module is made and not when it is called."""
+    for make, name in (
+        (lambda: unet.SelfAttention(16, n_heads=3, n_groups=4), "n_heads"),
+        (lambda: unet.UNet(width=12), "width"),
+        (lambda: unet.UNet(width=0), "width"),
+        (lambda: unet.UNet(width=8, n_embedding=6), "n_embedding"),
+        (lambda: unet.UNet(width=8, n_embedding=4), "n_embedding"),
+    ):
+        with expect_error(ValueError, name, otherwise=f"a bad {name} is accepted"):
+            make()
+
+
+@pytest.mark.grades("UNet")
+@pytest.mark.parametrize(("levels", "labels"), [(1, 3), (3, 1), (3, 5), ((3, 1), 3), (3, (3, 1))], ids=str)
+def test_one_level_and_label_per_sample(levels, labels):
+    """Five labels for one image would give five images, one label for three be shared."""
+    n = 1 if labels == 5 else 3
+    c_noise = torch.zeros(n if labels == 5 else levels)
+    with expect_error(
+        ValueError, str(tuple(c_noise.shape)), otherwise="levels or labels of another batch are accepted"
+    ):
+        small()(torch.ones(n, 1, 8, 8), c_noise, torch.zeros(labels, dtype=torch.long))

@@ -110,3 +110,118 @@ def test_precondition(generator):
         expected = torch.tensor([math.log(4) / 4, math.log(3) / 4], dtype=DOUBLE)
         assert_close(seen[-1][1], expected, rtol=1e-6, what="c_noise")
     assert denoiser(x, torch.tensor(4.0)).dtype == DOUBLE, "a float32 sigma changed the dtype of x"
+
+
+# --- half precision ---------------------------------------------------------------------------------------------------
+
+HALF = torch.float16
+
+
+@pytest.mark.grades("precondition")
+def test_precondition_in_half_precision():
+    """F = 1 at x = 300, σ = 300: 0.25/90000.25·300 + 300·0.5/300.0004 = 0.5008, though σ² is beyond float16."""
+    seen = []
+
+    def network(scaled, c_noise):
+        seen.append((scaled, c_noise))
+        return torch.ones_like(scaled)
+
+    x = torch.tensor([[300.0], [-450.0]], dtype=HALF)
+    total = 300.0**2 + 0.25
+    expected = (0.25 / total * x.double() + 150 / math.sqrt(total)).to(HALF)
+    for level in (300.0, torch.full((2,), 300.0, dtype=HALF), torch.full((2, 1), 300.0)):
+        got = preconditioning.precondition(network)(x, level)
+        hint = "σ² = 90 000 does not fit into float16, which ends at 65 504"
+        assert_close(got, expected, rtol=1e-3, what="D(x, 300), float16", hint=hint)
+        scaled, c_noise = seen[-1]
+        assert_close(scaled, (x.double() / math.sqrt(total)).to(HALF), rtol=1e-3, what="input of the network")
+        assert c_noise.dtype == HALF, f"c_noise is {c_noise.dtype}, x is float16"
+        assert abs(float(c_noise[1]) - math.log(300) / 4) < 1e-3, f"c_noise is {c_noise.tolist()}"
+    silent = preconditioning.precondition(lambda scaled, c_noise: torch.zeros_like(scaled))
+    expected = (0.25 / total * x.double()).to(HALF)  # 8.3e-4: c_skip alone, 2.8e-6, has five bits in float16
+    assert_close(silent(x, 300.0), expected, rtol=1e-3, atol=0.0, what="c_skip·x, float16")
+
+
+@pytest.mark.grades("precondition")
+def test_network_in_another_dtype():
+    """A network in bfloat16, as under autocast, is rounded once, where it answers; D is float32 as x is."""
+    x, answer = torch.tensor([[0.3], [-0.7]]), torch.tensor([[1 / 3], [-0.9]]).bfloat16()
+    for level in (0.6, torch.tensor(0.6), torch.tensor([0.6, 0.6])):
+        got = preconditioning.precondition(lambda x, c_noise: answer, sigma_data=0.7)(x, level)
+        total = 0.36 + 0.49
+        expected = 0.49 / total * x.double() + 0.42 / math.sqrt(total) * answer.double()
+        assert_close(got, expected.float(), rtol=1e-6, what="D with a network in bfloat16")
+
+
+@pytest.mark.grades("from_x0")
+@pytest.mark.parametrize("kind", ["x0", "epsilon", "v", "score"])
+def test_from_x0_in_half_precision(kind):
+    """σ = 300: neither σ² nor σ·x0 may be in the way of a prediction that fits."""
+    x0 = torch.tensor([[300.0], [-2.0]], dtype=HALF)
+    x = torch.tensor([[500.0], [420.0]], dtype=HALF)
+    difference = x.double() - x0.double()
+    expected = {
+        "x0": x0.double(),
+        "epsilon": difference / 300,
+        "v": (difference / 300 - 300 * x0.double()) / math.sqrt(90001),
+        "score": -difference / 90000,
+    }[kind]
+    for level in (300.0, torch.full((2,), 300.0, dtype=HALF)):
+        got = preconditioning.from_x0(x0, x, level, kind=kind)
+        assert_close(
+            got, expected.to(HALF), rtol=2e-3, atol=0.0, what=f"{kind}, float16", hint="σ² is beyond float16"
+        )
+
+
+@pytest.mark.grades("edm_preconditioning")
+def test_factors_in_half_precision():
+    """σ = 300 in float16: every factor fits, σ² does not."""
+    got = preconditioning.edm_preconditioning(torch.tensor([300.0, 2.0], dtype=HALF))
+    wide = torch.tensor([300.0, 2.0], dtype=DOUBLE)
+    total = wide**2 + 0.25
+    expected = (0.25 / total, 0.5 * wide / total.sqrt(), 1 / total.sqrt(), wide.log() / 4)
+    for name, factor, value in zip(got._fields, got, expected, strict=True):
+        assert_close(factor, value.to(HALF), rtol=1e-3, what=f"{name}, float16", hint="σ² is beyond float16")
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("edm_preconditioning")
+def test_factors_of_a_float():
+    """A level may be a float, as everywhere here: float64, all digits."""
+    got = preconditioning.edm_preconditioning(0.3, sigma_data=0.4)
+    expected = (0.64, 0.24, 2.0, math.log(0.3) / 4)
+    for name, factor, value in zip(got._fields, got, expected, strict=True):
+        assert_close(factor, torch.tensor(value, dtype=DOUBLE), rtol=1e-14, what=name)
+
+
+@pytest.mark.grades("edm_preconditioning", "precondition")
+@pytest.mark.parametrize("sigma_data", [0.0, -0.5, math.nan, math.inf], ids=str)
+def test_bad_sigma_data(sigma_data):
+    """σ_data = 0 would answer 0 to everything, a negative one turn the network's sign."""
+    with expect_error(ValueError, str(sigma_data), otherwise=f"sigma_data = {sigma_data} is accepted"):
+        preconditioning.edm_preconditioning(torch.tensor(1.0), sigma_data=sigma_data)
+    with expect_error(ValueError, str(sigma_data), otherwise=f"sigma_data = {sigma_data} is accepted"):
+        preconditioning.precondition(lambda x, c_noise: x, sigma_data=sigma_data)
+
+
+@pytest.mark.grades("from_x0", "precondition")
+@pytest.mark.parametrize("shape", [(1, 3), (3, 3), (2,), (4,)], ids=str)
+def test_level_of_another_shape(shape):
+    """One level, or one per sample: others would run along another axis of square data without a word."""
+    x = torch.ones(3, 3, 3)
+    with expect_error(ValueError, otherwise=f"a level of shape {shape} is accepted for a batch of 3"):
+        preconditioning.from_x0(x, x, torch.ones(shape), kind="epsilon")
+    with expect_error(ValueError, otherwise=f"a level of shape {shape} is accepted for a batch of 3"):
+        preconditioning.precondition(lambda x, c_noise: x)(x, torch.ones(shape))
+
+
+@pytest.mark.grades("from_x0")
+def test_shapes_and_integers():
+    """x0 and x are of one shape; integers would round the level."""
+    with expect_error(ValueError, "(1, 3)", otherwise="an x0 of another shape is broadcast"):
+        preconditioning.from_x0(torch.ones(1, 3), torch.ones(2, 3), 1.0, kind="epsilon")
+    pixels = torch.ones(2, 3, dtype=torch.long)
+    with expect_error(ValueError, "int64", otherwise="integer data are accepted"):
+        preconditioning.from_x0(pixels, pixels, 0.3, kind="epsilon")

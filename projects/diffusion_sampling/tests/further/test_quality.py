@@ -1,6 +1,7 @@
 """The judge of the evaluation. Oracles: closed forms, SciPy's matrix root, plain loops."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -283,4 +284,141 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     accuracy = evaluate.load_judge(out).accuracy(data.held_images, data.held_labels)
     assert accuracy > 0.95, (
         f"the judge reads {accuracy:.1%} of the held-out digits: not fitted, or labels do not belong to their images"
+    )
+
+
+# --- what is not computed ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("nearest_distance")
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_copies_have_no_distance(offset, generator):
+    """40 of 64 numbers: a copy is at distance 0, a change of one number by 2^-6 is seen; |x|² - 2x·r + |r|² sees neither."""
+    images = (torch.randn(40, 1, 8, 8, generator=generator) * 64).round() / 64 + offset
+    moved = images.clone()
+    moved[:, 0, 3, 3] += 2.0**-6
+    got = evaluate.nearest_distance(moved, images)
+    hint = "cancellation: compute differences, not |x|² - 2x·r + |r|²"
+    expected = torch.full((40,), 2.0**-6)
+    assert_close(got, expected, what="distances", hint=hint, vacuous_ok="every image is moved alike")
+    assert not bool(evaluate.nearest_distance(images, images).any()), f"a copy has a distance: {hint}"
+
+
+@pytest.mark.grades("nearest_distance", "diversity")
+def test_samples_of_numbers():
+    """Samples without further axes are numbers."""
+    samples, labels = torch.tensor([0.0, 3.0, 10.0]), torch.tensor([1, 1, 2])
+    got = evaluate.nearest_distance(samples, torch.tensor([1.0, 9.0]))
+    assert_close(got, torch.tensor([1.0, 2.0, 1.0]), what="distances of numbers")
+    assert evaluate.diversity(samples, labels) == 3.0
+
+
+@pytest.mark.grades("Judge")
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_accuracy_of_nothing(value, generator):
+    """The class of the largest of ten NaN is 0: an image that is none would be a right 0."""
+    images, labels = torch.randn(5, 1, 8, 8, generator=generator), torch.zeros(5, dtype=torch.long)
+    images[2, 0, 1, 1] = value
+    judge = evaluate.load_judge(JUDGE)
+    with expect_error(ValueError, "finite", otherwise=f"images with {value} are read as digits"):
+        judge.accuracy(images, labels)
+
+
+@pytest.mark.grades("Judge")
+@pytest.mark.parametrize("shape", [(5, 1), (1,), (4,), ()], ids=str)
+def test_accuracy_of_other_labels(shape, generator):
+    """(n, 1) labels would be compared with every image."""
+    images = torch.randn(5, 1, 8, 8, generator=generator)
+    with expect_error(
+        ValueError, str(shape), otherwise=f"labels of shape {shape} are compared with 5 images"
+    ):
+        evaluate.load_judge(JUDGE).accuracy(images, torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.grades("frechet_distance")
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_frechet_of_nothing(value, generator):
+    """Features that are no numbers have no mean; the message is not one of a solver that does not converge."""
+    a, b = torch.randn(2, 6, 3, generator=generator)
+    b[1, 2] = value
+    for pair in ((a, b), (b, a)):
+        with expect_error(ValueError, "finite", otherwise=f"features with {value} are accepted"):
+            evaluate.frechet_distance(*pair)
+
+
+@pytest.mark.grades("fit_judge")
+@pytest.mark.parametrize("n_steps", [0, -1])
+def test_fit_judge_needs_steps(n_steps):
+    """No step is no training."""
+    with expect_error(ValueError, str(n_steps), otherwise=f"n_steps = {n_steps} gives an untrained judge"):
+        evaluate.fit_judge(torch.ones(2, 1, 8, 8), torch.tensor([0, 1]), n_steps=n_steps)
+
+
+@pytest.mark.grades("fit_judge")
+def test_fit_judge_needs_numbers():
+    """One NaN makes every weight NaN, and all digits a 0."""
+    images = torch.ones(2, 1, 8, 8)
+    images[0, 0, 0, 0] = math.nan
+    with expect_error(ValueError, "finite", otherwise="a judge of NaN comes back"):
+        evaluate.fit_judge(images, torch.tensor([0, 1]), n_steps=2)
+
+
+# --- files and options ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("load_judge")
+@pytest.mark.parametrize("content", ["empty", "cut", "text", "others"])
+def test_judge_of_another_file(tmp_path, content):
+    """A file that holds no judge is refused by its name."""
+    path, whole = tmp_path / "mine.safetensors", JUDGE.read_bytes()
+    others = JUDGE.with_name("digits.safetensors").read_bytes()
+    path.write_bytes(
+        {"empty": b"", "cut": whole[:3000], "text": b"not a judge at all", "others": others}[content]
+    )
+    with expect_error(ValueError, "mine.safetensors", otherwise=f"a file ({content}) is no judge"):
+        evaluate.load_judge(path)
+
+
+@pytest.mark.grades("draw_digits", "fit_judge")
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--fit-judge", "--steps", "5"], "--steps"),
+        (["--fit-judge", "--guidance", "0"], "--guidance"),
+        (["--fit-judge", "--gpu"], "--gpu"),
+        (["--out", "judge.safetensors"], "--out"),
+        (["--out", "judge.safetensors", "--steps", "5"], "--out"),
+    ],
+    ids=str,
+)
+def test_options_without_effect(monkeypatch, capsys, arguments, name):
+    """An option that the command would not look at is refused by its name, before anything is drawn or fitted."""
+    monkeypatch.setattr(
+        evaluate, "draw_digits", lambda *args, **options: pytest.fail(f"{arguments} draws digits")
+    )
+    monkeypatch.setattr(
+        evaluate, "fit_judge", lambda *args, **options: pytest.fail(f"{arguments} fits a judge")
+    )
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main()
+    assert stop.value.code == 2, f"{arguments} ends with {stop.value.code}"
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert name in message, f"the message does not name {name}: {message}"
+
+
+@pytest.mark.grades("fit_judge")
+def test_judge_is_on_the_disk(tmp_path, monkeypatch, capsys):
+    """The old judge is replaced by a whole new one: written to the disk before it gets its name."""
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append("fsync"), fsync(file))[1])
+    monkeypatch.setattr(os, "replace", lambda *names: (events.append("replace"), replace(*names))[1])
+    monkeypatch.setattr(evaluate, "fit_judge", lambda images, labels: evaluate.load_judge(JUDGE))
+    monkeypatch.setattr(
+        "sys.argv", ["evaluate.py", "--fit-judge", "--out", str(tmp_path / "judge.safetensors")]
+    )
+    evaluate.main()
+    assert events == ["fsync", "replace"], f"{events}: flush to the disk, then rename"
+    assert [path.name for path in tmp_path.iterdir()] == ["judge.safetensors"], (
+        "a temporary file is left behind"
     )

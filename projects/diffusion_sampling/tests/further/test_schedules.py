@@ -127,3 +127,65 @@ def test_sigma_to_t():
     assert_close(ends, torch.tensor([1.0, 4.0], dtype=DOUBLE), rtol=1e-9, what="t beyond the ends")
     one = schedules.sigma_to_t(torch.tensor([0.5, 0.7]), torch.tensor([0.6, 1.0]))
     assert one.tolist() == [1.0, 1.0], f"a schedule of one timestep has t = 1 only, got {one.tolist()}"
+
+
+@pytest.mark.grades("cosine_alpha_bars")
+@pytest.mark.parametrize("n_steps", [5.5, 5.0, True, "5", None], ids=repr)
+def test_steps_are_counted(n_steps):
+    """5.5 steps would be 7 levels that are no schedule."""
+    with expect_error(TypeError, "n_steps", repr(n_steps), otherwise=f"n_steps = {n_steps!r} is accepted"):
+        schedules.cosine_alpha_bars(n_steps)
+
+
+@pytest.mark.grades("cosine_alpha_bars")
+def test_counts_and_offsets():
+    """NumPy counts, too. An infinite offset would be NaN throughout."""
+    import numpy as np
+
+    assert torch.equal(schedules.cosine_alpha_bars(np.int64(5)), schedules.cosine_alpha_bars(5))
+    with expect_error(ValueError, "inf", otherwise="offset = inf is accepted"):
+        schedules.cosine_alpha_bars(5, offset=math.inf)
+
+
+@pytest.mark.grades("alpha_bar_to_sigma", "sigma_to_alpha_bar")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_levels_in_half_precision(dtype):
+    """σ = 300 and ᾱ = 1.11e-5 both fit into float16, but neither σ² nor (1 - ᾱ)/ᾱ does."""
+    sigma = torch.tensor([300.0, 0.5, 1500.0], dtype=dtype)
+    expected = (1 / (1 + sigma.double() ** 2)).to(dtype)
+    got = schedules.sigma_to_alpha_bar(sigma)
+    hint = "σ² is beyond float16"
+    assert_close(got, expected, atol=0.0, what="alpha_bar", hint=hint)
+    alpha_bar = torch.tensor([1.1e-5, 0.8, 5e-7], dtype=dtype)
+    wide = alpha_bar.double()
+    expected = ((1 - wide) / wide).sqrt().to(dtype)
+    hint = "(1 - ᾱ)/ᾱ is beyond float16, its root is not"
+    assert_close(schedules.alpha_bar_to_sigma(alpha_bar), expected, atol=0.0, what="sigma", hint=hint)
+
+
+@pytest.mark.grades("alpha_bar_to_sigma", "sigma_to_alpha_bar")
+def test_levels_of_integers():
+    """σ = 0, 1, 3 as integers are levels, too."""
+    got = schedules.sigma_to_alpha_bar(torch.tensor([0, 1, 3]))
+    assert_close(got, torch.tensor([1.0, 0.5, 0.1]), what="alpha_bar")
+    assert schedules.alpha_bar_to_sigma(torch.tensor([1, 0])).tolist() == [0.0, math.inf]
+
+
+@pytest.mark.grades("sigma_to_t")
+@pytest.mark.parametrize(
+    "alpha_bars",
+    [
+        [0.9, 0.8, 0.5, 0.1],
+        [1.0, 0.9, 0.5],
+        [0.1, 0.5, 0.9],
+        [0.0, 0.5, 1.0],
+        [0.1, 0.5, 0.5, 1.0],
+        [1.0],
+        [],
+    ],
+    ids=str,
+)
+def test_not_a_schedule(alpha_bars):
+    """Other libraries store ᾱ_1, ..., ᾱ_T, which falls and has no 1: every timestep would be wrong."""
+    with expect_error(ValueError, otherwise=f"alpha_bars = {alpha_bars} are accepted"):
+        schedules.sigma_to_t(torch.tensor([0.5]), torch.tensor(alpha_bars))

@@ -1,6 +1,7 @@
 """The judge of training. Oracles: values worked by hand, statistics of the draws, and that an interrupted run ends alike."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -461,3 +462,368 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     )
     assert torch.equal(parameters(model), parameters(again).half().float()), "the weights are not the run's"
     assert str(out) in capsys.readouterr().out, "the command does not say what it wrote"
+
+
+# --- half precision, lost updates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("edm_loss")
+def test_edm_loss_in_half_precision():
+    """σ = 300 and errors near 300: neither σ² nor the squares fit into float16; the loss is float32."""
+    half = torch.float16
+    x0, noise = torch.tensor([[3.0], [-1.0]], dtype=half), torch.tensor([[1.0], [-2.0]], dtype=half)
+    sigma = torch.tensor([300.0, 1e-3], dtype=half)
+    got = train.edm_loss(lambda x, s, labels: x, x0, sigma, noise, torch.zeros(2), sigma_data=0.5)
+    errors, s = (x0 + sigma[:, None] * noise - x0).double()[:, 0], sigma.double()
+    expected = ((1 / s**2 + 4) * errors**2).mean().float()
+    assert_close(
+        got, expected, rtol=1e-3, what="loss of float16 data", hint="σ², or a square, is beyond float16"
+    )
+
+
+@pytest.mark.grades("edm_loss")
+@pytest.mark.parametrize("shape", [(3, 1), (3, 1, 1, 1)], ids=str)
+def test_edm_loss_of_a_column(shape, generator):
+    """sigma of (batch, 1) is one per sample: three errors have three weights, not nine."""
+    x0, noise = torch.randn(2, 3, 1, 2, 2, dtype=DOUBLE, generator=generator)
+    sigma = torch.tensor([0.1, 1.0, 5.0], dtype=DOUBLE)
+
+    def loss(level):
+        return train.edm_loss(lambda x, s, labels: x / 2, x0, level, noise, torch.zeros(3), sigma_data=0.5)
+
+    assert_close(
+        loss(sigma.reshape(shape)), loss(sigma), rtol=1e-12, what=f"loss with sigma of shape {shape}"
+    )
+
+
+@pytest.mark.grades("edm_loss")
+def test_edm_loss_of_another_shape():
+    """An answer of another shape would be broadcast against x0."""
+    x0, sigma = torch.ones(3, 1, 2, 2), torch.ones(3)
+    with expect_error(ValueError, "(3, 1, 1, 1)", otherwise="an answer of shape (3, 1, 1, 1) is broadcast"):
+        train.edm_loss(lambda x, s, labels: x[..., :1, :1], x0, sigma, x0, torch.zeros(3), sigma_data=0.5)
+
+
+@pytest.mark.grades("update_ema")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_ema_of_half_precision(dtype):
+    """A half-precision average never moves (0.001·0.5 is lost beside 1), so it is refused; of a half-precision model it is right."""
+    model = torch.nn.Linear(1, 1, bias=False).to(dtype)
+    average = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        average.weight.fill_(1.0)
+        model.weight.fill_(1.5)
+    for _ in range(2000):
+        train.update_ema(average, model, 0.999)
+    # float32 rounds each of 2000 steps by half a spacing, 6e-8, at most
+    expected = torch.tensor([[1.5 - 0.5 * 0.999**2000]])
+    assert_close(
+        average.weight.detach(), expected, rtol=0.0, atol=1.2e-4, what="average of a half-precision model"
+    )
+    with expect_error(
+        TypeError, str(dtype), otherwise=f"an average in {dtype}, which never moves, is accepted"
+    ):
+        train.update_ema(average.to(dtype), model, 0.999)
+
+
+@pytest.mark.grades("update_ema")
+@pytest.mark.parametrize("decay", [-0.1, 1.1, math.nan], ids=str)
+def test_bad_decay(decay):
+    """Beyond 0 and 1 an average leaves what it averages."""
+    average, model = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    with (
+        expect_error(ValueError, str(decay), otherwise=f"decay = {decay} is accepted"),
+        unchanged(average.weight),
+    ):
+        train.update_ema(average, model, decay)
+
+
+@pytest.mark.grades("drop_labels")
+@pytest.mark.parametrize("rate", [-0.1, 1.5, math.nan], ids=str)
+def test_bad_rate(rate):
+    """NaN would drop nothing without a word."""
+    with expect_error(ValueError, str(rate), otherwise=f"rate = {rate} is accepted"):
+        train.drop_labels(torch.arange(5), rate, no_class=10, generator=seeded())
+
+
+# --- what training refuses --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize("seed", range(8))
+def test_one_bad_image(seed, monkeypatch):
+    """One NaN image of 12: the step that first shows it ends the run, named; a run that never shows it ends well."""
+    images, labels = digits()
+    images[7, 0, 2, 3] = math.nan
+    shown, forward = [], unet.UNet.forward
+
+    def spy(self, x, *arguments):
+        shown.append(bool(x.isnan().any()))
+        return forward(self, x, *arguments)
+
+    monkeypatch.setattr(unet.UNet, "forward", spy)
+    config = train.TrainConfig(**TINY, seed=seed)
+    message = None
+    try:
+        model = train.train(config, images, labels)
+    except FloatingPointError as error:
+        message = str(error)
+    assert not any(shown[:-1]), f"the network is shown NaN ({shown}) and the run goes on"
+    if shown[-1]:
+        assert message is not None, f"the network is shown NaN ({shown}) and weights come back"
+        assert f"step {len(shown) - 1}" in message, f"step {len(shown) - 1} has NaN, the message: {message}"
+    else:
+        assert message is None, f"the network is not shown NaN, the message: {message}"
+        assert bool(torch.isfinite(parameters(model)).all()), "the weights are not finite"
+
+
+@pytest.mark.grades("train")
+def test_bad_step_is_not_saved(tmp_path):
+    """NaN from step 3 on: the checkpoint is that of step 2, from which a run with good data goes on."""
+    path, (images, labels) = tmp_path / "run.pt", digits()
+    config = train.TrainConfig(**TINY)
+    train.train(config, images, labels, checkpoint=path, stop_after=2)
+    before = path.read_bytes()
+    with expect_error(FloatingPointError, "step 2", otherwise="training goes on with a loss of NaN"):
+        train.train(config, images * math.nan, labels, checkpoint=path)
+    assert path.read_bytes() == before, "the checkpoint was overwritten"
+    straight = train.train(config, images, labels)
+    assert torch.equal(parameters(train.train(config, images, labels, checkpoint=path)), parameters(straight))
+
+
+@pytest.mark.grades("train")
+def test_train_stops_at_a_bad_gradient(monkeypatch):
+    """A finite loss whose gradient is NaN, as that of a root at 0: one step would make every weight NaN."""
+    forward = unet.UNet.forward
+
+    def root_at_zero(self, *arguments):
+        weight = next(self.parameters())
+        return forward(self, *arguments) + (weight - weight.detach()).abs().sqrt().sum()
+
+    monkeypatch.setattr(unet.UNet, "forward", root_at_zero)
+    with expect_error(FloatingPointError, "step 0", otherwise="training goes on with a gradient of NaN"):
+        train.train(train.TrainConfig(**TINY), *digits(), stop_after=1)
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"n_steps": 0}, ValueError),
+        ({"n_steps": -3}, ValueError),
+        ({"n_steps": 5.0}, TypeError),
+        ({"batch_size": True}, TypeError),
+        ({"batch_size": 0}, ValueError),
+        ({"batch_size": "64"}, TypeError),
+        ({"width": None}, TypeError),
+        ({"warm_up": -1}, ValueError),
+        ({"warm_up": math.inf}, TypeError),
+        ({"peak_rate": math.nan}, ValueError),
+        ({"peak_rate": 0.0}, ValueError),
+        ({"peak_rate": "1e-3"}, TypeError),
+        ({"ema_decay": math.nan}, ValueError),
+        ({"ema_decay": 1.5}, ValueError),
+        ({"drop_rate": math.nan}, ValueError),
+        ({"drop_rate": -0.1}, ValueError),
+        ({"sigma_data": 0.0}, ValueError),
+        ({"sigma_data": math.inf}, ValueError),
+        ({"log_mean": math.nan}, ValueError),
+        ({"log_std": -1.0}, ValueError),
+        ({"seed": 1.5}, TypeError),
+        ({"seed": -1}, ValueError),
+    ],
+    ids=str,
+)
+def test_bad_config(change, error):
+    """A setting that would train nothing, or NaN, is refused by its name."""
+    (name,) = change
+    with expect_error(error, name, otherwise=f"{change} is accepted"):
+        train.TrainConfig(**change)
+
+
+@pytest.mark.grades("train")
+def test_numbers_of_numpy(tmp_path):
+    """NumPy's numbers are numbers: the run is the same, and its checkpoint can be read again."""
+    import numpy as np
+
+    plain = train.TrainConfig(**TINY, ema_decay=0.5, peak_rate=1.0)
+    config = train.TrainConfig(
+        n_steps=np.int64(5),
+        batch_size=np.int32(4),
+        width=8,
+        warm_up=2,
+        ema_decay=np.float64(0.5),
+        peak_rate=1,
+    )
+    assert config == plain
+    path = tmp_path / "run.pt"
+    train.train(config, *digits(), checkpoint=path, stop_after=2)
+    resumed = train.train(plain, *digits(), checkpoint=path)
+    assert torch.equal(parameters(resumed), parameters(train.train(plain, *digits())))
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize(
+    ("change", "error", "mention"),
+    [
+        (lambda images, labels: ((8 * images + 8).byte(), labels), TypeError, "uint8"),
+        (lambda images, labels: (images.double(), labels), TypeError, "float64"),
+        (lambda images, labels: (images, labels.float()), TypeError, "float32"),
+        (lambda images, labels: (images[:, 0], labels), ValueError, "(12, 8, 8)"),
+        (lambda images, labels: (images, labels[:11]), ValueError, "(11,)"),
+        (lambda images, labels: (images, labels[:, None]), ValueError, "(12, 1)"),
+        (lambda images, labels: (images[:0], labels[:0]), ValueError, "(0, 1, 8, 8)"),
+        (lambda images, labels: (images, labels + 2), ValueError, "11"),
+        (lambda images, labels: (images, labels - 1), ValueError, "-1"),
+    ],
+    ids=[
+        "uint8",
+        "float64",
+        "float labels",
+        "no channels",
+        "fewer labels",
+        "a column",
+        "nothing",
+        "large",
+        "negative",
+    ],
+)
+def test_bad_data(change, error, mention):
+    """Images and labels that do not fit are refused before the first step."""
+    with expect_error(error, mention, otherwise="images or labels that do not fit are accepted"):
+        train.train(train.TrainConfig(**TINY), *change(*digits()))
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize("stop_after", [2.5, 2.0, True, "2"], ids=repr)
+def test_stop_after_is_a_count(stop_after):
+    """2.5 would be three steps and no checkpoint."""
+    with expect_error(
+        TypeError, "stop_after", repr(stop_after), otherwise=f"stop_after = {stop_after!r} is accepted"
+    ):
+        train.train(train.TrainConfig(**TINY), *digits(), stop_after=stop_after)
+
+
+@pytest.mark.grades("train")
+def test_stop_after_in_the_past(tmp_path):
+    """A run cannot stop where it has been: what comes back would be the average of a later step."""
+    path, config = tmp_path / "run.pt", train.TrainConfig(**TINY)
+    with expect_error(ValueError, "stop_after", otherwise="stop_after = -1 is accepted"):
+        train.train(config, *digits(), stop_after=-1)
+    train.train(config, *digits(), checkpoint=path, stop_after=3)
+    with expect_error(
+        ValueError, "stop_after", "3", otherwise="the average of step 3 comes back for stop_after=2"
+    ):
+        train.train(config, *digits(), checkpoint=path, stop_after=2)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 5},
+        {"peak_rate": 3e-3},
+        {"ema_decay": 0.5},
+        {"sigma_data": 0.5},
+        {"n_steps": 6},
+        {"drop_rate": 0.5},
+        {"log_std": 1.0},
+        {"log_mean": 0.0},
+        {"warm_up": 1},
+        {"width": 16},
+        {"seed": 3},
+    ],
+    ids=str,
+)
+def test_changed_option_on_resume(tmp_path, change):
+    """What the checkpoint was made with, and what is wanted now, by name: no option changes without a word."""
+    path, (name,) = tmp_path / "run.pt", change
+    train.train(train.TrainConfig(**TINY), *digits(), checkpoint=path, stop_after=1)
+    with expect_error(
+        ValueError, "run.pt", name, str(change[name]), otherwise=f"{name} is changed on resume"
+    ):
+        train.train(train.TrainConfig(**TINY | change), *digits(), checkpoint=path)
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize("content", ["empty", "cut", "text", "list", "string", "other", "forgetful"])
+def test_not_a_checkpoint(tmp_path, content):
+    """A file that is no checkpoint, or not all of one, is refused by its name."""
+    path, config = tmp_path / "run.pt", train.TrainConfig(**TINY)
+    train.train(config, *digits(), checkpoint=path, stop_after=1)
+    if content in ("empty", "cut", "text"):
+        whole = path.read_bytes()
+        path.write_bytes(
+            {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"not a checkpoint"}[content]
+        )
+    else:
+        state = torch.load(path, weights_only=True)
+        forgetful = {name: value for name, value in state.items() if name != "average"}
+        other = {"list": [1, 2], "string": "run", "other": {"weight": torch.ones(3)}, "forgetful": forgetful}
+        torch.save(other[content], path)
+    with expect_error(ValueError, "run.pt", otherwise=f"a file ({content}) is continued, or not named"):
+        train.train(config, *digits(), checkpoint=path)
+
+
+@pytest.mark.grades("load_weights")
+@pytest.mark.parametrize("content", ["empty", "cut", "text", "judge", "width"])
+def test_not_the_weights(tmp_path, content):
+    """A file that `save_weights` has not written is refused by its name."""
+    from safetensors.torch import save_file
+
+    path, config = tmp_path / "mine.safetensors", train.TrainConfig(**TINY)
+    train.save_weights(unet.UNet(width=8), path, config=config)
+    whole = path.read_bytes()
+    if content == "judge":
+        save_file({"head.weight": torch.ones(10, 64)}, path)
+    elif content == "width":
+        train.save_weights(unet.UNet(width=16), path, config=config)
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"not weights"}[content])
+    with expect_error(ValueError, "mine.safetensors", otherwise=f"a file ({content}) is read, or not named"):
+        train.load_weights(path)
+
+
+@pytest.mark.grades("save_weights")
+@pytest.mark.parametrize("value", [1e5, math.nan], ids=str)
+def test_weights_beyond_half_precision(tmp_path, value):
+    """1e5 is infinite in float16: nothing is written, and the parameter is named."""
+    path, model = tmp_path / "weights.safetensors", unet.UNet(width=8)
+    with torch.no_grad():
+        model.state_dict()["mix.bias"][3] = value
+    with expect_error(ValueError, "mix.bias", otherwise=f"a weight of {value} is written as float16"):
+        train.save_weights(model, path, config=train.TrainConfig(**TINY))
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+@pytest.mark.grades("train", "save_weights")
+def test_files_are_on_the_disk(tmp_path, monkeypatch):
+    """A checkpoint and the weights are written to the disk before they get their name: a crash leaves no empty file."""
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append("fsync"), fsync(file))[1])
+    monkeypatch.setattr(os, "replace", lambda *names: (events.append("replace"), replace(*names))[1])
+    config = train.TrainConfig(**TINY)
+    model = train.train(config, *digits(), checkpoint=tmp_path / "run.pt", stop_after=1)
+    assert events == ["fsync", "replace"], f"{events}: flush the checkpoint to the disk, then rename"
+    events.clear()
+    train.save_weights(model, tmp_path / "w.safetensors", config=config)
+    assert events == ["fsync", "replace"], f"{events}: flush the weights to the disk, then rename"
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize("steps", ["0", "-5"])
+def test_command_line_without_steps(tmp_path, monkeypatch, capsys, steps):
+    """No steps would write an untrained network: refused by the option's name, and nothing is written."""
+    out = tmp_path / "w.safetensors"
+    monkeypatch.setattr(
+        "sys.argv",
+        ["train.py", "--steps", steps, "--out", str(out), "--checkpoint", str(tmp_path / "run.pt")],
+    )
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    assert stop.value.code == 2, f"--steps {steps} ends with {stop.value.code}"
+    assert "--steps" in capsys.readouterr().err.splitlines()[-1], "the message does not name --steps"
+    assert not list(tmp_path.iterdir()), "something was written"
