@@ -65,6 +65,8 @@ def test_norm_of_integers(dtype):
     x = torch.tensor([[1, 2, 3, 6], [9, 2, 2, 4]], dtype=dtype)
     try:
         got = tb.LayerNorm(4)(x)
+    except NotImplementedError:  # a RuntimeError too
+        raise
     except (TypeError, RuntimeError):
         return
     hint = "the result of whole numbers is cut to whole numbers"
