@@ -14,7 +14,7 @@ __all__ = ["warmup_constant", "warmup_linear", "warmup_stable_decay"]
 def warmup_constant(step: int, *, warmup_steps: int, peak_lr: float) -> float:
     """Warm up, then stay: ``peak_lr · min(1, (step + 1)/(warmup_steps + 1))``; 0 `warmup_steps` mean no warmup.
 
-    ValueError if `step`, `warmup_steps` or `peak_lr` is negative.
+    ValueError if `step`, `warmup_steps` or `peak_lr` is negative, or `peak_lr` not finite.
     """
     _check(step, warmup_steps, peak_lr)
     return peak_lr * min(1.0, (step + 1) / (warmup_steps + 1))
@@ -65,7 +65,7 @@ def _check(
 ) -> None:
     if step < 0 or warmup_steps < 0:
         raise ValueError(f"step and warmup_steps must not be negative, got {step} and {warmup_steps}")
-    if not 0 <= min_lr <= peak_lr:
-        raise ValueError(f"0 <= min_lr <= peak_lr is needed, got min_lr={min_lr} and peak_lr={peak_lr}")
+    if not 0 <= min_lr <= peak_lr < float("inf"):
+        raise ValueError(f"0 <= min_lr <= peak_lr < inf is needed, got min_lr={min_lr} and peak_lr={peak_lr}")
     if total_steps is not None and total_steps <= warmup_steps:
         raise ValueError(f"total_steps must be above warmup_steps={warmup_steps}, got {total_steps}")

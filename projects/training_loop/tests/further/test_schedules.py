@@ -124,6 +124,8 @@ def test_without_warmup():
         {"total_steps": 3},
         {"min_lr": 0.9},
         {"min_lr": -0.1},
+        {"peak_lr": math.inf},
+        {"peak_lr": math.nan},
         {"decay_steps": 0},
         {"decay_steps": 8},
     ],
