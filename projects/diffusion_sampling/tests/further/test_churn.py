@@ -82,6 +82,12 @@ def test_churn_window(name):
     assert told == [8.0, 4.4, 2.2, 1.0], (
         f"sigma in each step {told}, expected [8, 4.4, 2.2, 1]: the window includes its ends"
     )
+    recorder.sigmas.clear()
+    options = {"churn": 0.4, "churn_min": 4.0, "churn_max": 4.0}
+    run(name, recorder, torch.ones(2, 3), grid, generator=seeded(), **options)
+    asked = [round(float(sigma.flatten()[0]), 4) for sigma in recorder.sigmas]
+    told = asked[:: 2 if name == "heun" else 1]
+    assert told == [8.0, 4.4, 2.0, 1.0], f"sigma in each step {told}: a window may be one level, here 4"
 
 
 @STEPS
