@@ -10,9 +10,10 @@ gradients reach all of them. Scores of ±1e4 do not overflow. Beside the standar
 attention is not called.
 
 Further, judged by tests/further: a query that may attend to nothing gets zeros, with finite gradients. float16 and
-bfloat16 are computed in float32 and rounded once, at the end; the mask may be of any float dtype. A NaN in a query spoils
-its row and no other; NaN and inf in a value reach every query. Axes may be empty. What does not fit raises ValueError (shapes,
-widths, probabilities) or TypeError (dtypes), with what came in the message.
+bfloat16 are computed in float32 and rounded once, at the end (torch.autocast makes half types of the products again); the
+mask may be of any float dtype. A NaN in a query spoils its row and no other; NaN and inf in a value reach every query. Axes
+may be empty. What does not fit raises ValueError (shapes, widths, probabilities) or TypeError (dtypes), with what came in
+the message.
 
 chunked_attention.py computes the same in memory that grows with T, not T².
 
@@ -22,6 +23,7 @@ Source: Vaswani et al., "Attention Is All You Need", 2017, arXiv 1706.03762, sec
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ def _wide_weights(
     query: Tensor, key: Tensor, mask: Tensor | None, causal: bool, scale: float | None
 ) -> Tensor:
     """Return `attention_weights` before they are rounded to a half type."""
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
     scores = (_widen(query) * scale) @ _widen(key).mT
     if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, -math.inf)
@@ -118,8 +120,9 @@ class SingleHeadAttention(nn.Module):
     ) -> None:
         super().__init__()
         d_head = d_model if d_head is None else d_head
-        if d_model < 1 or d_head < 1:
-            raise ValueError(f"d_model and d_head must be positive, got {d_model} and {d_head}")
+        for width in (d_model, d_head):
+            if not isinstance(width, int | Integral) or isinstance(width, bool) or width < 1:
+                raise ValueError(f"d_model and d_head must be positive integers, got {d_model!r}, {d_head!r}")
         _check_probability(dropout)
         self.query = nn.Linear(d_model, d_head, bias=bias)
         self.key = nn.Linear(d_model, d_head, bias=bias)
@@ -174,5 +177,5 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> No
 
 
 def _check_probability(dropout: float) -> None:
-    if not 0 <= dropout < 1:
-        raise ValueError(f"the probability of dropout must be in [0, 1), got {dropout}")
+    if not isinstance(dropout, Real) or not 0 <= dropout < 1:
+        raise ValueError(f"the probability of dropout must be in [0, 1), got {dropout!r}")

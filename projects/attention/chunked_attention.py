@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -64,10 +65,10 @@ def chunked_attention(
     """
     _check(query, key, value, mask)
     for name, chunk in (("query_chunk", query_chunk), ("key_chunk", key_chunk)):
-        if not isinstance(chunk, int) or chunk < 1:
+        if not isinstance(chunk, int | Integral) or isinstance(chunk, bool) or chunk < 1:
             raise ValueError(f"{name} must be a positive integer, got {chunk!r}")
     leading = _leading(query, key, value)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
     tiles = _Tiles(leading, query.shape[-2], key.shape[-2], query_chunk, key_chunk, causal, scale)
     batches = [  # one leading axis, as torch.bmm wants it; a copy only where something is broadcast
         _widen(x).expand(*leading, *x.shape[-2:]).reshape(math.prod(leading), *x.shape[-2:])
@@ -120,7 +121,10 @@ class _Tiles:
         scores = _product(query, key.mT, buffer)
         if mask is not None:
             tile, view = _mask_tile(mask, rows, columns), scores.view(*self.leading, *scores.shape[1:])
-            _ = view.masked_fill_(~tile, -math.inf) if tile.dtype == torch.bool else view.add_(tile)
+            if tile.dtype == torch.bool:
+                view.masked_fill_(~tile, -math.inf)
+            else:
+                view.add_(tile.to(view.dtype))
         diagonal = rows.start + self.n_keys - self.n_queries - columns.start
         if self.causal and scores.shape[2] - 1 > diagonal:  # the first row does not see the last column
             seen = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).tril(diagonal)

@@ -7,6 +7,7 @@ account of what ran: the sizes of tensors, of what is kept for the backward pass
 import math
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from oracles import (
@@ -377,7 +378,7 @@ def test_empty(sizes):
     assert n_keys or not output.any(), "without keys the output must be 0"
 
 
-@pytest.mark.parametrize("bad", [0, -1, 2.0, None])
+@pytest.mark.parametrize("bad", [0, -1, 2.0, None, True, "2"])
 @pytest.mark.parametrize("name", ["query_chunk", "key_chunk"])
 def test_wrong_chunks(name, bad):
     """A chunk is a positive integer."""
@@ -386,6 +387,40 @@ def test_wrong_chunks(name, bad):
         chunked_attention.chunked_attention(x, x, x, **{name: bad})
     with pytest.raises(ValueError, match=rf"\b{name}\b"):  # the whole name
         chunked_attention.chunked_attention(x, x, x, **{name: bad})
+
+
+def test_chunks_of_numpy(generator):
+    """An integer of NumPy is an integer."""
+    inputs = random_inputs(generator, 2)
+    try:
+        got = chunked(*inputs, chunks=(np.int64(2), np.int32(3)))
+    except ValueError as error:
+        raise AssertionError(f"np.int64(2) is refused, and it is a positive integer: {error}") from error
+    assert_close(got, sdpa(*inputs), n=15)
+
+
+def test_width_of_zero():
+    """Queries and keys of no numbers have scores of 0: every key counts alike."""
+    value = torch.arange(10.0).view(5, 2)
+    try:
+        got = chunked(torch.ones(2, 3, 0), torch.ones(2, 5, 0), value)
+    except ZeroDivisionError as error:
+        raise AssertionError(f"the default scale of a width of 0 fails: {error}") from error
+    assert_close(got, value.mean(0).expand(2, 3, 2), vacuous_ok="every key counts alike")
+
+
+@pytest.mark.parametrize("of_the_mask", [torch.float16, torch.float64, torch.float8_e5m2], ids=str)
+def test_mask_of_any_float_dtype(of_the_mask, generator):
+    """The mask is added, whatever float dtype it has."""
+    inputs = random_inputs(generator, 2, dtype=torch.float32)
+    mask = torch.randn(5, 7, generator=generator).to(of_the_mask)
+    try:
+        got = chunked(*inputs, mask=mask)
+    except NotImplementedError:  # a RuntimeError too
+        raise
+    except RuntimeError as error:
+        raise AssertionError(f"a {of_the_mask} mask fails: convert it first. {error}") from error
+    assert_close(got, sdpa(*inputs, mask=mask.double()), dtype=torch.float32, rtol=1e-5)
 
 
 def test_wrong_inputs():

@@ -139,6 +139,36 @@ def test_empty(sizes, function):
         assert n_keys or not got.any(), "without keys the output must be 0"
 
 
+@both
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+@pytest.mark.parametrize("kind", ["boolean", "float"])
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (7,), (1, 1), (5, 1), (1, 7), (2, 1, 1), (2, 1, 7), (2, 5, 1), (1, 5, 7)], ids=str
+)
+def test_every_shape_of_mask(shape, kind, causal, function, generator):
+    """Whatever broadcasts to (..., Tq, Tk) is a mask, from a single number on."""
+    inputs = random_inputs(generator, 2)
+    mask = torch.randn(1, *shape, generator=generator, dtype=torch.float64)[0]
+    if kind == "boolean":
+        mask = mask < (0.5 if mask.numel() > 1 else INF)  # one False would be all there is
+    check(function, *inputs, mask=mask, causal=causal)
+
+
+@both
+def test_width_of_zero(function):
+    """Queries and keys of no numbers have scores of 0: every key counts alike."""
+    query, key = torch.ones(2, 3, 0), torch.ones(2, 5, 0)
+    value = torch.arange(10.0).view(5, 2)
+    try:
+        got = run(function, query, key, value)
+    except ZeroDivisionError as error:
+        raise AssertionError(f"the default scale of a width of 0 fails: {error}") from error
+    expected = (
+        torch.full((2, 3, 5), 0.2) if function == "attention_weights" else value.mean(0).expand(2, 3, 2)
+    )
+    assert_close(got, expected, what=function, vacuous_ok="every key counts alike")
+
+
 # --- half types -------------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +353,7 @@ def test_wrong_dtypes(function):
 
 
 @pytest.mark.grades("attention")
-@pytest.mark.parametrize("dropout_p", [-0.1, 1.0, math.nan])
+@pytest.mark.parametrize("dropout_p", [-0.1, 1.0, math.nan, "0.1", None])
 def test_wrong_dropout_is_named(dropout_p):
     """The message says which probability came."""
     x = torch.ones(5, 4)
@@ -338,6 +368,11 @@ def test_wrong_dropout_is_named(dropout_p):
         ((0,), {}, "0"),
         ((5, 0), {}, "0"),
         ((5, -3), {}, "-3"),
+        ((5.0,), {}, "5.0"),
+        (("5",), {}, "'5'"),
+        ((5, 3.0), {}, "3.0"),
+        ((5, True), {}, "True"),
+        ((5,), {"dropout": "0.1"}, "'0.1'"),
         ((5,), {"dropout": 1.0}, "1.0"),
         ((5,), {"dropout": -0.5}, "-0.5"),
     ],
