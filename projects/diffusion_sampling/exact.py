@@ -127,13 +127,13 @@ class Gaussian(GaussianMixture):
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         super().__init__(torch.ones(1, dtype=mean.dtype), mean[None], covariance[None])
 
-    def flow(self, x: Tensor, sigma: float, sigma_end: float) -> Tensor:
+    def flow(self, x: Tensor, sigma: Tensor | float, sigma_end: Tensor | float) -> Tensor:
         """Return where the probability-flow ODE takes x from noise level sigma to sigma_end, (batch, d).
 
         Along an axis of variance λ:   x - mean is multiplied by sqrt((λ + sigma_end²)/(λ + sigma²))
         """
-        along, total = self._noisy(x, sigma)
-        factor = ((self._variances + sigma_end**2) / total).sqrt()
+        (along, total), (_, total_end) = self._noisy(x, sigma), self._noisy(x, sigma_end)
+        factor = (total_end / total).sqrt()
         return self.means + torch.einsum("de,be->bd", self._axes[0], (factor * along)[:, 0])
 
 

@@ -174,13 +174,3 @@ def test_a_little_churn():
     z = torch.randn(2, 3, dtype=DOUBLE, generator=seeded())
     hint = "the added noise lost its digits: σ̂² - σ² cancels, σ²·γ·(2 + γ) does not"
     assert_close(recorder.states[0], 4 * math.sqrt(2.2e-13) * z, rtol=1e-9, what="added noise", hint=hint)
-
-
-@STEPS
-def test_denoiser_may_write(name, generator):
-    """The contract of the core: what the denoiser gets is its own."""
-    x = torch.randn(3, 2, dtype=DOUBLE, generator=generator)
-    expected = run(name, STANDARD, x, SIGMAS, churn=1.0, generator=seeded())
-    got = run(name, lambda x, sigma: x.copy_(STANDARD(x, sigma)), x, SIGMAS, churn=1.0, generator=seeded())
-    for step, (state, other) in enumerate(zip(got, expected, strict=True)):
-        assert_close(state, other, rtol=1e-12, what=f"state after step {step}")

@@ -281,6 +281,18 @@ def test_one_level_per_sample_in_any_shape(generator):
         assert_close(method(x, sigma), alone, rtol=1e-12, what=f"{name} with sigma of shape (3,)", hint=hint)
 
 
+@pytest.mark.grades("Gaussian.flow")
+@pytest.mark.parametrize("shape", [(3,), (3, 1)], ids=str)
+def test_flow_with_levels_per_sample(shape, generator):
+    """Each sample flows from its own level to its own."""
+    data = exact.Gaussian(MEANS[0], COVARIANCES[0])
+    x = 3 * torch.randn(3, 2, dtype=DOUBLE, generator=generator)
+    start, end = torch.tensor([3.0, 5.0, 1.0], dtype=DOUBLE), torch.tensor([0.1, 1.0, 2.0], dtype=DOUBLE)
+    alone = torch.cat([data.flow(x[i : i + 1], float(start[i]), float(end[i])) for i in range(3)])
+    got = data.flow(x, start.reshape(shape), end.reshape(shape))
+    assert_close(got, alone, rtol=1e-12, what=f"end of the flow with levels of shape {shape}")
+
+
 @pytest.mark.grades("GaussianMixture.denoise", "Empirical.weights")
 @pytest.mark.parametrize("shape", [(2,), (3, 3), (1, 3)], ids=str)
 def test_level_of_another_shape(shape):
