@@ -325,6 +325,7 @@ def test_asymmetric_at_any_size(unit):
     nearly = covariance.clone()
     nearly[0, 1, 0] = nearly[0, 0, 1] * (1 + 1e-9)
     exact.GaussianMixture(one, zero, nearly)
+    exact.GaussianMixture(one, zero, 0 * covariance)  # a point
 
 
 @pytest.mark.grades("GaussianMixture")

@@ -88,6 +88,19 @@ def test_every_level_is_taken(w, generator):
 
 
 @pytest.mark.grades("guided_labels")
+def test_two_levels_for_two_samples():
+    """The levels of a doubled batch are doubled, two of them as well."""
+    x, sigma, seen = torch.ones(2, 3, dtype=DOUBLE), torch.tensor([0.5, 2.0], dtype=DOUBLE), []
+
+    def network(x, sigma, labels):
+        seen.append(sigma.tolist())
+        return table(x, sigma[:, None], labels)
+
+    guidance.guided_labels(network, torch.tensor([2, 0]), 2.5, no_class=4)(x, sigma)
+    assert seen == [[0.5, 2.0, 0.5, 2.0]], f"the network is asked at {seen}"
+
+
+@pytest.mark.grades("guided_labels")
 @pytest.mark.parametrize("w", [0, 1, 2.5])
 @pytest.mark.parametrize("shape", [(1,), (3, 1), (5,)], ids=str)
 def test_labels_of_another_batch(w, shape):

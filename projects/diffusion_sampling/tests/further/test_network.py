@@ -247,6 +247,7 @@ def test_widths_are_refused_at_once():
     """By the name of the argument, when the module is made and not when it is called."""
     for make, name in (
         (lambda: unet.SelfAttention(16, n_heads=3, n_groups=4), "n_heads"),
+        (lambda: unet.SelfAttention(16, n_heads=0, n_groups=4), "n_heads"),
         (lambda: unet.UNet(width=12), "width"),
         (lambda: unet.UNet(width=0), "width"),
         (lambda: unet.UNet(width=8, n_embedding=6), "n_embedding"),
@@ -254,6 +255,7 @@ def test_widths_are_refused_at_once():
     ):
         with expect_error(ValueError, name, otherwise=f"a bad {name} is accepted"):
             make()
+    assert unet.UNet(width=8, n_embedding=8)(torch.ones(1, 1, 8, 8), torch.zeros(1)).shape == (1, 1, 8, 8)
 
 
 @pytest.mark.grades("UNet")

@@ -196,6 +196,14 @@ def test_factors_of_a_float():
         assert_close(factor, torch.tensor(value, dtype=DOUBLE), rtol=1e-14, what=name)
 
 
+@pytest.mark.grades("edm_preconditioning")
+def test_factors_of_integers():
+    """σ = 4, 3 as integers: the factors are no integers."""
+    got = preconditioning.edm_preconditioning(torch.tensor([4, 3]), sigma_data=3.0)
+    assert_close(got.c_skip, torch.tensor([0.36, 0.5]), what="c_skip of integers")
+    assert_close(got.c_out, torch.tensor([2.4, 9 / 18**0.5]), what="c_out of integers")
+
+
 @pytest.mark.grades("edm_preconditioning", "precondition")
 @pytest.mark.parametrize("sigma_data", [0.0, -0.5, math.nan, math.inf], ids=str)
 def test_bad_sigma_data(sigma_data):
