@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
+import operator
 import os
 import shutil
 import sys
@@ -164,6 +166,15 @@ def settings(
         raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
     if mode not in (None, "checked", "plain"):
         raise ValueError(f"mode must be 'checked' or 'plain', got {mode!r}")
+    if seed is not None and not 0 <= operator.index(seed) < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed!r}")
+    if window is not None:
+        first, count = (operator.index(number) for number in window)
+        if first < 0 or count < 1 or first + count >= 2**63:
+            raise ValueError(f"window must be (first block, number of blocks), one at least, got {window!r}")
+        window = first, count
+    if timeout_s is not None and not 0 < float(timeout_s) < math.inf:
+        raise ValueError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
     before = (
         _State.schedule,
         _State.seed,
@@ -174,7 +185,7 @@ def settings(
     _State.schedule = schedule or _State.schedule
     _State.seed = _State.seed if seed is None else seed
     _State.window = window or _State.window
-    _State.timeout_s = timeout_s or _State.timeout_s
+    _State.timeout_s = _State.timeout_s if timeout_s is None else float(timeout_s)
     if mode:
         os.environ["CUDA_EMULATOR_MODE"] = mode
     _apply()
@@ -190,7 +201,12 @@ def settings(
 
 @contextlib.contextmanager
 def counting() -> Iterator[Counters]:
-    """Count what the launches inside ask of the memory system; the counters are filled when the block ends."""
+    """Count what the launches inside ask of the memory system; the counters are filled when the block ends.
+
+    One at a time: a launch belongs to one block.
+    """
+    if _State.counting:
+        raise RuntimeError("counting() inside counting(): each launch is counted once")
     counters = Counters()
     library().emulator_take_counters()  # whatever an earlier block left
     _State.counting = True

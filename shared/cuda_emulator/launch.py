@@ -6,6 +6,7 @@ Projects use PyCUDA. This is the same driver without it, so that the emulator ca
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,15 @@ class Module:
     ) -> None:
         """Launch a kernel and wait for it.
 
-        NumPy arrays are copied to the device and back; NumPy scalars, and DeviceArray for arrays that stay, are passed
-        as they are.
+        NumPy arrays are copied to the device and back, packed; NumPy scalars, and DeviceArray for arrays that stay, are
+        passed as they are. TypeError for anything else: the kernel's types are not known here.
         """
+        for i, value in enumerate(arguments):
+            if not isinstance(value, np.ndarray | np.generic | DeviceArray):
+                kind = type(value).__name__
+                raise TypeError(
+                    f"argument {i + 1} must be a NumPy array or scalar, such as np.int32(5), got {kind}"
+                )
         arrays = {i: DeviceArray(value) for i, value in enumerate(arguments) if isinstance(value, np.ndarray)}
         packed = b""
         for i, value in enumerate(arguments):
@@ -110,9 +117,13 @@ class Module:
 
 
 class DeviceArray:
-    """Device memory with the content of a NumPy array."""
+    """Device memory with the content of a NumPy array: its elements without gaps, in the byte order of the machine."""
 
     def __init__(self, content: np.ndarray) -> None:
+        if not content.dtype.isnative or content.dtype.hasobject:
+            raise TypeError(
+                f"an array for a kernel is numbers in native byte order, got dtype {content.dtype.str}"
+            )
         ensure_context()
         self.bytes = content.nbytes
         pointer = ctypes.c_uint64()
@@ -124,9 +135,13 @@ class DeviceArray:
 
     def read(self, target: np.ndarray) -> None:
         """Copy the content back."""
+        if target.nbytes != self.bytes:
+            raise ValueError(f"{self.bytes} bytes do not fit in an array of {target.nbytes}")
         if self.bytes:
-            address = ctypes.c_void_p(target.ctypes.data)
+            packed = np.empty(target.shape, target.dtype)
+            address = ctypes.c_void_p(packed.ctypes.data)
             call("cuMemcpyDtoH_v2", address, ctypes.c_uint64(self.address), ctypes.c_size_t(self.bytes))
+            target[...] = packed
 
     def free(self) -> None:
         """Give the memory back."""
@@ -136,5 +151,7 @@ class DeviceArray:
 
 
 def _triple(shape: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = tuple(operator.index(size) for size in (shape if isinstance(shape, tuple | list) else (shape,)))
+    if not 1 <= len(sizes) <= 3 or not all(0 <= size < 2**32 for size in sizes):
+        raise ValueError(f"a grid or block has one to three sizes from 0 on, got {shape}")
     return (*sizes, *[1] * (3 - len(sizes)))

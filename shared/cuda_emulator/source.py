@@ -33,7 +33,8 @@ DYNAMIC_SHARED = re.compile(
     r"([\w:<>,\s]+?)\s+"
     r"((?:(?:__align__\s*\([^()]*\)|alignas\s*\([^()]*\))\s*)*)(\w+)\s*\[\s*\]"
 )
-BOUNDS = r"(?:__launch_bounds__\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)\s*)?"
+NESTED = r"[^()]*(?:\([^()]*(?:\([^()]*(?:\([^()]*\)[^()]*)*\)[^()]*)*\)[^()]*)*"  # three levels of brackets inside
+BOUNDS = rf"(?:__launch_bounds__\s*\(({NESTED})\)\s*)?"
 KERNEL = re.compile(
     r"(template\s*<[^;{}]*>\s*|template\s+)?(?:extern\s+\"C\"\s+)?(?:static\s+|inline\s+)*\b__global__\s+"
     + BOUNDS + r"(?:static\s+)?void\s+" + BOUNDS + r"(\w+)\s*(<[^;{}()]*>)?\s*\("

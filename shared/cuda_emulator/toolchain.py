@@ -34,6 +34,7 @@ SANITIZE = "-fsanitize=thread,signed-integer-overflow,bounds,integer-divide-by-z
 HOOKS = [
     SANITIZE,
     "-fno-sanitize-recover=all",
+    "-fsanitize-recover=signed-integer-overflow",  # it wraps; driver/undefined.cpp tells data from an index
     "-fsanitize-coverage=trace-pc,trace-cmp",
     "-DEMULATOR_CHECKED=1",
 ]
@@ -105,7 +106,10 @@ def driver_path() -> Path:
 
     CUDA_EMULATOR_FIBERS=ucontext selects the portable switch of threads, which arm64 always uses.
     """
-    portable = ["-DEMULATOR_UCONTEXT"] if os.environ.get("CUDA_EMULATOR_FIBERS") == "ucontext" else []
+    fibers = os.environ.get("CUDA_EMULATOR_FIBERS")
+    if fibers not in (None, "", "ucontext"):
+        raise ToolchainError(f"CUDA_EMULATOR_FIBERS must be ucontext, or not set, not {fibers!r}")
+    portable = ["-DEMULATOR_UCONTEXT"] if fibers else []
     key = digest(_contents("driver"), (HERE / "include" / "abi.hpp").read_bytes(), compiler(), *portable)
     library = cache_folder() / key / DRIVER
     if not library.exists():
@@ -142,7 +146,14 @@ def _build_driver(library: Path, flags: list[str]) -> None:
         part = Path(work, DRIVER)
         link = [compiler(), "-shared", f"-Wl,-soname,{DRIVER}", "-o", str(part), *map(str, objects), "-ldl"]
         _finish(subprocess.Popen(link, stderr=subprocess.PIPE, text=True))
-        part.rename(library)
+        _keep(part, library)
+
+
+def _keep(built: Path, target: Path) -> None:
+    """Put a file into the cache, whole: on disk before it has its name."""
+    with open(built, "rb") as stream:
+        os.fsync(stream.fileno())
+    built.rename(target)
 
 
 def _finish(process: subprocess.Popen[str]) -> None:
@@ -215,7 +226,8 @@ def compile_kernels(
     target = cache_folder() / f"{key}.cubin"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
-            _compile_and_link(command, text, Path(work)).rename(target)
+            linked = _compile_and_link(command, text, Path(work))
+            _keep(linked, target)
     return target
 
 

@@ -111,7 +111,7 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
 API cuGetErrorString(int code, const char** text) {
     static thread_local std::string answer;
     answer = cuda_text(code);
-    if (code && !last_detail.empty()) answer += ": " + last_detail;
+    if (code && code == last_code && !last_detail.empty()) answer += ": " + last_detail;
     *text = answer.c_str();
     return SUCCESS;
 }

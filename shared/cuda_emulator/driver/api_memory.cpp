@@ -1,4 +1,5 @@
 // The driver API: memory, copies and fills.
+#include <algorithm>
 #include <cstring>
 
 #include "api.hpp"
@@ -69,13 +70,16 @@ API cuMemHostUnregister(void* pointer) {
                                                                  : error(INVALID_VALUE, "this memory is not registered");
 }
 
+static Code check_host(const char* function, const char* what, uintptr_t address, size_t bytes) {
+    if (!bytes || (address >= PAGE && !find_freed(address))) return SUCCESS;
+    return error(INVALID_VALUE, std::string(function) + ": " + what +
+                                    (address < PAGE ? " is a null pointer" : " points to memory that has been freed"));
+}
 static void* host(Pointer address) { return reinterpret_cast<void*>(address); }
 static Code copy(const char* name, Pointer to, bool device_to, Pointer from, bool device_from, size_t bytes) {
     NEED_CONTEXT;
-    if (device_to)
-        if (Code code = check_range(name, "the destination", to, bytes)) return code;
-    if (device_from)
-        if (Code code = check_range(name, "the source", from, bytes)) return code;
+    if (Code code = (device_to ? check_range : check_host)(name, "the destination", to, bytes)) return code;
+    if (Code code = (device_from ? check_range : check_host)(name, "the source", from, bytes)) return code;
     memmove(host(to), host(from), bytes);
     return SUCCESS;
 }
@@ -122,6 +126,9 @@ API cuMemcpy2D_v2(const Copy2D* c) {
     if (c->from_type == 3 || c->to_type == 3) return emulator_not_supported("cuMemcpy2D with a CUDA array");
     const Pointer from = c->from_type == 1 ? reinterpret_cast<Pointer>(c->from_host) : c->from_device;
     const Pointer to = c->to_type == 1 ? reinterpret_cast<Pointer>(c->to_host) : c->to_device;
+    if (c->height > 1 && std::min(c->from_pitch, c->to_pitch) < c->width)
+        return error(INVALID_VALUE, "cuMemcpy2D: rows of " + number(c->width) + " bytes, but pitches of " + number(c->from_pitch) +
+                                        " (source) and " + number(c->to_pitch) + " (destination) bytes");
     for (size_t row = 0; row < c->height; row++) {
         const size_t source = (c->from_y + row) * c->from_pitch + c->from_x, target = (c->to_y + row) * c->to_pitch + c->to_x;
         if (Code code = copy("cuMemcpy2D", to + target, c->to_type != 1, from + source, c->from_type != 1, c->width))
@@ -148,6 +155,15 @@ static Code fill(Pointer to, T value, size_t n) {
 API cuMemsetD8_v2(Pointer to, unsigned char value, size_t n) { return fill(to, value, n); }
 API cuMemsetD16_v2(Pointer to, unsigned short value, size_t n) { return fill(to, value, n); }
 API cuMemsetD32_v2(Pointer to, unsigned value, size_t n) { return fill(to, value, n); }
-API cuMemsetD8Async(Pointer to, unsigned char value, size_t n, void*) { return fill(to, value, n); }
-API cuMemsetD16Async(Pointer to, unsigned short value, size_t n, void*) { return fill(to, value, n); }
-API cuMemsetD32Async(Pointer to, unsigned value, size_t n, void*) { return fill(to, value, n); }
+API cuMemsetD8Async(Pointer to, unsigned char value, size_t n, void* stream) {
+    NEED_STREAM(stream);
+    return fill(to, value, n);
+}
+API cuMemsetD16Async(Pointer to, unsigned short value, size_t n, void* stream) {
+    NEED_STREAM(stream);
+    return fill(to, value, n);
+}
+API cuMemsetD32Async(Pointer to, unsigned value, size_t n, void* stream) {
+    NEED_STREAM(stream);
+    return fill(to, value, n);
+}

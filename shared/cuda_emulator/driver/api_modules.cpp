@@ -35,6 +35,8 @@ API cuModuleUnload(void* module) {
     for (auto i = functions.live.begin(); i != functions.live.end();)
         if ((*i)->module == module) delete *i, i = functions.live.erase(i);
         else ++i;
+    if (Module* found = modules.find(module))  // the host knew them by name: their memory goes too
+        for (const Variable& variable : found->globals) unregister_host(variable.low);
     return modules.destroy(module) ? SUCCESS : error(INVALID_HANDLE, "this module does not exist");
 }
 

@@ -12,7 +12,7 @@ const char* state_name(State state) {
 
 // What __shfl_up_sync and __shfl_down_sync give where they reach past a partial mask: CUDA leaves the value open, and the
 // usual code drops it (if (lane + d < n) sum += other). Where it is used after all it shows: it is NaN as float, double,
-// half and bfloat16, and so large an int that the next addition of two overflows.
+// half and bfloat16, and a large int, which is seen in the result.
 constexpr uint64_t UNDEFINED = 0x7FFC07FC7FC07FC1;
 
 // The last lane of the mask to arrive computes the results of all. Also called by the scheduler, so it may not wait.
@@ -123,6 +123,7 @@ EXPORT uint64_t emulator_collective(int op, unsigned mask, uint64_t value, int s
     thread.state = State::in_collective;
     if (all_arrived(warp, lanes, mask)) complete_collective(warp, lanes, mask);
     if (launch.failed || thread.state == State::in_collective) wait_as(State::in_collective);
+    thread.has_read = true;  // what another lane has may be data
     return thread.result;
 }
 

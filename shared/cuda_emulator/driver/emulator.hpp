@@ -70,6 +70,7 @@ struct Finding {
 };
 
 extern std::string last_detail;  // what cuGetErrorString adds to CUDA's own text
+extern Code last_code;           // and the code that it belongs to
 extern std::vector<std::string> reports;  // JSON, one object per finding since the last clear
 
 Code error(Code code, const std::string& detail);  // remembers the detail and returns the code
@@ -121,6 +122,13 @@ struct Function {
 enum class Schedule { forward, reverse, random, warp_greedy };
 enum class State { ready, at_barrier, in_collective, done };
 
+// Signed arithmetic that wrapped: its result, and what it would have been with more bits.
+struct Overflow {
+    uintptr_t pc = 0;
+    int64_t wrapped = 0, meant = 0;
+    std::string what = {};
+};
+
 struct Thread {
     Fiber fiber;
     State state;
@@ -132,6 +140,8 @@ struct Thread {
     unsigned mask;
     uint64_t value, result;
     int source_lane;
+    bool has_read = false;             // from memory, or another lane's value: what it computes from now on may be data
+    std::vector<Overflow> overflows;  // of what may be data, the last few
 };
 
 struct Settings {
@@ -169,6 +179,7 @@ extern Launch launch;
 
 Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared, void** arguments);
 [[noreturn]] void fail(Finding finding);  // called by a kernel's thread: ends the launch
+[[noreturn]] void fail_overflowed_index(const Overflow& overflow);
 void suspect(Finding finding);            // the same, but the thread goes on until the block's next barrier
 void check_timeout(uintptr_t pc);
 double now_s();
@@ -216,6 +227,7 @@ extern Range recent[4];
 
 void begin_memory_checks();  // of a launch
 void begin_block_memory();   // poisons shared memory
+void finish_second_write();  // two threads have written one word: the same value?
 void barrier_passed();       // everything before is ordered before everything after
 void warp_synced(unsigned first_thread, unsigned mask);
 

@@ -62,6 +62,7 @@ std::string thread_name(unsigned number_) {
 
 void wait_as(State state) {
     Thread& thread = current();
+    finish_second_write();
     thread.state = state;
     launch.running_thread = false;
     thread.fiber.leave();
@@ -226,6 +227,8 @@ static void run_block(std::vector<unsigned>& order) {
         thread.fiber.prepare(reinterpret_cast<char*>(launch.stacks_low) + i * STACK_BYTES,
                              STACK_BYTES - 64 - (i % 16) * 64, thread_body);
         thread.state = State::ready;
+        thread.has_read = false;
+        thread.overflows.clear();
     }
     auto live = [] {
         return std::any_of(launch.threads.begin(), launch.threads.end(),
@@ -250,7 +253,7 @@ static void on_crash(int signal_number, siginfo_t* info, void*) {
     Finding finding{ILLEGAL_ADDRESS, "crash", "", ""};
     if (signal_number == SIGFPE) {
         finding.code = LAUNCH_FAILED;
-        finding.what = "integer division by zero";
+        finding.what = "integer division by zero, or of the smallest number by -1";
     } else if (address - launch.stacks_low < launch.stacks_bytes) {
         finding.what = "stack overflow: this thread's local variables need more than " +
                        number(STACK_BYTES >> 10) + " KiB";

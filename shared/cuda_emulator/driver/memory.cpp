@@ -2,6 +2,7 @@
 //
 // A checked kernel is compiled with -fsanitize=thread but not linked with its library: the compiler then calls
 // __tsan_read4(address) and the like before each access, and those functions are here.
+#include <cstdlib>
 #include <cstring>
 
 #include "emulator.hpp"
@@ -29,6 +30,13 @@ static uint32_t epoch = 1, block_epoch = 1;
 static uint32_t seen[MAX_THREADS][WARP];
 static std::vector<Cell> static_cells, dynamic_cells;
 static bool checked;  // the running module has hooks, so the cells are in use
+static struct {  // a store to what another thread has just stored
+    bool waits = false;
+    uintptr_t address;
+    unsigned size;
+    char before[16];
+    Finding finding;
+} second_write;
 
 void begin_memory_checks() {
     Module& module = *launch.module;
@@ -37,6 +45,7 @@ void begin_memory_checks() {
     static_cells.resize(std::max(static_cells.size(), (module.shared_high - module.shared_low) / module.granule + 1));
     dynamic_cells.resize(std::max(dynamic_cells.size(), launch.dynamic_bytes / module.granule + 1));
     epoch++;  // nothing of another launch is of this one
+    second_write.waits = false;
 }
 
 void begin_block_memory() {
@@ -86,8 +95,7 @@ static std::string shared_name(uintptr_t address) {
     return "shared memory";
 }
 
-[[noreturn]] static void fail_race(const char* now, const char* before, const Past& past, bool rewritten,
-                                   uintptr_t address, uintptr_t pc) {
+static Finding race(const char* now, const char* before, const Past& past, bool rewritten, uintptr_t address, uintptr_t pc) {
     Finding finding{LAUNCH_FAILED, "race",
                     std::string("shared memory race: ") + now + " of " + shared_name(address) +
                         " is not ordered after a " + before + " by " + thread_name(past.thread),
@@ -96,7 +104,23 @@ static std::string shared_name(uintptr_t address) {
                                  "overwrites what a slow one still reads (the second __syncthreads() of a loop)"
                                : "a missing __syncthreads() between the write and its use by other threads";
     if (past.thread / WARP == launch.current / WARP) finding.likely += "; inside one warp __syncwarp() is enough";
-    fail(finding);
+    return finding;
+}
+
+// Threads that write one and the same value (found = true) race without harm. What a store writes is seen when it is done: before the
+// thread does anything else that the emulator sees.
+static void write_again(uintptr_t address, unsigned size, Finding finding) {
+    if (second_write.waits) return;  // another word of the same store
+    if (size > sizeof second_write.before) fail(finding);
+    second_write.waits = true, second_write.address = address, second_write.size = size, second_write.finding = finding;
+    memcpy(second_write.before, reinterpret_cast<void*>(address), size);
+}
+
+void finish_second_write() {
+    if (!second_write.waits) return;
+    second_write.waits = false;
+    if (!launch.failed && memcmp(second_write.before, reinterpret_cast<void*>(second_write.address), second_write.size))
+        note(second_write.finding, launch.current);
 }
 
 // Keeps two readers, of two warps where there are two: no barrier orders those.
@@ -109,7 +133,7 @@ static void remember_read(Cell& cell, const Past& now) {
     if (cell.read[0].thread / (int)WARP == cell.read[1].thread / (int)WARP) cell.read[1] = now;
 }
 
-static void check_cell(Cell& cell, uintptr_t address, Access access, uintptr_t pc) {
+static void check_cell(Cell& cell, uintptr_t address, unsigned size, Access access, uintptr_t pc) {
     const int me = launch.current;
     const bool writes = access != Access::load, atomic = access == Access::atomic;
     const char* verb = atomic ? "atomic access" : writes ? "write" : "read";
@@ -120,11 +144,15 @@ static void check_cell(Cell& cell, uintptr_t address, Access access, uintptr_t p
                  "an element that no thread fills before the next barrier (edge tiles need zeros), or a reduction that "
                  "reads more partial results than there are warps", pc});
     const bool rewritten = cell.earlier_write >= block_epoch && cell.earlier_write < epoch;
-    if (!ordered(cell.write)) fail_race(verb, "write", cell.write, rewritten, address, pc);
-    if (!atomic && !ordered(cell.atomic)) fail_race(verb, "atomic access", cell.atomic, rewritten, address, pc);
+    if (!atomic && !ordered(cell.atomic)) fail(race(verb, "atomic access", cell.atomic, rewritten, address, pc));
     if (writes)
         for (const Past& past : cell.read)
-            if (!ordered(past)) fail_race(verb, "read", past, !unwritten, address, pc);
+            if (!ordered(past)) fail(race(verb, "read", past, !unwritten, address, pc));
+    if (!ordered(cell.write)) {
+        const Finding finding = race(verb, "write", cell.write, rewritten, address, pc);
+        if (access != Access::store) fail(finding);
+        write_again(address, size, finding);
+    }
     const Past now{epoch, seen[me][me % WARP], uint32_t(pc - launch.module->base), me};
     if (!writes) {
         remember_read(cell, now);
@@ -152,6 +180,22 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
     return "";
 }
 
+void fail_overflowed_index(const Overflow& overflow) {
+    fail({LAUNCH_FAILED, "integer overflow", overflow.what,
+          "index arithmetic in 32 bits: make one operand size_t or long long before it; numbers that are meant to wrap are unsigned",
+          overflow.pc});
+}
+
+// The overflow of this thread that an access is due to, if any: the access is where the wrapped index points, or up to 2^24
+// elements from there (a column), and the array has the element that was meant. An array of less than 2^31 elements has none.
+static const Overflow* overflow_behind(uintptr_t array, size_t bytes, uintptr_t address, unsigned size) {
+    for (const Overflow& overflow : current().overflows) {
+        const int64_t at = (int64_t)(address - array) / (int64_t)size, n = bytes / size;
+        if (overflow.meant >= 0 && overflow.meant < n && std::llabs(at - overflow.wrapped) < 1 << 24) return &overflow;
+    }
+    return nullptr;
+}
+
 [[noreturn]] static void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
     const std::string action = std::string("global ") + verb(access) + " of " + number(size) + " bytes";
     const size_t* layout = launch.function->kernel->layout;
@@ -161,6 +205,9 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
         uint64_t pointer = 0;
         if (layout[1 + i] == 8) memcpy(&pointer, reinterpret_cast<void*>(launch.arguments[i]), 8);
         const auto* entry = find_allocation(pointer);
+        if (entry)
+            if (const Overflow* overflow = overflow_behind(pointer, entry->first + entry->second.bytes - pointer, address, size))
+                fail_overflowed_index(*overflow);
         const uint64_t meant = address + wrap;
         if (!entry || entry->second.bytes <= wrap / 2 || meant < pointer || meant - entry->first >= entry->second.bytes) continue;
         fail({ILLEGAL_ADDRESS, "out of bounds",
@@ -183,6 +230,17 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
               "out-of-bounds " + action + ": 2^32 - " + number((wrap - distance) / size) +
                   " elements after argument " + number(i + 1) + " of the kernel",
               "an unsigned index that went below 0 and wrapped, such as i - 1 with i == 0", pc});
+    }
+    // A null pointer and an index: nothing of a process lies so low, unless the host's own memory does.
+    for (size_t i = 0; i < layout[0]; i++) {
+        uint64_t pointer = 1;
+        if (layout[1 + i] == 8) memcpy(&pointer, reinterpret_cast<void*>(launch.arguments[i]), 8);
+        if (pointer || address < PAGE || address >= wrap) continue;
+        fail({ILLEGAL_ADDRESS, "out of bounds",
+              action + " at address " + number(address) + ": element " + number(address / size) + " of a null pointer, if argument " +
+                  number(i + 1) + " of the kernel is meant",
+              "an empty array has pointer 0: do not launch for size 0; or a host pointer (a NumPy array) passed where the device's "
+              "was meant", pc});
     }
     // The nearest array is most probably the one that was meant.
     const std::pair<const uintptr_t, Allocation>* nearest = nullptr;
@@ -254,7 +312,7 @@ static std::string beside_a_variable(uintptr_t address) {
 static void check_shared(Cell* cells, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc) {
     const unsigned granule = launch.module->granule;
     for (uintptr_t i = offset / granule; i <= (offset + size - 1) / granule; i++)
-        check_cell(cells[i], address, access, pc);
+        check_cell(cells[i], address, size, access, pc);
 }
 
 void check_timeout(uintptr_t pc) {
@@ -280,6 +338,8 @@ static bool is_builtin_variable(uintptr_t address) {
 
 static inline void on_access(uintptr_t address, unsigned size, Access access, bool aligned, uintptr_t pc) {
     if (!launch.running_thread) return;                               // a constructor, before any launch
+    finish_second_write();
+    if (launch.failed) wait_as(State::done);
     if (address - launch.stacks_low < launch.stacks_bytes) return;  // a local variable
     check_timeout(pc);
     const Module& module = *launch.module;
@@ -288,15 +348,20 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
     const bool misaligned = aligned && power_of_two && (address & (size - 1));
     bool shared = true;
     if (address - dynamic < launch.dynamic_bytes && address + size <= dynamic + launch.dynamic_bytes) {
+        if (access != Access::store) current().has_read = true;
         if (misaligned) fail_alignment(address, size, access, pc);
         check_shared(dynamic_cells.data(), address - dynamic, address, size, access, pc);
     } else if (address - module.shared_low < module.shared_high - module.shared_low &&
                in_shared_variable(address, size)) {
+        if (access != Access::store) current().has_read = true;
         if (misaligned) fail_alignment(address, size, access, pc);
         check_shared(static_cells.data(), address - module.shared_low, address, size, access, pc);
     } else if (address - module.image_low < module.image_high - module.image_low) {
         for (const Variable& v : module.globals)  // __constant__ and __device__ variables
-            if (address >= v.low && address + size <= v.high) return;
+            if (address >= v.low && address + size <= v.high) {
+                if (access != Access::store) current().has_read = true;
+                return;
+            }
         if (address - module.shared_low < module.shared_high - module.shared_low)
             fail_shared_range(address, size, access, pc);
         if (address - module.data_low < module.data_high - module.data_low)
@@ -307,6 +372,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
         return;  // a literal or a constexpr table
     } else {
         shared = false;
+        if (access != Access::store) current().has_read = true;
         bool known = false;
         for (Range& range : recent)
             if (address - range.low < range.bytes && address + size - range.low <= range.bytes) {
@@ -323,6 +389,9 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
             for (int i = 3; i > 0; i--) recent[i] = recent[i - 1];
             recent[0] = {entry->first, entry->second.bytes};
         }
+        if (!current().overflows.empty())
+            if (const Overflow* overflow = overflow_behind(recent[0].low, recent[0].bytes, address, size))
+                fail_overflowed_index(*overflow);
         if (misaligned) fail_alignment(address, size, access, pc);
     }
     if (settings.counting) count_access(pc, address, size, access, shared);

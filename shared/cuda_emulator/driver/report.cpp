@@ -9,12 +9,14 @@
 namespace emulator {
 
 std::string last_detail;
+Code last_code = SUCCESS;
 std::vector<std::string> reports;
 
 std::string number(unsigned long long value) { return std::to_string(value); }
 
 Code error(Code code, const std::string& detail) {
     last_detail = detail;
+    last_code = code;
     return code;
 }
 

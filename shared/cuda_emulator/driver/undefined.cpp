@@ -32,39 +32,61 @@ static std::string signed_text(const TypeDescriptor* type, uintptr_t value) {
     return std::to_string(wide);
 }
 
-static void fail_overflow(const OverflowData* data, const char* sign, uintptr_t a, uintptr_t b, uintptr_t pc) {
+// The value of an operand that has at most 64 bits; a wider one comes by address.
+static __int128 value_of(const TypeDescriptor* type, uintptr_t value) {
+    const unsigned bits = 1u << (type->info >> 1);
+    if (bits > 64) return 0;
+    return bits == 64 ? (int64_t)value : (int64_t)((uint64_t)value << (64 - bits)) >> (64 - bits);
+}
+
+// A GPU wraps, as NumPy does, and for data that is the answer. A thread that has read nothing yet has no data: what it
+// computes is an index. Later only the use tells: an access where the wrapped index points, in an array that is large
+// enough for the index that was meant.
+static void on_overflow(const OverflowData* data, __int128 meant, const std::string& text, uintptr_t pc) {
     if (!launch.running_thread) return;
-    fail({LAUNCH_FAILED, "integer overflow",
-          "integer overflow: " + signed_text(data->type, a) + " " + sign + " " + signed_text(data->type, b) +
-              " does not fit in " + data->type->name,
-          "index arithmetic in 32 bits: make one operand size_t or long long before the multiplication", pc});
+    Overflow overflow{pc, 0, 0, "integer overflow: " + text + " does not fit in " + data->type->name};
+    if (!current().has_read) fail_overflowed_index(overflow);
+    if (1u << (data->type->info >> 1) > 32) return;  // no array is so large
+    overflow.wrapped = (int32_t)(uint32_t)meant;
+    overflow.meant = (int64_t)meant;
+    auto& kept = current().overflows;
+    if (kept.size() == 4) kept.erase(kept.begin());
+    kept.push_back(overflow);
 }
 
 // The _abort names are the same handlers under -fno-sanitize-recover.
-#define OVERFLOW_HANDLER(name, sign)                                                                \
+#define OVERFLOW_HANDLER(name, sign)                                                                 \
+    static void name##_overflow(const OverflowData* d, uintptr_t a, uintptr_t b, uintptr_t pc) {    \
+        on_overflow(d, value_of(d->type, a) sign value_of(d->type, b),                              \
+                    signed_text(d->type, a) + " " #sign " " + signed_text(d->type, b), pc);         \
+    }                                                                                               \
     EXPORT void __ubsan_handle_##name##_overflow(OverflowData* d, uintptr_t a, uintptr_t b) {       \
-        fail_overflow(d, sign, a, b, RETURN_ADDRESS);                                               \
+        name##_overflow(d, a, b, RETURN_ADDRESS);                                                   \
     }                                                                                               \
     EXPORT void __ubsan_handle_##name##_overflow_abort(OverflowData* d, uintptr_t a, uintptr_t b) { \
-        fail_overflow(d, sign, a, b, RETURN_ADDRESS);                                               \
+        name##_overflow(d, a, b, RETURN_ADDRESS);                                                   \
     }
-OVERFLOW_HANDLER(add, "+")
-OVERFLOW_HANDLER(sub, "-")
-OVERFLOW_HANDLER(mul, "*")
+OVERFLOW_HANDLER(add, +)
+OVERFLOW_HANDLER(sub, -)
+OVERFLOW_HANDLER(mul, *)
 
-EXPORT void __ubsan_handle_negate_overflow(OverflowData* data, uintptr_t a) {
-    fail_overflow(data, "negated, 0 -", 0, a, RETURN_ADDRESS);
+static void negate_overflow(const OverflowData* data, uintptr_t a, uintptr_t pc) {
+    on_overflow(data, -value_of(data->type, a), "-(" + signed_text(data->type, a) + ")", pc);
 }
+EXPORT void __ubsan_handle_negate_overflow(OverflowData* data, uintptr_t a) { negate_overflow(data, a, RETURN_ADDRESS); }
+EXPORT void __ubsan_handle_negate_overflow_abort(OverflowData* data, uintptr_t a) { negate_overflow(data, a, RETURN_ADDRESS); }
+
 static void fail_division(OverflowData* data, uintptr_t a, uintptr_t b, uintptr_t pc) {
-    if (b) fail_overflow(data, "/", a, b, pc);
+    if (b)
+        fail({LAUNCH_FAILED, "integer overflow",
+              "integer overflow: " + signed_text(data->type, a) + " / " + signed_text(data->type, b) + " does not fit in " +
+                  data->type->name,
+              "the smallest number divided by -1, which C++ leaves undefined", pc});
     fail({LAUNCH_FAILED, "division by zero", "integer division of " + signed_text(data->type, a) + " by zero",
           "on a GPU this gives some number and no error", pc});
 }
 EXPORT void __ubsan_handle_divrem_overflow(OverflowData* data, uintptr_t a, uintptr_t b) {
     fail_division(data, a, b, RETURN_ADDRESS);
-}
-EXPORT void __ubsan_handle_negate_overflow_abort(OverflowData* data, uintptr_t a) {
-    fail_overflow(data, "negated, 0 -", 0, a, RETURN_ADDRESS);
 }
 EXPORT void __ubsan_handle_divrem_overflow_abort(OverflowData* data, uintptr_t a, uintptr_t b) {
     fail_division(data, a, b, RETURN_ADDRESS);

@@ -34,7 +34,9 @@ template <class T> static inline T atomicAdd(T* p, emulator_operand<T> v) {
     return emulator_atomic(p, [=](T old) { return emulator_wrapping_add(old, (T)v); });
 }
 template <class T> static inline T atomicSub(T* p, emulator_operand<T> v) {
-    return emulator_atomic(p, [=](T old) { return emulator_wrapping_add(old, (T)-v); });
+    static_assert(std::is_integral<T>::value, "CUDA has atomicSub for integers only");
+    using Bits = typename std::make_unsigned<T>::type;
+    return emulator_atomic(p, [=](T old) { return (T)((Bits)old - (Bits)v); });
 }
 template <class T> static inline T atomicMax(T* p, emulator_operand<T> v) {
     static_assert(std::is_integral<T>::value, "CUDA has atomicMax for integers only");

@@ -6,7 +6,7 @@ from pathlib import Path
 import cuda_emulator
 import numpy as np
 import pytest
-from cuda_emulator.launch import DeviceArray, DriverError, Module
+from cuda_emulator.launch import DeviceArray, DriverError, Module, call
 
 KERNELS = Path(__file__).parent / "kernels"
 F32, I32 = np.float32, np.int32
@@ -48,6 +48,7 @@ BUGS = [
         "a row or column is not checked",
     ),
     ("null_pointer", 1, 32, (np.zeros(0, F32), floats(32)), BOUNDS, "a null pointer"),
+    ("far_from_null", 1, 32, (np.zeros(0, F32), floats(32)), BOUNDS, "of a null pointer, if argument 1"),
     (
         "shared_index_too_large",
         1,
@@ -62,6 +63,14 @@ BUGS = [
     ("local_array_too_small", 1, 1, (floats(8), I32(5)), BOUNDS, "index 4 is outside"),
     ("index_overflows", 1, 32, (floats(32), I32(70000), I32(70000)), "integer overflow", "70000 * 70000"),
     ("index_sum_overflows", 1, 32, (floats(32), I32(2**31 - 8)), "integer overflow", "does not fit in 'int'"),
+    (
+        "smallest_divided",
+        1,
+        1,
+        (np.array([-(2**31), -1], I32), np.zeros(1, I32)),
+        "integer overflow",
+        "the smallest number divided by -1",
+    ),
     ("divides_by_zero", 1, 32, (np.ones(32, I32), I32(0)), "division by zero", "7 by zero"),
     ("misaligned_vector_load", 1, 8, (floats(64), floats(8)), "misaligned", "4 more than a multiple of 16"),
     ("misaligned_vector_of_constants", 1, 1, (floats(8),), "misaligned", "write of 16 bytes"),
@@ -71,6 +80,7 @@ BUGS = [
     ("missing_first_barrier", 1, 64, (floats(64), floats(64)), RACE, "a missing __syncthreads()"),
     ("garbage_as_an_index", 1, 64, (floats(64), floats(64)), (RACE, UNWRITTEN), "order, byte"),
     ("missing_second_barrier", 1, 64, (floats(256), floats(64), I32(4)), RACE, "the second __syncthreads()"),
+    ("two_values_in_one_flag", 1, 64, (floats(64), floats(64)), RACE, "a write by thread"),
     ("tree_without_barrier", 1, 64, (floats(64), floats(1)), RACE, "not ordered after"),
     (
         "warp_without_syncwarp",
@@ -185,6 +195,33 @@ def test_use_after_free(bugs):
     with pytest.raises(DriverError) as caught:
         bugs.launch("after_free", 1, 32, np.uint64(address), floats(32))
     check_report(caught.value, "after_free", ("use after free",), "keep a reference")
+
+
+@pytest.mark.parametrize(("row", "cols"), [(50000, 50000), (70000, 70000)], ids=["below 0", "inside"])
+def test_index_that_overflows_after_something_was_read(bugs, row, cols):
+    """Where the array has the element that was meant: also if the wrapped index lies inside."""
+    pointer = ctypes.c_uint64()
+    call("cuMemAlloc_v2", ctypes.byref(pointer), ctypes.c_size_t(5 << 30))
+    cuda_emulator.reports()
+    try:
+        with pytest.raises(DriverError) as caught:
+            bugs.launch(
+                "index_overflows_in_a_huge_array",
+                1,
+                32,
+                pointer_of(pointer),
+                np.zeros(1, I32),
+                I32(row),
+                I32(cols),
+            )
+    finally:
+        call("cuMemFree_v2", pointer)
+    words = f"{row} * {cols} does not fit in 'int'"
+    check_report(caught.value, "index_overflows_in_a_huge_array", ("integer overflow",), words)
+
+
+def pointer_of(pointer: ctypes.c_uint64) -> np.uint64:
+    return np.uint64(pointer.value)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,50 @@ def test_memory_is_checked(module):
         call("cuMemsetD8_v2", c_uint64(0), 1, c_size_t(4))
 
 
+def test_copies_from_nowhere(module, device):
+    """A null pointer of the host, rows that overlap, a stream that is gone: errors, not crashes or silence."""
+    with refused(1, "the source is a null pointer"):
+        call("cuMemcpyHtoD_v2", c_uint64(device.address), None, c_size_t(4))
+    with refused(1, "the destination is a null pointer"):
+        call("cuMemcpyDtoH_v2", None, c_uint64(device.address), c_size_t(4))
+    freed = DeviceArray(np.ones(4, F32))
+    address = freed.address
+    freed.free()
+    with refused(1, "the source points to memory that has been freed"):
+        call("cuMemcpy", c_uint64(device.address), c_uint64(address), c_size_t(4))
+    copy = (c_uint64 * 16)()
+    copy[2], copy[4], copy[6] = 2, device.address, 32  # source: type, address, pitch
+    copy[9], copy[11], copy[13] = 2, device.address + 128, 8
+    copy[14], copy[15] = 16, 2  # width in bytes, height
+    with refused(1, r"rows of 16 bytes, but pitches of 32 \(source\) and 8 \(destination\)"):
+        call("cuMemcpy2D_v2", byref(copy))
+    stream = c_void_p()
+    call("cuStreamCreate", byref(stream), 0)
+    call("cuStreamDestroy_v2", stream)
+    with refused(400, "this stream does not exist"):
+        call("cuMemsetD32Async", c_uint64(device.address), 1, c_size_t(4), stream)
+
+
+def test_error_text_belongs_to_its_code(module):
+    """What was wrong before is not the reason for another code."""
+    from cuda_emulator.control import library
+
+    with refused(1, "an allocation of 0 bytes"):
+        call("cuMemAlloc_v2", byref(c_uint64()), c_size_t(0))
+    text = c_char_p()
+    library().cuGetErrorString(700, byref(text))
+    assert text.value == b"an illegal memory access was encountered"
+
+
+def test_a_modules_variables_go_with_it():
+    ensure_context()
+    module = Module('__constant__ float gone[4]; extern "C" __global__ void k(float* y) { y[0] = gone[0]; }')
+    address, size = module.global_address("gone")
+    call("cuModuleUnload", module.handle)
+    with refused(1, "is not device memory"):
+        call("cuMemcpyHtoD_v2", c_uint64(address), ctypes.create_string_buffer(16), c_size_t(size))
+
+
 def test_fresh_memory_is_poisoned(module):
     pointer, content = c_uint64(), np.zeros(8, F32)
     call("cuMemAlloc_v2", byref(pointer), c_size_t(32))

@@ -93,6 +93,25 @@ class TestCorrectKernels:
         correct.launch("gather_if", 1, 48, x, y, shared=48 * 13)
         np.testing.assert_array_equal(y, np.where(i % 2, x[i], -x[i]))
 
+    def test_numbers_wrap(self, correct, rng):
+        """A thread that has read something computes with data: an overflow is what NumPy's is."""
+        n = 32
+        x = rng.integers(-(2**31), 2**31, n).astype(I32)
+        x[:2] = -(2**31)
+        y = np.zeros((n, 3), I32)
+        correct.launch("wrapping_numbers", 1, n, x, y, I32(n))
+        sums = np.array([np.sum(x * np.roll(x, -i), dtype=I32) for i in range(n)])
+        with np.errstate(over="ignore"):
+            total = np.full(n, -np.sum(sums, dtype=I32))
+            expected = np.stack([sums + sums[np.arange(n) ^ 1], -x, total], 1)
+        np.testing.assert_array_equal(y, expected)
+
+    @pytest.mark.parametrize("limit", [0.5, 2.0])
+    def test_one_value_from_many_threads(self, correct, limit):
+        x, y = np.linspace(-1, 1, 64, dtype=F32), np.full(64, -1, I32)
+        correct.launch("any_above", 1, 64, x, y, F32(limit))
+        np.testing.assert_array_equal(y, limit < 1)
+
     def test_histogram(self, correct, rng):
         x = rng.integers(0, 8, 500).astype(I32)
         bins = np.zeros(8, I32)
@@ -176,6 +195,72 @@ def test_window_of_blocks_over_more_than_2_31_elements(correct):
     )
     device.free()
     np.testing.assert_array_equal(tail, np.arange(n - 600, n) % 100)
+
+
+def test_arrays_with_gaps_and_of_another_byte_order(correct):
+    """What is between the elements stays, and bytes in another order are refused, as is a Python number."""
+    memory = np.arange(40, dtype=F32)
+    a, c = memory[1:21:2], memory[20:40:2]
+    correct.launch("grid_stride_add", 1, 64, a, a.copy(), c, np.int64(10))
+    np.testing.assert_array_equal(c, 2 * np.arange(1, 21, 2))
+    np.testing.assert_array_equal(memory[21::2], np.arange(21, 40, 2))
+    with pytest.raises(TypeError, match=">f4"):
+        correct.launch("grid_stride_add", 1, 64, a.astype(">f4"), a, c, np.int64(10))
+    with pytest.raises(TypeError, match="argument 4 .* got int"):
+        correct.launch("grid_stride_add", 1, 64, a, a, c, 10)
+
+
+def test_sizes_of_a_launch_are_whole_numbers(correct):
+    x, y = np.ones((2, 8), F32)
+    correct.launch("grid_stride_add", np.int64(1), (np.int32(8),), x, x, y, np.int64(8))
+    assert (y == 2).all()
+    with pytest.raises(TypeError, match="float"):
+        correct.launch("grid_stride_add", 1.0, 8, x, x, y, np.int64(8))
+    for grid in (-1, (), (1, 1, 1, 1)):
+        with pytest.raises(ValueError, match="one to three sizes"):
+            correct.launch("grid_stride_add", grid, 8, x, x, y, np.int64(8))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"timeout_s": value} for value in (0, -1, float("nan"), float("inf"), "soon")),
+        *({"window": value} for value in ((0, 0), (-1, 1), (0, 2**63))),
+        *({"seed": -1}, {"schedule": "Forward"}, {"mode": "fast"}),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense(correct, bad):
+    """They are refused, and leave nothing behind."""
+    with pytest.raises(ValueError), cuda_emulator.settings(**bad):
+        pass
+    for wrong_type in ({"window": 5}, {"window": (0.0, 1)}, {"seed": 1.5}):
+        with pytest.raises(TypeError), cuda_emulator.settings(**wrong_type):
+            pass
+    x, y = np.ones((2, 8), F32)
+    correct.launch("grid_stride_add", 1, 8, x, x, y, np.int64(8))
+    assert (y == 2).all()
+
+
+def test_counting_inside_counting(correct):
+    with cuda_emulator.counting(), pytest.raises(RuntimeError, match="counted once"):
+        with cuda_emulator.counting():
+            pass
+
+
+def test_launch_bounds_with_brackets():
+    source = 'constexpr int A = 2, B = 4; extern "C" __global__ void __launch_bounds__((A + (B)) * (8 / (A))) k(int* y) { y[0] = 1; }'
+    cuda_emulator.activate_anyway(announce=False)
+    module, y = Module(source), np.zeros(1, I32)
+    module.launch("k", 1, 24, y)
+    with pytest.raises(DriverError, match="__launch_bounds__ says 24"):
+        module.launch("k", 1, 25, y)
+
+
+def test_unknown_fibers(monkeypatch):
+    monkeypatch.setenv("CUDA_EMULATOR_FIBERS", "fast")
+    with pytest.raises(toolchain.ToolchainError, match="CUDA_EMULATOR_FIBERS .* 'fast'"):
+        toolchain.driver_path()
 
 
 # --- what cannot run -------------------------------------------------------------------------------------------------

@@ -115,6 +115,29 @@ extern "C" __global__ void gather_if(const double* x, double* y) {
     y[t] = odd[from[t]] ? values[from[t]] : -values[from[t]];
 }
 
+// Numbers that are read may wrap, as on a GPU and in NumPy: a sum, a product and its sum, a negation, an atomic.
+extern "C" __global__ void wrapping_numbers(const int* x, int* y, int n) {
+    __shared__ int total;
+    int i = blockIdx.x * blockDim.x + threadIdx.x, sum = 0;
+    if (threadIdx.x == 0) total = 0;
+    for (int k = 0; k < n; k++) sum += x[k] * x[(k + i) % n];
+    __syncthreads();
+    atomicSub(&total, sum);
+    int other = __shfl_xor_sync(0xffffffffu, sum, 1);
+    __syncthreads();
+    y[3 * i] = sum + other, y[3 * i + 1] = -x[i], y[3 * i + 2] = total;
+}
+
+// All threads that set the flag store the same value, so it does not matter which of them is the last.
+extern "C" __global__ void any_above(const float* x, int* y, float limit) {
+    __shared__ bool found;
+    if (threadIdx.x == 0) found = false;
+    __syncthreads();
+    if (x[threadIdx.x] > limit) found = true;
+    __syncthreads();
+    y[threadIdx.x] = found;
+}
+
 extern "C" __global__ void histogram(const int* x, int* bins, int n) {
     __shared__ int local[8];
     if (threadIdx.x < 8) local[threadIdx.x] = 0;

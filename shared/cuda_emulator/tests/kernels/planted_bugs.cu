@@ -34,6 +34,9 @@ extern "C" __global__ void past_the_row(const float* x, float* y, int rows, int 
 extern "C" __global__ void null_pointer(const float* x, float* y) {
     y[threadIdx.x] = x[threadIdx.x];  // BUG
 }
+extern "C" __global__ void far_from_null(const float* x, float* y) {
+    y[threadIdx.x] = x[threadIdx.x + 5000];  // BUG
+}
 extern "C" __global__ void host_pointer(unsigned long long address, float* y) {
     const float* x = reinterpret_cast<const float*>(address);
     y[threadIdx.x] = x[threadIdx.x];  // BUG
@@ -80,6 +83,14 @@ extern "C" __global__ void index_overflows(float* y, int row, int cols) {
 extern "C" __global__ void index_sum_overflows(float* y, int base) {
     int i = base + (int)threadIdx.x;  // BUG
     y[i & 31] = 1.0f;
+}
+extern "C" __global__ void index_overflows_in_a_huge_array(const signed char* x, int* y, int row, int cols) {
+    int first = y[0];  // whatever a thread has read may be data; an index shows when it is used
+    int i = row * cols;  // BUG
+    y[0] = first + x[i + (int)threadIdx.x];
+}
+extern "C" __global__ void smallest_divided(const int* x, int* y) {
+    y[threadIdx.x] = x[0] / x[1];  // BUG
 }
 extern "C" __global__ void divides_by_zero(int* y, int n) {
     y[threadIdx.x] = 7 / n;  // BUG
@@ -143,6 +154,12 @@ extern "C" __global__ void missing_second_barrier(const float* x, float* y, int 
         sum += tile[63 - threadIdx.x];  // BUG
     }
     y[threadIdx.x] = sum;
+}
+extern "C" __global__ void two_values_in_one_flag(const float* x, float* y) {
+    __shared__ float flag;
+    if (x[threadIdx.x] > 0.5f) flag = x[threadIdx.x];  // BUG
+    __syncthreads();  // BUG
+    y[threadIdx.x] = flag;
 }
 extern "C" __global__ void tree_without_barrier(const float* x, float* y) {
     __shared__ float sums[64];
