@@ -52,7 +52,7 @@ FREE = {
     "keep_checkpoints": (1, "files"),
     "live": (True, "files"),
 }
-ASKED = {"out", "resume"}  # which run, and whether at all: test_resume_is_asked_for
+ASKED = {"out", "resume"}  # which run, and whether at all
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def resume(stopped_run, tmp_path, monkeypatch):
 
 @pytest.mark.grades("run.train", "settings.Config", "Trainer.load_state_dict")
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(settings.Config)])
-def test_every_setting_of_a_resumed_run(field, resume):
+def test_every_setting_of_a_resumed_run(field, resume, tmp_path):
     """Each setting takes effect or is refused by name."""
     assert field in {*FIXED, *FREE, *ASKED}, f"a new setting, {field}: what does a resumed run do with it?"
     if field in FIXED:
@@ -118,6 +118,17 @@ def test_every_setting_of_a_resumed_run(field, resume):
             f"saved after 2 of 6 updates, then made: {before['updates']}"
         )
         assert before[where] != after[where], f"resumed with {field}={value}: without effect on the {where}"
+    elif field == "resume":
+        with expect_error(
+            ValueError, "--resume", otherwise="resume=False: a run is overwritten without a word"
+        ):
+            resume(resume=False)
+    else:
+        trials.train(tmp_path / "elsewhere", **BASE, resume=True)
+        first = json.loads((tmp_path / "elsewhere/metrics.jsonl").read_text().splitlines()[0])
+        assert first["step"] == 1, (
+            f"another folder has no run to go on with, its first step is {first['step']}"
+        )
 
 
 @pytest.mark.grades("run.train")

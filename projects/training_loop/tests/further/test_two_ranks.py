@@ -34,6 +34,44 @@ def test_alone():
         assert torch.equal(drawn, torch.rand(3)), "the state of the generator does not come back"
 
 
+@pytest.mark.grades("parallelize", "World")
+def test_parallelize_alone():
+    """One process has the model as it is; FSDP needs a process group, and says so."""
+    model = torch.nn.Linear(2, 2)
+    assert distributed.parallelize(model, distributed.World(), fsdp=False) is model, (
+        "one process needs no wrapping"
+    )
+    assert [p.shape for p in model.parameters()] == [(2, 2), (2,)]
+    with expect_error(ValueError, "fsdp", otherwise="fsdp without a process group is accepted"):
+        distributed.parallelize(model, distributed.World(), fsdp=True)
+    assert distributed.World() == distributed.World(0, 1, torch.device("cpu"))
+
+
+@pytest.mark.grades("gather_rng_states")
+def test_random_state_of_a_gpu_machine():
+    """On a CPU, what follows the CPU's state is passed over."""
+    torch.manual_seed(3)
+    (state,) = distributed.gather_rng_states(torch.device("cpu"))
+    drawn = torch.rand(3)
+    distributed.set_rng_state(torch.cat([state, torch.ones(16, dtype=torch.uint8)]), torch.device("cpu"))
+    assert torch.equal(drawn, torch.rand(3)), "a state with that of a GPU behind it does not come back"
+
+
+@pytest.mark.grades("process_group", "gather_rng_states", "sum_over_ranks", "parallelize", "World")
+def test_ranks_meet():
+    """Each of two ranks knows its number, every state in order, and the sum; the group ends with the block."""
+    for rank, known in enumerate(run_ranks(2, "trials:meeting")):
+        assert known["world"] == [rank, 2, "cpu"], f"rank {rank} of 2 takes itself for {known['world']}"
+        assert known["states"] == [0, 1], (
+            f"rank r was seeded with r, rank {rank} has the states of {known['states']}"
+        )
+        assert known["total"] == [3.0, 20.0], f"1 + 2 and 10 + 10 over the ranks: {known['total']}"
+        assert known["own"] == [1.0 + rank, 10.0], f"sum_over_ranks changed its input to {known['own']}"
+        assert known["names"] == ["weight", "bias"], f"names without a prefix: {known['names']}"
+        assert known["wrapped"] == "DistributedDataParallel", f"two ranks and a {known['wrapped']}"
+        assert not known["after"], "the process group is still there after the block"
+
+
 def mean_of_ranks(n_windows, n_ranks):
     """The gradient if each rank divided by its own tokens."""
     model = trials.Plain()
@@ -73,6 +111,42 @@ def test_ranks_with_unequal_tokens(n_ranks, n_windows, accumulate):
             f"{n_tokens} valid tokens over all ranks, rank {number}: {rank['n_tokens']}"
         )
         assert abs(rank["norm"] / gradient.norm().item() - 1) < 1e-5, "the norm is that of the whole gradient"
+
+
+@pytest.mark.grades("Trainer", "Trainer.forward_backward", "parallelize", "process_group")
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_sharded_gradient(accumulate):
+    """FSDP2 on two ranks: the gradient of one big batch, 1e-12, and half of the weights on each."""
+    _, gradient = big_batch(10)
+    arguments = {"n_windows": 10, "accumulate": accumulate, "precision": "fp32"}
+    ranks = run_ranks(2, "trials:sharded_gradient", **arguments)
+    for number, rank in enumerate(ranks):
+        got = torch.tensor(rank["gradient"], dtype=torch.float64)
+        mistakes = {"FSDP averages over the ranks, multiply the loss by their number": gradient / 2}
+        hint = "are gradients averaged in the last micro-batch?"
+        assert_close(got, gradient, rtol=1e-12, what=f"gradient, rank {number}", mistakes=mistakes, hint=hint)
+        assert rank["seen"] == ["torch.float64"] * accumulate, f"weights in the forward pass: {rank['seen']}"
+    held = [rank["held"] for rank in ranks]
+    assert sum(held) == len(gradient), f"{len(gradient)} weights, the ranks hold {held}"
+    assert max(held) < 0.6 * len(gradient), (
+        f"{len(gradient)} weights, the ranks hold {held}: are they sharded?"
+    )
+
+
+@pytest.mark.grades("Trainer", "parallelize", "process_group")
+def test_sharded_in_bfloat16():
+    """With bf16 the weights are gathered in bfloat16; gradients are reduced, and stay, in float32."""
+    _, expected = big_batch(10)
+    rank, _ = run_ranks(2, "trials:sharded_gradient", n_windows=10, accumulate=1, precision="bf16")
+    assert rank["seen"] == ["torch.bfloat16"], f"the weights are gathered in {rank['seen']}"
+    assert rank["dtype"] == "torch.float32", f"gradients in {rank['dtype']}"
+    got = torch.tensor(rank["gradient"])
+    error = (got.double() - expected).norm() / expected.norm()
+    assert error < 0.05, f"the gradient is off by {error:.2g}"
+    rounded = (got.bfloat16().float() == got).float().mean()
+    assert rounded < 0.9, (
+        f"{rounded:.0%} of the gradients are bfloat16 numbers: they were reduced in bfloat16"
+    )
 
 
 @pytest.mark.grades("run.train", "process_group", "parallelize")
@@ -153,6 +227,27 @@ def test_sharded_checkpoint_files(tmp_path):
     assert nothing[0] is False, f"without a checkpoint load returns False, got {nothing[0]}"
     with expect_error(ValueError, "0", otherwise="keep=0 is accepted"):
         distributed.ShardedCheckpoint(tmp_path / "d", keep=0)
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load")
+def test_order_of_a_sharded_save(tmp_path):
+    """Every file and the folder are forced to the disk, then comes the name, then the folder above; an old one is replaced."""
+    ((calls, loaded),) = run_ranks(1, "trials:order_of_sharded_save", folder=str(tmp_path / "c"))
+    assert loaded == [1.0] * 3, f"saved again under the same name, loaded {loaded}"
+    at = len(calls) - 1 - calls[::-1].index("rename")
+    assert calls[:at].count("fsync") >= 3, (
+        f"before the rename the shard, the index and the folder are forced: {calls}"
+    )
+    assert "fsync" in calls[at:], f"the rename itself is not forced to the disk: {calls}"
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.load", "process_group")
+def test_sharded_holds_tensors_only(tmp_path):
+    """A number is pickled by the library, and would be unpickled: refused."""
+    (answer,) = run_ranks(1, "trials:load_more_than_tensors", folder=str(tmp_path))
+    assert str(answer).startswith("CheckpointError"), (
+        f"a pickled number in a sharded checkpoint gave {answer}"
+    )
 
 
 @pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.paths")

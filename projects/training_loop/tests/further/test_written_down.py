@@ -101,6 +101,7 @@ def test_live_by_hand(tmp_path, monkeypatch, capsys):
         f"every 25th update is an event: {events['loss']}"
     )
     assert events["val_bits_per_byte"] == [(50, 3.25)], f"{events['val_bits_per_byte']}"
+    assert [step for step, _ in events["sample"]] == [50], f"the sample is of step 50: {events['sample']}"
     (axes,) = figures[0].axes
     curves = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
     assert [x for x, _ in curves] == [[24, 25, 26, 50], [50]], f"steps of the two curves: {curves}"
@@ -111,6 +112,35 @@ def test_live_by_hand(tmp_path, monkeypatch, capsys):
     assert len(axes.get_legend().get_texts()) == 2, "the legend names both curves"
     assert axes.get_xlabel(), "the axis of the steps has no name"
     assert axes.get_ylabel(), "the axis of the bits has no name"
+
+
+@pytest.mark.grades("Reporter", "Reporter.step", "Reporter.close")
+def test_no_bar_without_live(tmp_path, monkeypatch, capsys):
+    """On a terminal too, live=False shows no bar."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    reporter = metrics.Reporter(tmp_path, first_step=0, total_steps=60, live=False)
+    reporter.step(1, loss=1.0, lr=0.25, gradient_norm=2.5, n_tokens=100)
+    reporter.close()
+    assert "60" not in capsys.readouterr().out, "live=False, and a bar"
+
+
+@pytest.mark.grades("Reporter", "Reporter.step", "Reporter.close")
+def test_curve_without_evaluation(tmp_path, monkeypatch):
+    """A run that was not evaluated has one curve; a run goes on with the curve of what it did before."""
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **options: figures.append((self, path)))
+    for first in (0, 2):
+        reporter = metrics.Reporter(tmp_path, first_step=first, total_steps=9, live=True)
+        for step in (first + 1, first + 2, first + 3):
+            reporter.step(step, loss=math.log(2) * step, lr=0.25, gradient_norm=2.5, n_tokens=100)
+        reporter.close()
+        figure, path = figures.pop()
+        assert path == tmp_path / "loss_curve.png"
+        (line,) = figure.axes[0].lines
+        expected = list(range(1, first + 4))
+        assert list(line.get_xdata()) == expected, f"steps of the curve: {list(line.get_xdata())}"
 
 
 @pytest.mark.grades("Reporter", "Reporter.close")
@@ -155,6 +185,10 @@ def test_presets():
     assert [small[name] for name in sizes] == [5000, 256, 256, 6, 8, 32, 1e-3, 0.1], f"small: {small}"
     assert [gpu[name] for name in sizes] == [10_000, 512, 768, 12, 12, 128, 6e-4, 0.1], f"gpu: {gpu}"
     assert gpu["precision"] == "bf16", "a GPU computes in bfloat16"
+    rest = ("data_bytes", "min_lr", "warmup_steps", "ema_decay", "eval_every", "checkpoint_every")
+    assert [small[name] for name in rest] == [20_000_000, 1e-4, 100, 0.999, 500, 250], f"small: {small}"
+    assert [gpu[name] for name in rest] == [40_000_000, 6e-5, 500, 0.999, 500, 500], f"gpu: {gpu}"
+    assert settings.PRESETS["tiny"] == {}, "tiny is what Config is by default"
     one = settings.Config(out="", steps=1, warmup_steps=100, peak_lr=0.5)
     assert one.lr(0) == 0.5, f"a run of one step has the peak rate, got {one.lr(0)}"
     short = settings.Config(out="", steps=11, warmup_steps=0, schedule="wsd", peak_lr=1.0, min_lr=0.0)

@@ -145,6 +145,85 @@ def _gradient(world, n_windows, accumulate):
     }
 
 
+def sharded_gradient(n_windows, accumulate, precision):
+    """Return the whole gradient of an FSDP trainer on this rank, the type of the weights in the forward pass, and the trainer's."""
+    torch.set_num_threads(1)
+    seen = []
+    with distributed.process_group() as world:
+        model = Plain() if precision == "fp32" else Plain().float()
+        own = trainer.Trainer(model, settings.Config(out="", fsdp=True, precision=precision), world)
+        own.model.head.register_forward_hook(lambda module, args, out: seen.append(str(module.weight.dtype)))
+        windows = unequal_windows()
+        dealt = text_data.micro_batches(
+            torch.arange(n_windows),
+            rank=world.rank,
+            n_ranks=world.size,
+            accumulate=accumulate,
+            batch_size=len(windows),
+        )
+        _, targets = windows.batch(range(n_windows))
+        own.forward_backward([windows.batch(part) for part in dealt], int((targets != -100).sum()))
+        gradient = torch.cat([p.grad.full_tensor().flatten() for p in own.model.parameters()])
+        held = sum(p.to_local().numel() for p in own.model.parameters())
+        return {"gradient": gradient.tolist(), "seen": seen, "held": held, "dtype": str(gradient.dtype)}
+
+
+def meeting():
+    """Return what the ranks know of each other, inside of the block and after it."""
+    with distributed.process_group() as world:
+        torch.manual_seed(world.rank)
+        states = distributed.gather_rng_states(world.device)
+        own = torch.tensor([1.0 + world.rank, 10.0])
+        total = distributed.sum_over_ranks(own)
+        module = distributed.parallelize(nn.Linear(2, 2), world, fsdp=False)
+        known = {
+            "world": [world.rank, world.size, world.device.type],
+            "states": [int(torch.Generator().set_state(state).initial_seed()) for state in states],
+            "total": total.tolist(),
+            "own": own.tolist(),
+            "names": [name for name, _ in distributed.plain_module(module).named_parameters()],
+            "wrapped": type(module).__name__,
+        }
+        del module
+    return {**known, "after": torch.distributed.is_initialized()}
+
+
+def order_of_sharded_save(folder):
+    """Return the order in which a sharded save forces and renames."""
+    calls = []
+
+    def spy(name):
+        original = getattr(os, name)
+
+        def call(*args, **kwargs):
+            calls.append(name)
+            return original(*args, **kwargs)
+
+        setattr(os, name, call)
+
+    with distributed.process_group():
+        store = distributed.ShardedCheckpoint(folder)
+        store.save(1, {"w": torch.zeros(3)})
+        for name in ("fsync", "rename", "replace"):
+            spy(name)
+        store.save(1, {"w": torch.ones(3)})  # the same name again
+        target = {"w": torch.zeros(3)}
+        store.load(target)
+    return calls, target["w"].tolist()
+
+
+def load_more_than_tensors(folder):
+    """Save a tensor and a number with the library alone, which pickles the number; load it."""
+    import torch.distributed.checkpoint as dcp
+
+    with distributed.process_group():
+        dcp.save({"w": torch.ones(3), "n": 5}, checkpoint_id=f"{folder}/step-00000001")
+        try:
+            return distributed.ShardedCheckpoint(folder).load({"w": torch.zeros(3), "n": 0})
+        except checkpoint.CheckpointError as error:
+            return f"CheckpointError: {error}"
+
+
 def dropout_on_this_rank(out):
     """Train a step and return which hidden units this rank's first dropout kept, and its digest."""
     seen, original = [], nn.functional.dropout
