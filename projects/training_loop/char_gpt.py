@@ -114,9 +114,9 @@ class CharGPT(nn.Module):
     def generate(self, prompt: bytes, n_bytes: int, *, generator: torch.Generator) -> bytes:
         """Continue `prompt` by `n_bytes` sampled bytes; returns both. Uses no other randomness in eval mode.
 
-        ValueError if the prompt is empty or `n_bytes` negative.
+        ValueError if the prompt is empty or no bytes, or `n_bytes` negative.
         """
-        if not prompt or n_bytes < 0:
+        if not isinstance(prompt, bytes) or not prompt or n_bytes < 0:
             raise ValueError(
                 f"a prompt of 1 byte or more and n_bytes >= 0 are needed, got {prompt!r}, {n_bytes=}"
             )

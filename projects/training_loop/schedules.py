@@ -45,7 +45,7 @@ def warmup_stable_decay(
     Source: Hu et al., "MiniCPM", arXiv 2404.06395, section 4.
     """
     _check(step, warmup_steps, peak_lr, min_lr, total_steps)
-    if decay_steps < 1 or warmup_steps + decay_steps >= total_steps:
+    if not (decay_steps >= 1 and warmup_steps + decay_steps < total_steps):
         raise ValueError(
             f"decay_steps must be 1 or more and fit behind the warmup: {warmup_steps} + {decay_steps} of {total_steps}"
         )
@@ -63,9 +63,9 @@ def _progress(step: int, start: int, end: int) -> float:
 def _check(
     step: int, warmup_steps: int, peak_lr: float, min_lr: float = 0.0, total_steps: int | None = None
 ) -> None:
-    if step < 0 or warmup_steps < 0:
+    if not (step >= 0 and warmup_steps >= 0):  # NaN is neither
         raise ValueError(f"step and warmup_steps must not be negative, got {step} and {warmup_steps}")
     if not 0 <= min_lr <= peak_lr < float("inf"):
         raise ValueError(f"0 <= min_lr <= peak_lr < inf is needed, got min_lr={min_lr} and peak_lr={peak_lr}")
-    if total_steps is not None and total_steps <= warmup_steps:
+    if total_steps is not None and not total_steps > warmup_steps:
         raise ValueError(f"total_steps must be above warmup_steps={warmup_steps}, got {total_steps}")

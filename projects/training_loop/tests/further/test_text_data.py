@@ -307,7 +307,7 @@ def test_gpt_generates():
     assert texts[0] == texts[1] != texts[2], "all randomness comes from the generator"
     generator = torch.Generator().manual_seed(1)
     assert model.generate(b"a", 0, generator=generator) == b"a", "no bytes are asked for"
-    for prompt, n_bytes, mention in ((b"", 3, "prompt"), (b"a", -1, "-1")):
+    for prompt, n_bytes, mention in ((b"", 3, "prompt"), ("def", 3, "prompt"), (b"a", -1, "-1")):
         with expect_error(ValueError, mention, otherwise=f"{prompt!r} is continued by {n_bytes} bytes"):
             model.generate(prompt, n_bytes, generator=generator)
     assert torch.equal(before, torch.get_rng_state()), (
