@@ -7,7 +7,8 @@ happened when it is raised: no array has been changed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ Rng = np.random.Generator
 class Checked:
     """A layer that watches another one, `layer`: the same outputs, gradients and parameters, and errors for misuse.
 
-    `forward` raises TypeError for an input that is not of the parameters' dtype, naming both. `backward` raises RuntimeError
-    before the first forward, and ValueError for a gradient that has not the shape of the output, naming both shapes: it
-    would broadcast.
+    `forward` raises TypeError for an input that is not of the parameters' dtype, naming both, or neither float32 nor float64.
+    `backward` raises RuntimeError before the first forward, and ValueError for a gradient that has not the shape of the
+    output, naming both shapes: it would broadcast. Both lend the layer an array that is read-only; a layer that writes into
+    it is named in a ValueError.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -46,7 +48,7 @@ class Checked:
     def forward(self, x: Array, *, training: bool = False, rng: Rng | None = None) -> Array:
         """Return the layer's output."""
         _check_dtype(self.layer, x)
-        y = self.layer.forward(x, training=training, rng=rng)
+        y = self._lend(x, lambda lent: self.layer.forward(lent, training=training, rng=rng))
         self._shape = y.shape
         return y
 
@@ -59,19 +61,36 @@ class Checked:
             raise ValueError(
                 f"{name}.backward: gradient of shape {grad.shape} for an output of {self._shape}"
             )
-        return self.layer.backward(grad)
+        return self._lend(grad, self.layer.backward)
+
+    def _lend(self, array: Array, function: Callable[[Array], Array]) -> Array:
+        """Return what `function` makes of a view of `array` that it cannot write into."""
+        lent = array.view()
+        lent.flags.writeable = False
+        try:
+            return function(lent)
+        except ValueError as error:
+            if "read-only" not in str(error):
+                raise
+            name = type(self.layer).__name__
+            raise ValueError(f"{name} writes into an array that others may have kept: {error}") from error
 
 
 class Sequential(backprop.Sequential):
-    """`backprop.Sequential` of layers that are each `Checked`; one object twice raises ValueError.
+    """`backprop.Sequential` of layers that are each `Checked`; one object or parameter array twice raises ValueError.
 
-    It could remember only one of its two inputs.
+    A layer could remember only one of its two inputs, and an optimizer would move the array twice. Layers inside are looked
+    at too: those of another Sequential (`layers`), of a residual connection (`body`), of a `Checked` (`layer`).
     """
 
     def __init__(self, *layers: Any) -> None:
-        if len({id(layer) for layer in layers}) < len(layers):
+        objects = [inner for layer in layers for inner in _with_those_inside(layer)]
+        if len({id(layer) for layer in objects}) < len(objects):
             raise ValueError("the same layer object twice would remember one input only")
         super().__init__(*map(Checked, layers))
+        arrays = self.parameters
+        if len({id(array) for array in arrays.values()}) < len(arrays):
+            raise ValueError(f"the same array twice in {list(arrays)} would be moved twice")
 
 
 class SoftmaxCrossEntropy(backprop.SoftmaxCrossEntropy):
@@ -123,14 +142,15 @@ def fit(
     `progress` shows a bar with ``epoch/epochs`` and the loss on standard error: one line that is redrawn in a terminal, one
     line per epoch elsewhere. Without it nothing is printed.
 
-    No sample, `x` and `targets` of different length, and a batch_size below 1 raise ValueError that names the shapes or the
-    size. An `x` that has not the dtype of every parameter raises TypeError that names both: mixing them would compute
+    No sample, `x` and `targets` of different length, a batch_size that is no integer of at least 1 and an `epochs` that is
+    none of at least 0 raise ValueError that names the shapes or the number. An `x` that has not the dtype of every parameter raises TypeError that names both: mixing them would compute
     everything in float64 without a word.
     """
     if len(x) == 0 or len(targets) != len(x):
         raise ValueError(f"expected one target per sample, got x {x.shape} and targets {targets.shape}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    for name, n, least in (("batch_size", batch_size, 1), ("epochs", epochs, 0)):
+        if not isinstance(n, int | Integral) or isinstance(n, bool) or n < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {n!r}")
     _check_dtype(model, x)
     history: list[float] = []
     for epoch in range(1, epochs + 1):
@@ -140,7 +160,17 @@ def fit(
     return history
 
 
+def _with_those_inside(layer: Any) -> Iterator[Any]:
+    """Yield `layer`, and all layers that it is made of."""
+    yield layer
+    parts = (getattr(layer, name) for name in ("body", "layer") if hasattr(layer, name))
+    for inner in (*getattr(layer, "layers", ()), *parts):
+        yield from _with_those_inside(inner)
+
+
 def _check_dtype(layer: Any, x: Array) -> None:
+    if x.dtype.type not in (np.float32, np.float64):
+        raise TypeError(f"x is {x.dtype}, expected float32 or float64")
     for name, parameter in layer.parameters.items():
         if parameter.dtype != x.dtype:
             raise TypeError(f"x is {x.dtype} but parameter {name!r} is {parameter.dtype}: cast one of them")

@@ -7,10 +7,11 @@ The rules that hold for each:
 - State (velocity, moments) starts at zero and is kept per name: one optimizer per network. It has the dtype of its parameter,
   float32 or float64, and everything is computed in that dtype, without a new array for the state at each step.
 - ``optimizer.lr`` is a plain attribute that may be changed between steps: that is a schedule.
-- A parameter without a gradient, or with one of another shape, is a ValueError that names the parameter; then no parameter
-  was touched.
+- A parameter without a gradient, or with one of another shape, is a ValueError that names the parameter, and so is one array
+  under two names: it would be moved twice. Another dtype than float32 and float64 is a TypeError. Then no parameter was
+  touched.
 - NaN and inf in a gradient reach the parameter.
-- lr, eps and weight_decay are at least 0; momentum, alpha and each of the betas in [0, 1). Else ValueError, naming the value.
+- lr, eps and weight_decay are at least 0 and finite; momentum, alpha and each of the betas in [0, 1). Else ValueError, naming the value.
 
 In the formulas θ is the parameter, g its gradient, t counts the steps from 1, and ``g ← g + weight_decay · θ`` comes first,
 except in `AdamW`: the gradient of the penalty ``weight_decay/2 · ||θ||²``.
@@ -19,6 +20,7 @@ except in `AdamW`: the gradient of the penalty ``weight_decay/2 · ||θ||²``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,15 +191,22 @@ def _check_options(
     *, lr: float, below_one: Mapping[str, float], weight_decay: float, eps: float = 0.0
 ) -> None:
     for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
+        if not isinstance(value, Real) or not 0 <= value < np.inf:
+            raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
     for name, value in below_one.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if not isinstance(value, Real) or not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value!r}")
 
 
 def _check_step(parameters: Arrays, gradients: Arrays) -> None:
+    names: dict[int, str] = {}
     for name, parameter in parameters.items():
+        if parameter.dtype.type not in (np.float32, np.float64):
+            raise TypeError(f"parameter {name!r} is {parameter.dtype}, expected float32 or float64")
+        if names.setdefault(id(parameter), name) != name:
+            raise ValueError(
+                f"parameters {names[id(parameter)]!r} and {name!r} are one array: add their gradients up"
+            )
         if name not in gradients:
             raise ValueError(f"no gradient for parameter {name!r}: call backward before step")
         if gradients[name].shape != parameter.shape:

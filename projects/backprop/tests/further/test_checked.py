@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from oracles import Mix
+from oracles import Double, Mix
 from spies import Spy, run_fit
 from torch.nn import functional as F
 
@@ -75,6 +75,44 @@ def test_checked_refuses_another_dtype(rng):
         checked.Checked(mixed).forward(np.ones((4, 3)))
 
 
+@pytest.mark.grades("Checked")
+@pytest.mark.parametrize("dtype", [np.float16, np.int64, np.uint8], ids=str)
+def test_checked_refuses_other_dtypes(dtype):
+    """Half precision and whole numbers are no float32 or float64, for a layer without parameters too."""
+    x = np.ones((4, 3), dtype)
+    with expect_error(TypeError, str(x.dtype), otherwise=f"an input of {x.dtype} is accepted"):
+        checked.Checked(Double()).forward(x)
+
+
+class Careless(Double):
+    """Multiplies its input and its gradient by two where they are."""
+
+    def forward(self, x, *, training=False, rng=None):
+        x *= 2
+        return x
+
+    def backward(self, grad):
+        grad *= 2
+        return grad
+
+
+@pytest.mark.grades("Checked")
+def test_checked_refuses_a_layer_that_writes_into_its_input():
+    """What a layer writes into its input, the layer before it or a residual connection would find there."""
+    x, grad = np.ones((4, 3)), np.ones((4, 3))
+    watched = checked.Checked(Careless())
+    otherwise = "a layer that changes its input in place must be a ValueError: another one may have kept it"
+    with unchanged(x), expect_error(ValueError, "Careless", otherwise=otherwise):
+        watched.forward(x)
+    watched.layer.forward = lambda x, *, training=False, rng=None: 2 * x
+    watched.forward(x)
+    otherwise = "a layer that changes its gradient in place must be a ValueError"
+    with unchanged(grad), expect_error(ValueError, "Careless", otherwise=otherwise):
+        watched.backward(grad)
+    assert x.flags.writeable, "the caller's own array has become read-only"
+    assert grad.flags.writeable, "the caller's own gradient has become read-only"
+
+
 # --- Sequential -----------------------------------------------------------------------------------------------
 
 
@@ -93,11 +131,43 @@ def test_checked_sequential_computes_the_same(rng):
 @pytest.mark.grades("Sequential")
 def test_checked_sequential_refuses_one_layer_twice(rng):
     """One object remembers one input only."""
-    layer = Mix(3, rng)
-    with expect_error(
-        ValueError, otherwise="the same layer object twice would give wrong gradients: refuse it"
-    ):
-        checked.Sequential(layer, Mix(3, rng), layer)
+    for layer in (Mix(3, rng), Double()):
+        with expect_error(
+            ValueError, otherwise="the same layer object twice would give wrong gradients: refuse it"
+        ):
+            checked.Sequential(layer, Mix(3, rng), layer)
+
+
+@pytest.mark.grades("Sequential")
+@pytest.mark.parametrize("hidden", ["Sequential", "checked Sequential", "Checked", "Residual"])
+def test_checked_sequential_looks_inside(hidden, rng):
+    """The same object is found in a network or a residual connection inside, also one without parameters."""
+
+    class Residual(Double):
+        def __init__(self, body):
+            self.body = body
+
+    wrap = {
+        "Sequential": lambda layer: backprop.Sequential(Mix(3, rng), layer),
+        "checked Sequential": lambda layer: checked.Sequential(Mix(3, rng), layer),
+        "Checked": checked.Checked,
+        "Residual": Residual,
+    }[hidden]
+    for layer in (Mix(3, rng), Double()):
+        with expect_error(
+            ValueError, "twice", otherwise=f"the same layer object again in a {hidden} is accepted"
+        ):
+            checked.Sequential(layer, wrap(layer))
+    checked.Sequential(Double(), wrap(Double()), Mix(3, rng))
+
+
+@pytest.mark.grades("Sequential")
+def test_checked_sequential_refuses_one_array_twice(rng):
+    """Two layers with one array: an optimizer would move it twice, each time by a part of its gradient."""
+    one, other = Mix(3, rng), Mix(3, rng)
+    other.parameters["mix"] = one.parameters["mix"]
+    with expect_error(ValueError, "twice", otherwise="one parameter array in two layers is accepted"):
+        checked.Sequential(one, other)
 
 
 @pytest.mark.grades("Sequential")
@@ -220,10 +290,17 @@ def test_checked_fit_refuses():
         (np.ones((0, 1)), np.ones(0), 4, "(0, 1)", "no samples must be a ValueError"),
         (np.ones((3, 1)), np.ones(3), 0, "0", "batch_size 0 must be a ValueError"),
         (np.ones((3, 1)), np.ones(3), -4, "-4", "batch_size -4 must be a ValueError"),
+        (np.ones((3, 1)), np.ones(3), 2.0, "2.0", "batch_size 2.0 must be a ValueError"),
+        (np.ones((3, 1)), np.ones(3), True, "True", "batch_size True must be a ValueError"),
     ]:
         with expect_error(ValueError, mention, otherwise=otherwise):
             checked.fit(spy, spy.loss, spy, x, targets, epochs=1, batch_size=size, rng=rng)
+    for epochs in (-1, 2.0, True, "2", None):
+        otherwise = f"epochs={epochs!r} must be a ValueError, not a training of another length"
+        with expect_error(ValueError, "epochs", repr(epochs), otherwise=otherwise):
+            checked.fit(spy, spy.loss, spy, np.ones((3, 1)), np.ones(3), epochs=epochs, rng=rng)
     mixed = "float32 data with float64 parameters is computed in float64 without a word: TypeError"
     with expect_error(TypeError, "float32", "float64", otherwise=mixed):
         checked.fit(spy, spy.loss, spy, np.ones((3, 1), np.float32), np.ones(3), epochs=1, rng=rng)
     assert spy.events == [], "fit started to train before it refused the input"
+    assert len(run_fit(checked.fit, epochs=np.int64(2), batch_size=np.int64(4))[1]) == 2

@@ -114,7 +114,12 @@ def test_gradients_must_fit(function, rng):
 @pytest.mark.parametrize(
     ("function", "option", "value"),
     [
-        *[(name, option, -0.5) for name in REQUIRED for option in ("lr", "weight_decay")],
+        *[
+            (name, option, value)
+            for name in REQUIRED
+            for option in ("lr", "weight_decay")
+            for value in (-0.5, float("nan"), float("inf"), "0.1", None)
+        ],
         *[(name, "eps", -0.5) for name in ("RMSprop", "Adam", "AdamW")],
         *[(name, "momentum", value) for name in ("SGD", "RMSprop") for value in (-0.5, 1.0)],
         ("RMSprop", "alpha", 1.0),
@@ -126,6 +131,33 @@ def test_options_in_range(function, option, value):
     shown = next(str(v) for v in value if not 0 <= v < 1) if isinstance(value, tuple) else str(value)
     with expect_error(ValueError, shown, otherwise=f"{function}({option}={value}) must be a ValueError"):
         make(function, **{option: value})
+
+
+@every_optimizer
+def test_one_array_under_two_names(function, rng):
+    """It would be moved twice, each time by a part of its gradient: refused, and nothing has moved."""
+    parameters, (gradient, *_) = start(rng)
+    parameters["other"] = parameters["weight"]
+    with (
+        unchanged(*parameters.values()),
+        expect_error(
+            ValueError, "other", "weight", otherwise="one array under two names must be a ValueError"
+        ),
+    ):
+        make(function, weight_decay=0.1).step(parameters, gradient)
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [np.float16, np.int64], ids=str)
+def test_other_dtypes(function, dtype, rng):
+    """In float16 an eps of 1e-8 is 0, and 0/0 is NaN: refused by name, and nothing has moved."""
+    parameters = {"weight": np.ones((3, 4), dtype)}
+    otherwise = f"parameters of {np.dtype(dtype)} must be a TypeError"
+    with (
+        unchanged(*parameters.values()),
+        expect_error(TypeError, "weight", str(np.dtype(dtype)), otherwise=otherwise),
+    ):
+        make(function).step(parameters, {"weight": np.zeros((3, 4), dtype)})
 
 
 @pytest.mark.grades("SGD")

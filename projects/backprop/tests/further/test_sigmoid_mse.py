@@ -66,6 +66,23 @@ def test_sigmoid_saturates_quietly():
     )
 
 
+@pytest.mark.grades("Sigmoid")
+@pytest.mark.parametrize(("dtype", "last"), [(np.float32, 80.0), (np.float64, 700.0)])
+def test_sigmoid_in_the_tails(dtype, last):
+    """Far from 0 the output and its slope are e^-|x|, not 0."""
+    x = np.linspace(-last, last, 41).astype(dtype)
+    wide = x.astype(np.float64)
+    e = np.exp(-np.abs(wide))
+    layer = sigmoid_mse.Sigmoid()
+    rtol = 8 * np.finfo(dtype).eps
+    hint = "below 0 the output is a difference of nearly equal numbers: there it is e^x / (1 + e^x)"
+    expected = np.where(wide < 0, e, 1) / (1 + e)
+    assert_close(layer.forward(x), expected, dtype=dtype, rtol=rtol, atol=0.0, what="y", hint=hint)
+    hint = "1 - y is rounded to 0 where y is nearly 1: the slope is e^-|x| / (1 + e^-|x|)²"
+    slope = layer.backward(np.ones_like(x))
+    assert_close(slope, e / (1 + e) ** 2, dtype=dtype, rtol=rtol, atol=0.0, what="gradient of x", hint=hint)
+
+
 CHECKS = [
     check_dtype,
     check_nothing_is_modified,
