@@ -12,7 +12,7 @@ Each number means something only beside the same number for real digits, so `eva
     python evaluate.py --fit-judge      train the classifier again (seconds); writes weights/judge.safetensors
 
 Error messages contain the shapes or labels, the option or the file that is refused. A number is not computed from NaN or inf:
-ValueError says "finite".
+ValueError says that "images" or "features" must be "finite".
 
 Sources: Fréchet distance, Heusel et al. 2017, arXiv 1706.08500; of Gaussians, Dowson and Landau 1982.
 """

@@ -102,6 +102,7 @@ def test_judge(generator):
     assert judge.features(images).shape == (7, 64), (
         f"features have shape {tuple(judge.features(images).shape)}"
     )
+    assert bool((judge.features(images) >= 0).all()), "the features are those after the second ReLU"
     logits = judge(images)
     assert logits.shape == (7, 10), f"logits have shape {tuple(logits.shape)}"
     best = logits.argmax(1)
@@ -207,6 +208,7 @@ def test_draw_digits(monkeypatch):
     assert torch.equal(first, evaluate.draw_digits(model, labels, sigma_data=0.7)), (
         "the same seed, other digits"
     )
+    assert torch.equal(first, evaluate.draw_digits(model, labels, sigma_data=0.7, w=1.0)), "without w it is 1"
     for change in ({"seed": 1}, {"w": 0.0}, {"n_steps": 5}, {"sigma_data": 0.3}):
         other = evaluate.draw_digits(model, labels, **{"sigma_data": 0.7} | change)
         assert not torch.equal(first, other), f"{next(iter(change))} is ignored"
@@ -274,7 +276,7 @@ def test_command_line_draws(monkeypatch, capsys, arguments, expected):
 @pytest.mark.grades("fit_judge", "load_judge", "Judge")
 def test_command_line(tmp_path, monkeypatch, capsys):
     """--fit-judge writes a judge that reads digits, in a folder it makes."""
-    out = tmp_path / "new" / "judge.safetensors"
+    out = tmp_path / "new" / "deeper" / "judge.safetensors"
     monkeypatch.setattr("sys.argv", ["evaluate.py", "--fit-judge", "--out", str(out)])
     evaluate.main()
     assert str(out) in capsys.readouterr().out, "the command does not say what it wrote"
@@ -320,7 +322,7 @@ def test_accuracy_of_nothing(value, generator):
     images, labels = torch.randn(5, 1, 8, 8, generator=generator), torch.zeros(5, dtype=torch.long)
     images[2, 0, 1, 1] = value
     judge = evaluate.load_judge(JUDGE)
-    with expect_error(ValueError, "finite", otherwise=f"images with {value} are read as digits"):
+    with expect_error(ValueError, "images", "finite", otherwise=f"images with {value} are read as digits"):
         judge.accuracy(images, labels)
 
 
@@ -342,7 +344,7 @@ def test_frechet_of_nothing(value, generator):
     a, b = torch.randn(2, 6, 3, generator=generator)
     b[1, 2] = value
     for pair in ((a, b), (b, a)):
-        with expect_error(ValueError, "finite", otherwise=f"features with {value} are accepted"):
+        with expect_error(ValueError, "features", "finite", otherwise=f"features with {value} are accepted"):
             evaluate.frechet_distance(*pair)
 
 
@@ -359,7 +361,7 @@ def test_fit_judge_needs_numbers():
     """One NaN makes every weight NaN, and all digits a 0."""
     images = torch.ones(2, 1, 8, 8)
     images[0, 0, 0, 0] = math.nan
-    with expect_error(ValueError, "finite", otherwise="a judge of NaN comes back"):
+    with expect_error(ValueError, "images", "finite", otherwise="a judge of NaN comes back"):
         evaluate.fit_judge(images, torch.tensor([0, 1]), n_steps=2)
 
 
