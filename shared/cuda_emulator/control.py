@@ -173,7 +173,7 @@ def settings(
         if first < 0 or count < 1 or first + count >= 2**63:
             raise ValueError(f"window must be (first block, number of blocks), one at least, got {window!r}")
         window = first, count
-    if timeout_s is not None and not 0 < float(timeout_s) < math.inf:
+    if timeout_s is not None and not (isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf):
         raise ValueError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
     before = (
         _State.schedule,

@@ -6,6 +6,7 @@
 //   collectives.cpp  warp collectives: shuffles, votes, reductions
 //   allocations.cpp  device memory
 //   memory.cpp       the checks of every load and store of a kernel
+//   addresses.cpp    what a bad global access was meant to be
 //   undefined.cpp    integer overflow, division by zero, indices out of range
 //   counters.cpp     coalescing, bank conflicts and divergent branches per source line
 //   report.cpp       what went wrong, where in the .cu file, and what is likely the mistake
@@ -179,7 +180,6 @@ extern Launch launch;
 
 Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared, void** arguments);
 [[noreturn]] void fail(Finding finding);  // called by a kernel's thread: ends the launch
-[[noreturn]] void fail_overflowed_index(const Overflow& overflow);
 void suspect(Finding finding);            // the same, but the thread goes on until the block's next barrier
 void check_timeout(uintptr_t pc);
 double now_s();
@@ -223,6 +223,8 @@ struct Range {
 };
 extern Range recent[4];
 
+enum class Access { load, store, atomic };
+
 // --- memory.cpp ------------------------------------------------------------------------------------------------------
 
 void begin_memory_checks();  // of a launch
@@ -231,9 +233,15 @@ void finish_second_write();  // two threads have written one word: the same valu
 void barrier_passed();       // everything before is ordered before everything after
 void warp_synced(unsigned first_thread, unsigned mask);
 
+// --- addresses.cpp ---------------------------------------------------------------------------------------------------
+
+[[noreturn]] void fail_overflowed_index(const Overflow& overflow);
+const Overflow* overflow_behind(uintptr_t array, size_t bytes, uintptr_t address, unsigned size);
+const char* verb(Access access);
+[[noreturn]] void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc);
+
 // --- counters.cpp ----------------------------------------------------------------------------------------------------
 
-enum class Access { load, store, atomic };
 void begin_counting();
 void count_access(uintptr_t pc, uintptr_t address, unsigned size, Access access, bool shared);
 void flush_requests();  // at a barrier and at the end of a block: what is pending is complete
