@@ -30,10 +30,10 @@ Sampler = Callable[..., Iterator[Tensor]]
 def checked(sampler: Sampler) -> Sampler:
     """Return the same sampler with checks: same arguments, same states, same draws.
 
-    A grid that ends lower than it starts holds sigmas, any other alpha_bars. With the first step drawn: TypeError if x is not a floating-point tensor.
-    ValueError if x is not finite; if the grid is not (n_steps + 1,) with at least one step; if sigmas are not finite and
-    falling, positive but for the last, which may be 0; if alpha_bars do not rise from above 0 to at most 1; if the sampler does
-    not first ask at the level at which the grid starts (a sigma may be raised by churn), so does not take what the grid holds.
+    A grid that ends lower than it starts holds sigmas, any other alpha_bars. With the first step drawn: TypeError if x is not a
+    floating-point tensor. ValueError if x is not finite; if the grid is not (n_steps + 1,) with at least one step; if sigmas are
+    not finite and falling, positive but for the last, which may be 0; if alpha_bars do not rise from above 0 to at most 1; if the
+    sampler does not first ask at the level at which the grid starts (churn may raise a sigma), so takes another kind of grid.
     Later ValueError if the denoiser returns another shape than that of x, a wider dtype, or a value that is not finite; large
     finite values are fine. The message names the step as "step 2", counted from 0; a step goes from one level to the next.
     """
@@ -91,7 +91,8 @@ def sample(
     """Run ``checked(sampler)`` from standard normal noise to its last state, without gradients, behind a progress bar.
 
     The noise is multiplied by sigmas[0] if the grid falls; on alpha_bars, where states have variance one, it starts as it is. The
-    bar, which names the sampler, is shown where ``progress=True`` and the output is a terminal, else nothing is printed. Errors are those of `checked`.
+    bar, which names the sampler, is shown where ``progress=True`` and the output is a terminal, else nothing is printed. Errors
+    are those of `checked`.
     """
     levels = _check_start(noise, grid)
     with torch.no_grad():
