@@ -16,8 +16,8 @@ class QuantizedConv2d(nn.Module):
     """`torch.nn.Conv2d` (zero padding) with int8 weights.
 
     Options as in `int8_kernel.QuantizedLinear`, except that "dynamic" finds one range per image, padding included, and that
-    without `per_channel` each group has a scale of its own. Input (batch, in, height, width) float, output float32. Its
-    state_dict restores it; a layer that a state_dict was loaded into computes with it at once. ValueError, whose message
+    without `per_channel` each group has a scale of its own. Input (batch, in, height, width) float, output float32; ValueError
+    for another shape, or an image that is smaller than the kernel. Its state_dict restores it; a layer that a state_dict was loaded into computes with it at once. ValueError, whose message
     contains "padding", for padding that is not zeros or a number.
 
     The padding is the number 0. Its integer is the zero point, and not 0.
@@ -35,6 +35,7 @@ class QuantizedConv2d(nn.Module):
         super().__init__()
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             raise ValueError(f"numeric zero padding is needed, got {conv.padding!r}, {conv.padding_mode!r}")
+        self.in_channels = conv.in_channels
         self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
         self.dilation, self.groups = conv.dilation, conv.groups
         self.products = nn.ModuleList()  # one linear layer per group
@@ -56,6 +57,7 @@ class QuantizedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""
         groups: list[QuantizedLinear] = list(self.products)  # type: ignore[arg-type]
+        self._check(x, groups[0].weight_scale.dtype)
         if groups[0].mode == "weight_only":
             return self._float(x.float(), groups)
         x = F.pad(x.detach().float(), (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
@@ -70,6 +72,16 @@ class QuantizedConv2d(nn.Module):
             for g, p in enumerate(groups)
         ]
         return torch.cat(outputs, dim=-1).permute(0, 3, 1, 2)
+
+    def _check(self, x: Tensor, dtype: torch.dtype) -> None:
+        """Refuse an input of another shape, and scales that are not float32 any more."""
+        if dtype != torch.float32:
+            raise TypeError(f"scales must stay float32, got {dtype}: quantize the float network again")
+        geometry = zip(self.kernel_size, self.dilation, self.padding, strict=True)
+        height, width = (d * (k - 1) + 1 - 2 * p for k, d, p in geometry)
+        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[2] < height or x.shape[3] < width:
+            least = f"(batch, {self.in_channels}, {height} or more, {width} or more)"
+            raise ValueError(f"x must be {least}, got shape {tuple(x.shape)}")
 
     def _float(self, x: Tensor, groups: list[QuantizedLinear]) -> Tensor:
         """Apply the filters as floats."""

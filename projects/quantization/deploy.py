@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from batch_norm import fold_batch_norms
 from convolution import QuantizedConv2d
+from float_copy import float_copy
 from int4 import Int4Linear
 from int8_kernel import MODES, QuantizedLinear
 from qat import FakeQuantized
@@ -44,23 +43,23 @@ def quantize_network(
 ) -> nn.Module:
     """Return a quantized copy of `model`, in evaluation mode; the model itself stays as it is, and may be one layer alone.
 
-    First folds batch norms (`fold_batch_norms`). Then replaces every ``nn.Linear`` and ``nn.Conv2d`` (not subclasses:
+    Starts from a `float_copy`: float32, batch norms folded. Replaces every ``nn.Linear`` and ``nn.Conv2d`` (not subclasses:
     attention reads the weight of its own kind directly), also one that is used in two places.
 
     mode : "dynamic", "static" or "weight_only", see `int8_kernel.QuantizedLinear`.
     calibration, observer : "static" only; the batches run through the float copy in evaluation mode while an ``observer()``
-        per layer watches its input. A model from `prepare_qat` needs none: its training was the calibration.
+        per layer watches its input: one range per layer, so none per channel. A model from `prepare_qat` needs none: its training was the calibration.
     n_bits, group_size : 4 with "weight_only" makes linear layers `Int4Linear`; convolutions keep 8 bits.
     per_channel, reduce_range : see `int8_kernel.QuantizedLinear`.
 
     ValueError for an unknown mode, other n_bits than 4 and 8, 4 in another mode than "weight_only", or "static" without
-    calibration batches. RuntimeError, with its name, for a layer that no batch reached.
+    calibration batches. TypeError if a batch is not a tensor. RuntimeError, with its name, for a layer that no batch reached.
     """
     if mode not in MODES or n_bits not in (4, 8) or (n_bits == 4 and mode != "weight_only"):
         raise ValueError(
-            f"mode must be one of {', '.join(MODES)}, n_bits 8 (or 4 with weight_only), got {mode!r}, {n_bits}"
+            f"mode must be one of {', '.join(MODES)}, n_bits 8 (or 4 with weight_only), got {mode!r}, {n_bits!r}"
         )
-    quantized = fold_batch_norms(copy.deepcopy(model)).eval()
+    quantized = float_copy(model)
     layers = dict(_float_layers(quantized))
     ranges = _observe(quantized, layers, calibration, observer) if mode == "static" else {}
     for name, layer in layers.items():
@@ -102,14 +101,21 @@ def _observe(
     observers: dict[str, Observer] = {}
     for name, layer in layers.items():
         if isinstance(layer, FakeQuantized):
-            observers[name] = layer.observer
+            observers[name] = layer
         else:  # the hook will go with the float layer
             observers[name] = observer()
             layer.register_forward_pre_hook(lambda _, args, name=name: observers[name].observe(args[0]))
     trained = all(isinstance(layer, FakeQuantized) for layer in layers.values())
+    if isinstance(calibration, Tensor):
+        raise TypeError("calibration must be an iterable of batches, got one tensor: write [x]")
+    n_batches = 0
     with torch.no_grad():
-        outputs = [model(x) for x in calibration or ()]
-    if not outputs and not trained:
+        for x in () if calibration is None else calibration:
+            if not isinstance(x, Tensor):
+                raise TypeError(f"a batch of calibration must be a tensor, got {type(x).__name__}")
+            model(x.float() if x.is_floating_point() else x)
+            n_batches += 1
+    if not n_batches and not trained:
         raise ValueError('mode "static" needs calibration batches, and there was none')
     ranges = {}
     for name, seen in observers.items():

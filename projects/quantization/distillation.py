@@ -7,6 +7,8 @@ Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,8 +31,9 @@ def distillation_loss(
     the size of the gradient: softened logits have gradients of 1/T, and p - s is of order 1/T as well.
 
     student_logits, teacher_logits : (batch, classes); no gradient flows to the teacher. labels : (batch,) int64.
-    temperature above 0: the higher, the more the small probabilities count ("dark knowledge"). alpha : 0 to 1. Result ().
-    ValueError if the shapes differ or are not (batch, classes), the batch is empty, or an option is out of its range.
+    temperature above 0: the higher, the more the small probabilities count ("dark knowledge"). alpha : 0 to 1. Result (), of the
+    student's dtype. The divergence is computed in float64: it is a small difference, times T². ValueError if the shapes differ
+    or are not (batch, classes), the batch is empty, labels are not int64 classes, or an option is out of its range.
 
     Source: Hinton et al. 2015, arXiv 1503.02531, section 2 and 2.1.
     """
@@ -38,13 +41,15 @@ def distillation_loss(
         raise ValueError(
             f"logits must be (batch, classes), got {student_logits.shape} and {teacher_logits.shape}"
         )
-    if not temperature > 0 or not 0 <= alpha <= 1:
-        raise ValueError(f"temperature > 0 and 0 <= alpha <= 1 are needed, got {temperature}, {alpha}")
-    student = F.log_softmax(student_logits / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)
+    if not 0 < temperature < math.inf or not 0 <= alpha <= 1:
+        raise ValueError(f"finite temperature > 0 and 0 <= alpha <= 1 are needed, got {temperature}, {alpha}")
+    student = F.log_softmax(student_logits.double() / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits.detach().double() / temperature, dim=-1)
     soft = temperature**2 * (teacher.exp() * (teacher - student)).sum(-1).mean()
+    soft = soft.to(student_logits.dtype)
     if labels is None:
         return soft
+    _check_labels(labels, *student_logits.shape)
     return alpha * soft + (1 - alpha) * F.cross_entropy(student_logits, labels)
 
 
@@ -66,10 +71,16 @@ def train_student(
     `distillation_loss` with alpha 0.9 and `temperature`; without a teacher, cross entropy.
     student, teacher : (batch, features) to (batch, classes). The teacher is put into evaluation mode and gets no gradient.
     inputs : (n, features); labels : (n,) int64. `generator` draws the batches, with replacement, and is the only source of
-    randomness. ValueError if there is neither a teacher nor labels: nothing to learn from.
+    randomness but for dropout in the student. ValueError if there is neither a teacher nor labels (nothing to learn from), no
+    input, not a label for each, or n_steps or batch_size is no count.
     """
     if teacher is None and labels is None:
         raise ValueError("a teacher or labels are needed: there is nothing to learn from")
+    if not len(inputs) or (labels is not None and labels.shape != inputs.shape[:1]):
+        raise ValueError(f"inputs (n, features) and n labels are needed, got {len(inputs)} inputs")
+    for name, count, least in (("n_steps", n_steps, 0), ("batch_size", batch_size, 1)):
+        if not isinstance(count, int) or count < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {count!r}")
     targets = None
     if teacher is not None:
         teacher.eval()
@@ -89,3 +100,11 @@ def train_student(
         loss.backward()
         optimizer.step()
     student.eval()
+
+
+def _check_labels(labels: Tensor, batch: int, classes: int) -> None:
+    """Refuse what cross_entropy would take as something else: probabilities, and -100 as a row to leave out."""
+    if labels.dtype != torch.int64 or labels.shape != (batch,):
+        raise ValueError(f"labels must be ({batch},) int64, got {tuple(labels.shape)} {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"labels must be 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}")

@@ -1,6 +1,7 @@
 """The integer product and the layer, fast: oneDNN's byte kernel instead of int32 arithmetic; the twin of quantization.py.
 
-- `int8_matmul` is the core's, as exact, faster than float32. It follows a weight that is changed in place.
+- `int8_matmul` is the core's, as exact, faster than float32. It follows a weight that is changed in place (not through
+  `.data`, which torch does not count).
 - `quantized_linear` has one rounding, and an int8 output for the next layer.
 - `QuantizedLinear` has the modes "dynamic", "static" and "weight_only", and 7-bit activations.
 
@@ -28,26 +29,29 @@ from quantization import choose_qparams, quantize
 __all__ = ["int8_matmul", "quantized_linear", "QuantizedLinear"]
 
 BLOCK = 1024  # rows
+MOST_TERMS = 65_536  # so many products of two bytes, the largest, add up within int32
 MODES = ("dynamic", "static", "weight_only")
 
 
 def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tensor:
     """Multiply int8 matrices exactly: ``out[m, n] = Σ_k (x[m, k] - zero_point[m]) · weight[n, k]`` in int32.
 
-    x : (rows, in); weight : (out, in); zero_point, of x and within int8 : int, () or (rows, 1). Any of the sizes may be 0.
+    x : (rows, in); weight : (out, in); zero_point, of x and within int8 : int, () or a value per row. A size may be 0.
     ``Σ (x - z)·w = Σ x·w - z·Σ w``: a zero point costs one correction per output, not a wider product.
-    TypeError if an operand is not int8; ValueError if they are not two matrices of one `in`.
+    TypeError if an operand is not int8; ValueError if they are not two matrices of one `in`, or in > 65,536, where a sum
+    may leave int32.
     """
-    if x.dtype != torch.int8 or weight.dtype != torch.int8:
-        raise TypeError(f"int8 operands are needed, got {x.dtype} and {weight.dtype}")
-    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
-        raise ValueError(f"x must be (rows, in) and weight (out, in), got {x.shape} and {weight.shape}")
+    _check(x, weight)
+    if x.shape[1] > MOST_TERMS:
+        raise ValueError(
+            f"in must be at most {MOST_TERMS:,}, so that no sum leaves int32, got {x.shape[1]:,}"
+        )
     if 0 in (*x.shape, *weight.shape):
         return torch.zeros(len(x), len(weight), dtype=torch.int32, device=x.device)
     unsigned, shift, n_bits = _unsigned(x)
     if not _kernel_fits(x, n_bits):
         return _float_matmul(x, weight, zero_point)
-    zero_point = torch.as_tensor(zero_point, dtype=torch.int32)
+    zero_point = torch.as_tensor(zero_point, dtype=torch.int32).reshape(-1, 1)
     one_for_all = zero_point.numel() == 1
     parts = []
     for start, stop, packed, weight_sums in _packed(weight, _EXACT_TERMS[n_bits]):
@@ -76,14 +80,15 @@ def quantized_linear(
     for bit, ``clamp(round((float(acc) + bias / m) · (m / y_scale)) + y_zero_point, -128, 127)``.
 
     x : (..., in) int8; x_scale, x_zero_point : () or (..., 1); weight : (out, in) int8, symmetric; weight_scale : () or
-    (out,); bias : (out,); y_scale, y_zero_point : (). Result (..., out). Errors as `int8_matmul`; ValueError if only one of
-    y_scale and y_zero_point is given.
+    (out,); bias : (out,); y_scale, y_zero_point : (). Result (..., out). Errors as `int8_matmul`, but a float output takes any
+    `in`; ValueError if only one of y_scale and y_zero_point is given.
 
     Source: Jacob et al. 2018, arXiv 1712.05877, eq. 4 to 7.
     """
     if (y_scale is None) != (y_zero_point is None):
         raise ValueError("y_scale and y_zero_point are needed together")
     rows = _rows(x)
+    _check(rows, weight)
     x_scale, x_zero_point = (p.reshape(-1, 1) if p.ndim else p for p in (x_scale, x_zero_point))
     if y_scale is None or y_zero_point is None:
         y = _scaled_product(rows, x_scale, x_zero_point, weight, weight_scale, bias)
@@ -99,13 +104,14 @@ class QuantizedLinear(nn.Module):
     """`torch.nn.Linear` with int8 weights.
 
     "dynamic": each row is quantized with a range of its own, found as it comes. "static": all rows with `input_range`,
-    (low, high). "weight_only": rows stay float; only memory is saved. ValueError for another mode (the message names it), or
-    "static" without an input_range. `per_channel`: one symmetric weight scale per output, or one for all. `reduce_range`:
-    activations of 7 bits, fast on CPUs without VNNI, about 6 dB noisier.
+    (low, high), two numbers. "weight_only": rows stay float; only memory is saved. ValueError for another mode (the message
+    names it), or an input_range without "static" or the reverse. `per_channel`: one symmetric weight scale per output, or one
+    for all. `reduce_range`: activations of 7 bits, fast on CPUs without VNNI, about 6 dB noisier; not for "weight_only".
 
     It holds buffers, no parameters: weight (out, in) int8, weight_scale (out,), bias (out,) or None; "static" also
     input_scale and input_zero_point, (). Input (..., in) of any float dtype, output (..., out) float32. No rows in, no rows
-    out. NaN or inf raises ValueError ("static": inf saturates; "weight_only": both propagate).
+    out. NaN or inf raises ValueError ("static": inf saturates; "weight_only": both propagate), and so does another width. Scales
+    stay float32: after ``.half()``, which would round them, forward raises TypeError.
     """
 
     def __init__(
@@ -120,17 +126,30 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-        if mode == "static" and input_range is None:
-            raise ValueError('mode "static" needs the input_range that an observer saw')
-        self.mode, self.n_bits = mode, 8 - reduce_range
+        if (mode == "static") != (input_range is not None):
+            raise ValueError(
+                f'mode "static" needs the input_range that an observer saw, no other takes one: {mode!r}'
+            )
+        for name, value in (("per_channel", per_channel), ("reduce_range", reduce_range)):
+            if value not in (False, True):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
+        if reduce_range and mode == "weight_only":
+            raise ValueError("reduce_range has no effect in mode 'weight_only', whose rows stay float")
+        self.mode, self.n_bits = mode, 8 - int(reduce_range)
         weight = linear.weight.detach()
+        if not weight.isfinite().all():
+            raise ValueError("the layer's weight holds NaN or inf")
         largest = weight.abs().amax(1, keepdim=True)
         largest = largest if per_channel else largest.amax().expand_as(largest)
         scale, zero = choose_qparams(-largest, largest, symmetric=True)
-        self.weight, self.weight_scale = nn.Buffer(quantize(weight, scale, zero)), nn.Buffer(scale.flatten())
+        with torch.inference_mode(False):  # a tensor whose changes are counted: it is packed once
+            self.weight = nn.Buffer(quantize(weight, scale, zero))
+        self.weight_scale = nn.Buffer(scale.flatten())
         self.bias = None if linear.bias is None else nn.Buffer(linear.bias.detach().float().clone())
         if mode == "static" and input_range is not None:
             scale, zero_point = choose_qparams(*input_range, n_bits=self.n_bits)
+            if scale.ndim:
+                raise ValueError(f"input_range must be two numbers, got shape {tuple(scale.shape)}")
             self.input_scale, self.input_zero_point = nn.Buffer(scale), nn.Buffer(zero_point)
 
     def input_qparams(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,11 +160,18 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer."""
+        if self.weight_scale.dtype != torch.float32:
+            raise TypeError(
+                f"scales must stay float32, got {self.weight_scale.dtype}: quantize the float network again"
+            )
+        if not x.ndim or x.shape[-1] != self.weight.shape[1]:
+            raise ValueError(f"x must be (..., {self.weight.shape[1]}), got shape {tuple(x.shape)}")
         if self.mode == "weight_only":
             y = F.linear(x.float(), self.weight.float()) * self.weight_scale
             return y if self.bias is None else y + self.bias
         rows = _rows(x.detach().float())
-        if self.mode == "dynamic" and 0 not in rows.shape and _kernel_fits(x, self.n_bits):
+        hurry = self.mode == "dynamic" and 0 not in rows.shape and rows.shape[1] <= MOST_TERMS
+        if hurry and _kernel_fits(x, self.n_bits):
             blocks = [self._in_a_hurry(block) for block in rows.split(BLOCK)]
             y = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         else:
@@ -184,10 +210,22 @@ def _rows(x: Tensor) -> Tensor:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
+def _check(x: Tensor, weight: Tensor) -> None:
+    """Refuse what is not two int8 matrices of one `in`."""
+    if x.dtype != torch.int8 or weight.dtype != torch.int8:
+        raise TypeError(f"int8 operands are needed, got {x.dtype} and {weight.dtype}")
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"x must be (rows, in) and weight (out, in), got {x.shape} and {weight.shape}")
+
+
 def _scaled_product(
     x: Tensor, x_scale: Tensor, zero_point: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
 ) -> Tensor:
     """Return ``int8_matmul(x, weight, zero_point) · x_scale · weight_scale + bias`` in few passes over the result."""
+    if x.shape[1] > MOST_TERMS:  # the sum of floats
+        first, rest = slice(MOST_TERMS), slice(MOST_TERMS, None)
+        y = _scaled_product(x[:, first], x_scale, zero_point, weight[:, first], weight_scale, bias)
+        return y + _scaled_product(x[:, rest], x_scale, zero_point, weight[:, rest], weight_scale, None)
     if 0 not in (*x.shape, *weight.shape):
         unsigned, shift, n_bits = _unsigned(x)
         if _kernel_fits(x, n_bits):
@@ -237,9 +275,11 @@ def _float_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int) -> Tensor
 
 def _packed(weight: Tensor, terms: int) -> list[tuple[int, int, Tensor, Tensor]]:
     """Return (start, stop, packed, row sums) of each chunk of `terms` columns; again after a change in place."""
-    version = 0 if weight.is_inference() else weight._version
-    known: dict[int, tuple[int, list[Any]]] = _PACKED.setdefault(weight, {})
-    if terms not in known or known[terms][0] != version:
+    version = (
+        None if weight.is_inference() else weight._version
+    )  # torch counts the changes of no inference tensor
+    known: dict[int, tuple[int | None, list[Any]]] = _PACKED.setdefault(weight, {})
+    if version is None or terms not in known or known[terms][0] != version:
         chunks = []
         for start in range(0, weight.shape[1], terms):
             chunk = weight[:, start : start + terms].contiguous()

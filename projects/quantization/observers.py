@@ -2,7 +2,7 @@
 
 Every observer has ``observe(x)`` and ``range()`` like `MinMax`, with tensors for low and high, and refuses the same:
 ValueError, and nothing changes, for a batch that is empty or holds NaN or inf; RuntimeError for the range of nothing. What
-it keeps is its own: the caller may reuse the memory of a batch.
+it keeps is its own: the caller may reuse the memory of a batch. Batches may differ in shape, but not in their channels.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ChannelMinMax:
 
     def observe(self, x: Tensor) -> None:
         """Take one batch into account."""
-        low, high = _extremes(x, self.axis)
+        low, high = _extremes(x, self.axis, like=self.low)
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
 
@@ -66,25 +66,29 @@ class MovingAverage:
     """Observe the exponential moving average of each batch's extremes: for training, where early batches go stale.
 
     ``low += (1 - momentum) · (batch low - low)``, and high alike; the first batch is taken as it is, and no range is widened to
-    0 here: that is `choose_qparams`' affair. With `axis` one range per index of it.
+    0 here: that is `choose_qparams`' affair. With `axis` one range per index of it. It adds in float64: a small step is not
+    lost. ValueError unless 0 <= momentum < 1.
 
     Source: Jacob et al. 2018, arXiv 1712.05877, section 3.1.
     """
 
     def __init__(self, *, momentum: float = 0.99, axis: int | None = None) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         self.momentum, self.axis = momentum, axis
         self.low: Tensor | None = None
         self.high: Tensor | None = None
 
     def observe(self, x: Tensor) -> None:
         """Take one batch into account."""
-        low, high = _extremes(x, self.axis)
-        self.low = low if self.low is None else torch.lerp(self.low, low, 1 - self.momentum)
-        self.high = high if self.high is None else torch.lerp(self.high, high, 1 - self.momentum)
+        low, high = (end.double() for end in _extremes(x, self.axis, like=self.low))
+        self.low = low if self.low is None else torch.lerp(self.low.double(), low, 1 - self.momentum)
+        self.high = high if self.high is None else torch.lerp(self.high.double(), high, 1 - self.momentum)
 
     def range(self) -> Range:
         """Return (low, high)."""
-        return _known(self.low, self.high)
+        low, high = _known(self.low, self.high)
+        return low.float(), high.float()
 
 
 class Percentile:
@@ -115,7 +119,7 @@ class Percentile:
     def _at(values: Tensor, percent: float) -> Tensor:
         position = percent / 100 * (len(values) - 1)  # torch.quantile refuses more than 2^24 values
         below, above = math.floor(position), math.ceil(position)
-        return torch.lerp(values[below], values[above], position - below)
+        return torch.lerp(values[below].double(), values[above].double(), position - below).float()
 
 
 class MeanSquaredError:
@@ -128,6 +132,7 @@ class MeanSquaredError:
     """
 
     def __init__(self, *, n_bits: int = 8, symmetric: bool = False) -> None:
+        choose_qparams(-1.0, 1.0, n_bits=n_bits)  # refuses other n_bits, before all the work
         self.n_bits = n_bits
         self.symmetric = symmetric
         self._seen: list[Tensor] = []
@@ -145,15 +150,17 @@ class MeanSquaredError:
         def error(share: float) -> float:
             qparams = choose_qparams(low * share, high * share, n_bits=self.n_bits, symmetric=self.symmetric)
             back = dequantize(quantize(values, *qparams, n_bits=self.n_bits), *qparams)
-            return (back - values).square().mean().item()
+            return (
+                (back.double() - values).square().mean().item()
+            )  # 1e-25² underflows float32, 1e25² overflows
 
         best = min((k / 100 for k in range(100, 0, -1)), key=error)
         return low * best, high * best
 
 
-def _extremes(x: Tensor, axis: int | None) -> Range:
-    """Return the extremes of x, whole or per index of `axis`, or refuse what has none."""
-    x = x.detach()
+def _extremes(x: Tensor, axis: int | None, like: Tensor | None = None) -> Range:
+    """Return the extremes of x, whole or per index of `axis`; refuse what has none, or as many as `like`."""
+    x = x.detach().float()  # first: what overflows has no finite range
     if x.numel() == 0:
         raise ValueError(f"an empty tensor has no range, got shape {tuple(x.shape)}")
     rows = x.reshape(1, -1) if axis is None else x.movedim(axis, 0).reshape(x.shape[axis], -1)
@@ -162,7 +169,9 @@ def _extremes(x: Tensor, axis: int | None) -> Range:
         low, high = low[0], high[0]
     if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise ValueError("x holds NaN or inf: no finite range")
-    return low.float(), high.float()
+    if like is not None and low.shape != like.shape:
+        raise ValueError(f"{like.numel()} channels were observed before, got {low.numel()}")
+    return low, high
 
 
 def _known(low: Tensor | None, high: Tensor | None) -> Range:

@@ -57,11 +57,11 @@ def verdict(flops: float, n_bytes: float, *, peak_flops: float, bandwidth: float
     """Return "memory-bound" or "compute-bound": which of the two roofs is lower at this intensity.
 
     flops, n_bytes : of the operator; peak_flops, bandwidth : FLOP/s and bytes/s of the machine, measured in the same session.
-    ValueError unless all but flops are above 0.
+    ValueError unless flops are at least 0 and the others above 0.
     """
-    if not (n_bytes > 0 and peak_flops > 0 and bandwidth > 0):
+    if not (flops >= 0 and n_bytes > 0 and peak_flops > 0 and bandwidth > 0):
         raise ValueError(
-            f"bytes, peak and bandwidth must be positive, got {n_bytes}, {peak_flops}, {bandwidth}"
+            f"flops must be at least 0, bytes, peak and bandwidth above 0, got {flops}, {n_bytes}, {peak_flops}, {bandwidth}"
         )
     return "memory-bound" if flops / n_bytes < peak_flops / bandwidth else "compute-bound"
 
@@ -70,8 +70,12 @@ def measure_peaks(*, size: int = 768, megabytes: int = 64, rounds: int = 7) -> t
     """Measure this machine: (FLOP/s of a float32 matrix product, bytes/s of copying memory), best of `rounds`.
 
     Each round is one product, or one copy, between two calls of ``time.perf_counter``; one more round before is not counted.
-    A copy of n bytes moves 2n: it reads and writes. The threads are torch's at the time of the call.
+    A copy of n bytes moves 2n: it reads and writes. The threads are torch's at the time of the call. ValueError, with the
+    name, for a number below 1.
     """
+    for name, number in (("size", size), ("megabytes", megabytes), ("rounds", rounds)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     a, b = torch.rand(size, size), torch.rand(size, size)
     source, target = torch.rand(megabytes << 18), torch.empty(megabytes << 18)
     peak = 2 * size**3 / _best_seconds(lambda: torch.mm(a, b), rounds)

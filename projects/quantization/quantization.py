@@ -18,18 +18,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "choose_qparams",
-    "quantize",
-    "dequantize",
-    "fake_quantize",
-    "MinMax",
-    "int8_matmul",
-    "QuantizedLinear",
-    "quantize_model",
-    "torch_dynamic",
-    "torch_static",
-]
+__all__ = ["choose_qparams", "quantize", "dequantize", "fake_quantize", "MinMax", "int8_matmul",
+           "QuantizedLinear", "quantize_model", "torch_dynamic", "torch_static"]  # fmt: skip
 
 Batches = Iterable[Tensor]
 
@@ -76,7 +66,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, n_bits: int =
     """
     q_min, q_max = _limits(n_bits)
     rounded = dequantize(quantize(x.detach(), scale, zero_point, n_bits=n_bits), scale, zero_point)
-    steps = torch.round(x.detach() / scale) + zero_point
+    steps = torch.round(x.detach().float() / scale) + zero_point
     inside = steps == steps.clamp(q_min, q_max)
     return rounded + torch.where(inside, x - x.detach(), 0)  # adds 0, with the gradient of x
 
@@ -103,21 +93,21 @@ class MinMax:
 def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tensor:
     """Multiply int8 matrices exactly: ``out[m, n] = Σ_k (x[m, k] - zero_point[m]) · weight[n, k]`` in int32.
 
-    x : (rows, in); weight : (out, in); zero_point, of x : int, () or (rows, 1). No sum leaves int32 while in <= 65,536.
-    TypeError if an operand is not int8; ValueError if they are not two matrices of one `in`.
+    x : (rows, in); weight : (out, in); zero_point, of x : int, () or (rows, 1). TypeError if an operand is not int8;
+    ValueError if they are not two matrices of one `in`, or in > 65,536, where a sum may leave int32.
     """
     if x.dtype != torch.int8 or weight.dtype != torch.int8:
         raise TypeError(f"int8 operands are needed, got {x.dtype} and {weight.dtype}")
-    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
-        raise ValueError(f"x must be (rows, in) and weight (out, in), got {x.shape} and {weight.shape}")
-    return (x.int() - zero_point) @ weight.int().T
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or x.shape[1] > 65536:
+        raise ValueError(f"(rows, in <= 65,536) and (out, in) are needed, got {x.shape} and {weight.shape}")
+    return (x.int() - torch.as_tensor(zero_point, dtype=torch.int32).reshape(-1, 1)) @ weight.int().T
 
 
 class QuantizedLinear(nn.Module):
     """``nn.Linear`` on integers: ``int8_matmul(q, weight, zero_point) · (scale · weight_scale) + bias``.
 
     Dynamic, without `input_range`: each row of x, along its last axis, is quantized with the range of its own values.
-    Static: all rows with `input_range`, (low, high). Weights are symmetric, with one scale per output.
+    Static: all rows with `input_range`, (low, high), which a state_dict holds too. Weights are symmetric, one scale per output.
     It holds buffers, no parameters: weight (out, in) int8, weight_scale (out,), bias (out,) or None.
     Input (..., in), output (..., out). NaN in x raises ValueError. Source: Jacob et al., arXiv 1712.05877, eq. 4 to 7.
     """
@@ -129,12 +119,14 @@ class QuantizedLinear(nn.Module):
         scale, zero = choose_qparams(-largest, largest, symmetric=True)
         self.weight, self.weight_scale = nn.Buffer(quantize(weight, scale, zero)), nn.Buffer(scale.flatten())
         self.bias = None if linear.bias is None else nn.Buffer(linear.bias.detach().clone())
-        self.input_qparams = None if input_range is None else choose_qparams(*input_range)
+        qparams = None if input_range is None else torch.stack(choose_qparams(*map(float, input_range)))
+        self.input_qparams = None if qparams is None else nn.Buffer(qparams)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer."""
         rows = x.detach().reshape(-1, x.shape[-1])
-        scale, zero_point = self.input_qparams or choose_qparams(rows.amin(1, True), rows.amax(1, True))
+        known = self.input_qparams
+        scale, zero_point = choose_qparams(rows.amin(1, True), rows.amax(1, True)) if known is None else known
         sums = int8_matmul(quantize(rows, scale, zero_point), self.weight, zero_point)
         y = sums * (scale * self.weight_scale)
         return (y if self.bias is None else y + self.bias).reshape(*x.shape[:-1], -1)
@@ -145,29 +137,27 @@ def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batc
 
     `model` stays as it is. Other layers and subclasses of nn.Linear are kept. "static" runs the batches of `calibration`
     through the float copy, in evaluation mode, while a `MinMax` per layer watches its input. ValueError for another mode, or
-    "static" without a batch; RuntimeError if no batch reached a layer.
+    "static" without a batch; RuntimeError if no batch reached a layer. Torch's encoder layers lose their fast path: it reads weights.
     """
     if mode not in ("dynamic", "static"):
         raise ValueError(f"mode must be 'dynamic' or 'static', got {mode!r}")
-    quantized = nn.Sequential(copy.deepcopy(model)).eval()  # so that the model itself has a place
-    modules = quantized.named_modules(remove_duplicate=False)
-    linears = {name: module for name, module in modules if type(module) is nn.Linear}
+    quantized = _copy(model)
+    linears = {name: module for name, module in quantized.named_modules() if type(module) is nn.Linear}
     seen = {name: MinMax() for name in linears if mode == "static"}
     for name in seen:  # the hooks will go with the float layers
         linears[name].register_forward_pre_hook(lambda _, args, name=name: seen[name].observe(args[0]))
     if mode == "static":
         _run(quantized, calibration)
-    for name, linear in linears.items():
-        layer = QuantizedLinear(linear, input_range=seen[name].range() if name in seen else None)
-        quantized.set_submodule(name, layer)
+    for name, layer in linears.items():
+        input_range = seen[name].range() if seen else None
+        quantized.set_submodule(name, QuantizedLinear(layer, input_range=input_range))
     return quantized[0]
 
 
 def torch_dynamic(model: nn.Module) -> nn.Module:
-    """Quantize a copy of `model`, in evaluation mode, through ``torch.ao.quantization.quantize_dynamic``: every nn.Linear, nothing else."""
-    parent = nn.Sequential(copy.deepcopy(model)).eval()  # torch replaces children only
+    """Quantize a copy of `model`, in evaluation mode, by ``torch.ao.quantization.quantize_dynamic``: nn.Linear in every place, only that."""
     with warnings.catch_warnings(action="ignore"):
-        return torch.ao.quantization.quantize_dynamic(parent, {nn.Linear})[0]
+        return torch.ao.quantization.quantize_dynamic(_copy(model), {nn.Linear})[0]
 
 
 def torch_static(model: nn.Sequential, calibration: Batches) -> nn.Module:
@@ -179,7 +169,7 @@ def torch_static(model: nn.Sequential, calibration: Batches) -> nn.Module:
     if unknown := {type(layer) for layer in model} - {nn.Linear, nn.ReLU, nn.Dropout, nn.Flatten}:
         raise ValueError(f"torch_static does not support {', '.join(kind.__name__ for kind in unknown)}")
     ao = torch.ao.quantization
-    stubbed = nn.Sequential(ao.QuantStub(), *copy.deepcopy(model), ao.DeQuantStub()).eval()
+    stubbed = nn.Sequential(ao.QuantStub(), *map(copy.deepcopy, model), ao.DeQuantStub()).eval()
     with warnings.catch_warnings(action="ignore"):
         stubbed.qconfig = ao.get_default_qconfig(torch.backends.quantized.engine)
         prepared = ao.prepare(stubbed)
@@ -188,9 +178,20 @@ def torch_static(model: nn.Sequential, calibration: Batches) -> nn.Module:
 
 
 def _limits(n_bits: int) -> tuple[int, int]:
-    if not 2 <= n_bits <= 8:
-        raise ValueError(f"n_bits must be 2 to 8, got {n_bits}")
+    if n_bits not in range(2, 9):
+        raise ValueError(f"n_bits must be 2 to 8, got {n_bits!r}")
     return -(2 ** (n_bits - 1)), 2 ** (n_bits - 1) - 1
+
+
+def _copy(model: nn.Module) -> nn.Sequential:
+    """Copy `model` into a Sequential, so that it has a place itself; a linear layer in two places becomes two."""
+    parent = nn.Sequential(copy.deepcopy(model)).eval()
+    for name, module in [*parent.named_modules(remove_duplicate=False)]:
+        if type(module) is nn.Linear:
+            parent.set_submodule(name, copy.deepcopy(module))
+        if isinstance(module, nn.TransformerEncoder | nn.TransformerEncoderLayer):
+            module.use_nested_tensor = module.activation_relu_or_gelu = False  # no fast path
+    return parent
 
 
 def _run(model: nn.Module, batches: Batches) -> None:

@@ -3,7 +3,7 @@
 `torch.quantization` is an alias of `torch.ao.quantization`. It still works, with a deprecation warning; torchao replaces
 it. Each function returns a quantized copy, imports what it needs when it is called, and raises `MissingAPIError`, which says
 what took its place, for an API that is gone. The known warnings are in `KNOWN_WARNINGS`, each with its reason; any other
-one still comes through. An empty calibration raises ValueError.
+one still comes through. An empty calibration raises ValueError, a single tensor TypeError.
 
 Sources: https://docs.pytorch.org/docs/stable/quantization.html; https://docs.pytorch.org/ao/stable.
 """
@@ -69,13 +69,13 @@ def torch_static(model: nn.Sequential, calibration: Iterable[Tensor]) -> nn.Modu
     """
     aq = _api("torch.ao.quantization", "prepare")
     with known_warnings(), torch.no_grad():
-        stubbed = nn.Sequential(aq.QuantStub(), copy.deepcopy(model), aq.DeQuantStub()).eval()
+        stubbed = nn.Sequential(aq.QuantStub(), _places(model), aq.DeQuantStub()).eval()
         groups = _fusable(model)
         if groups:
             stubbed[1] = aq.fuse_modules(stubbed[1], groups)
         stubbed.qconfig = aq.get_default_qconfig("x86")
         prepared = aq.prepare(stubbed)
-        _run(prepared, calibration)
+        _run(prepared, _batches(calibration))
         converted: nn.Module = aq.convert(prepared)
     return converted
 
@@ -84,7 +84,7 @@ def torch_fx(model: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
     """Quantize statically through FX graph mode, which places stubs and fuses by itself."""
     fx = _api("torch.ao.quantization.quantize_fx", "prepare_fx")
     aq = _api("torch.ao.quantization", "get_default_qconfig_mapping")
-    batches = list(calibration)
+    batches = _batches(calibration)
     with known_warnings(), torch.no_grad():
         mapping = aq.get_default_qconfig_mapping("x86")
         prepared = fx.prepare_fx(copy.deepcopy(model).eval(), mapping, (batches[0],))
@@ -97,7 +97,7 @@ def torch_qat(model: nn.Sequential, train: Callable[[nn.Module], None]) -> nn.Mo
     """Fuse, insert fake quantization, let `train` train the prepared model in place, and convert it."""
     aq = _api("torch.ao.quantization", "prepare_qat")
     with known_warnings():
-        stubbed = nn.Sequential(aq.QuantStub(), copy.deepcopy(model), aq.DeQuantStub()).train()
+        stubbed = nn.Sequential(aq.QuantStub(), _places(model), aq.DeQuantStub()).train()
         groups = _fusable(model)
         if groups:
             stubbed[1] = aq.fuse_modules_qat(stubbed[1], groups)
@@ -121,7 +121,7 @@ def torchao_pt2e(model: nn.Module, calibration: Iterable[Tensor]) -> nn.Module:
     """Quantize statically through export (pt2e): the graph is traced, annotated by a quantizer, and converted."""
     pt2e = _api("torchao.quantization.pt2e.quantize_pt2e", "prepare_pt2e")
     x86 = _api("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", "X86InductorQuantizer")
-    batches = list(calibration)
+    batches = _batches(calibration)
     with known_warnings(), torch.no_grad():
         batch = torch.export.Dim("batch", min=2)
         exported = torch.export.export(
@@ -156,15 +156,34 @@ def _api(module: str, name: str) -> Any:
     return found
 
 
-def _run(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Calibrate; torch would convert a model that saw nothing and give a scale of 1 without an error."""
-    if not [model(x) for x in batches]:
+def _batches(calibration: Iterable[Tensor]) -> list[Tensor]:
+    """Return the batches; torch would convert a model that saw nothing and give a scale of 1 without an error."""
+    if isinstance(calibration, Tensor):  # its rows would be taken for batches
+        raise TypeError("calibration must be an iterable of batches, got one tensor: write [x]")
+    batches = list(calibration)
+    if not batches:
         raise ValueError("calibration holds no batch")
+    return batches
+
+
+def _run(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    for x in batches:
+        model(x)
+
+
+def _places(model: nn.Sequential) -> nn.Sequential:
+    """Copy a stack, with a layer of its own in every place: torch replaces each layer in the first of its places only."""
+    copied = copy.deepcopy(model)
+    for name, layer in list(copied.named_modules(remove_duplicate=False)):
+        if name and not list(layer.children()):
+            copied.set_submodule(name, copy.deepcopy(layer))
+    return copied
 
 
 def _fusable(model: nn.Sequential) -> list[list[str]]:
     """List the runs convolution, batch norm, ReLU and linear, ReLU by name: eager mode fuses what it is told."""
-    groups, names = [], [name for name, _ in model.named_children()]
+    places = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    groups, names = [], [name for name in places if name and "." not in name]
     kinds = [type(module) for module in model]
     for k in range(len(kinds)):
         for pattern in (

@@ -110,3 +110,19 @@ def test_conv_without_per_channel(generator):
         ValueError, "input_range", otherwise="a static convolution without a range is accepted"
     ):
         QuantizedConv2d(layer, mode="static")
+
+
+@pytest.mark.grades("QuantizedConv2d")
+@pytest.mark.parametrize("mode", ["dynamic", "static", "weight_only"])
+def test_conv_of_another_shape(mode):
+    """A single image, other channels, and an image smaller than the kernel are refused by shape, alike in every mode."""
+    observed = (-1.0, 1.0) if mode == "static" else None
+    quantized = QuantizedConv2d(conv_layer(padding=(1, 0), dilation=(1, 3)), mode=mode, input_range=observed)
+    assert quantized(torch.ones(2, 4, 1, 4)).shape == (2, 6, 1, 1), "the smallest image that the kernel fits"
+    for shape in ((4, 9, 8), (2, 3, 9, 8), (2, 5, 9, 8), (2, 4, 9, 3), (2, 4, 0, 8), (9, 8)):
+        with expect_error(
+            ValueError, str(shape), otherwise=f"{mode}: x of {shape} gives no error that names it"
+        ):
+            quantized(torch.ones(shape))
+    with expect_error(TypeError, "float16", otherwise="scales of float16 are used"):
+        quantized.half()(torch.ones(2, 4, 9, 8))

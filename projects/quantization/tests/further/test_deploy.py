@@ -4,6 +4,7 @@ Oracles: the float network (SQNR and accuracy), torch's own attention, laws.
 """
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from oracles import decibels
 from torch import nn
 
 from deploy import quantize_network
-from observers import Percentile
+from observers import ChannelMinMax, Percentile
 from shared.testing.checks import assert_close, expect_error
 
 
@@ -157,3 +158,20 @@ def test_digits_int8():
         calibration = [pixels[:200]] if mode == "static" else None
         got = accuracy(quantize_network(model, mode=mode, calibration=calibration), held_out, classes)
         assert abs(got - exact) <= 0.005 + 1e-9, f"{mode}: {got:.2%} instead of {exact:.2%}"
+
+
+@pytest.mark.grades("quantize_network")
+def test_calibration_of_the_wrong_kind(generator):
+    """One tensor is no list of batches, a pair is no batch, and a range per channel of the input does not factor out."""
+    model, _, x = signal("mlp", generator)
+    for bad in (x, [(x, x)], [x.numpy()]):
+        with expect_error(
+            TypeError, "calibration", otherwise=f"calibration={type(bad).__name__} is accepted"
+        ):
+            quantize_network(model, mode="static", calibration=bad)
+    observer = functools.partial(ChannelMinMax, axis=-1)
+    with expect_error(ValueError, "input_range", otherwise="a range per input channel is accepted"):
+        quantize_network(model, mode="static", calibration=[x], observer=observer)
+    for options in ({"n_bits": "8"}, {"n_bits": 4.5}, {"n_bits": True}, {"n_bits": None}):
+        with expect_error(ValueError, repr(options["n_bits"]), otherwise=f"{options} is accepted"):
+            quantize_network(model, **options)

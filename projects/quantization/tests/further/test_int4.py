@@ -74,3 +74,56 @@ def test_int4_groups_that_do_not_fit(group_size):
     """Groups divide the row and are even."""
     with expect_error(ValueError, str(group_size), otherwise=f"groups of {group_size} in rows of 24"):
         I.Int4Linear(linear_layer(), group_size=group_size)
+
+
+@pytest.mark.grades("pack_int4", "unpack_int4")
+def test_pack_other_types():
+    """Fractions are not cut off, and bytes that are read as signed do not lose a bit: refused."""
+    for bad in (
+        torch.tensor([2.7, -1.2]),
+        torch.tensor([1, 2], dtype=torch.int32),
+        torch.tensor([True, False]),
+    ):
+        with expect_error(TypeError, str(bad.dtype), otherwise=f"{bad.dtype} is packed"):
+            I.pack_int4(bad)
+    for bad in (torch.tensor([-16, 5], dtype=torch.int8), torch.tensor([1.0, 2.0])):
+        with expect_error(TypeError, str(bad.dtype), otherwise=f"{bad.dtype} is unpacked"):
+            I.unpack_int4(bad)
+    with expect_error(ValueError, otherwise="a single number is packed"):
+        I.pack_int4(torch.tensor(1, dtype=torch.int8))
+
+
+@pytest.mark.grades("Int4Linear", "in_groups")
+@pytest.mark.parametrize("group_size", [0, -2, "8", None, True, 1.5], ids=repr)
+def test_groups_that_are_no_count(group_size):
+    """Nothing, a word and a fraction are refused by name."""
+    with expect_error(ValueError, "group_size", repr(group_size), otherwise=f"groups of {group_size!r}"):
+        I.Int4Linear(linear_layer(), group_size=group_size)
+
+
+@pytest.mark.grades("in_groups")
+def test_in_groups():
+    """Neighbours in a row."""
+    layer = linear_layer()
+    groups = I.in_groups(layer, np.int64(8))
+    assert groups.shape == (9, 3, 8), f"(out, in/group_size, group_size), got {tuple(groups.shape)}"
+    assert torch.equal(groups[4, 1], layer.weight[4, 8:16]), "the groups are neighbours in a row"
+    broken = linear_layer()
+    torch.nn.init.constant_(broken.weight[3:4, 5:6], torch.inf)
+    with expect_error(ValueError, "weight", otherwise="a weight of inf gives an error that names no weight"):
+        I.in_groups(broken, 8)
+    assert not groups.requires_grad, "the groups are detached"
+
+
+@pytest.mark.grades("Int4Linear")
+def test_int4_of_another_width_or_precision(generator):
+    """Both are refused by name."""
+    quantized = I.Int4Linear(linear_layer(), group_size=8)
+    for shape in ((3, 12), (25,), ()):
+        with expect_error(
+            ValueError, str(shape), "24", otherwise=f"the error for x of {shape} names no shape"
+        ):
+            quantized(torch.ones(shape))
+    for dtype in (torch.float16, torch.float64):
+        with expect_error(TypeError, str(dtype), otherwise=f"scales of {dtype} are used"):
+            I.Int4Linear(linear_layer(), group_size=8).to(dtype)(torch.ones(3, 24))

@@ -277,3 +277,25 @@ def test_linear_half_of_an_output_scale(generator):
     x, one, zero = integers((2, 3), generator), torch.tensor(1.0), torch.tensor(0, dtype=torch.int32)
     with expect_error(ValueError, "y_zero_point", otherwise="y_scale alone is accepted"):
         K.quantized_linear(x, one, zero, x, one, y_scale=one)
+
+
+@pytest.mark.grades("int8_matmul", "quantized_linear")
+def test_limits_of_the_product():
+    """More than 65,536 products of bytes may leave int32: refused. Two operands that do not fit are named."""
+    ones = torch.full((1, 65536), 127, dtype=torch.int8)
+    assert K.int8_matmul(ones, ones, -128).item() == 255 * 127 * 65536, "the largest sum that fits"
+    more = torch.full((1, 65537), 127, dtype=torch.int8)
+    with expect_error(ValueError, "65,537", otherwise="a sum that may leave int32 is computed"):
+        K.int8_matmul(more, more)
+    one, zero = torch.tensor(1.0), torch.tensor(0, dtype=torch.int32)
+    got = K.quantized_linear(more, one, zero, more, one)
+    assert_close(got, torch.tensor([[127.0**2 * 65537]]), what="a float sum of 65,537 products")
+    x = torch.arange(-8, 8, dtype=torch.int8).reshape(4, 4)
+    for bad, error in ((x[:, :3], ValueError), (x[0], ValueError), (x.float(), TypeError)):
+        with expect_error(error, otherwise=f"weight of {tuple(bad.shape)} {bad.dtype}"):
+            K.quantized_linear(x, one, zero, bad, one)
+    per_row = torch.tensor([1, 2, 3, 4], dtype=torch.int32)
+    hint = "a vector of zero points was taken as one per column"
+    assert_close(
+        K.int8_matmul(x, x, per_row), K.int8_matmul(x, x, per_row[:, None]), what="the product", hint=hint
+    )

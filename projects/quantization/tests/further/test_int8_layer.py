@@ -1,5 +1,7 @@
 """The judge of the fast layer. Oracles: float64 layers on weights and inputs that torch's fake quantization rounded, laws."""
 
+import copy
+
 import pytest
 import torch
 from layers import linear_layer, rounded_input, rounded_weight
@@ -141,6 +143,10 @@ def test_layer_bad_input():
     weight = rounded_weight(layer.weight).double()
     expected = constant.double() @ weight.T + layer.bias.double()
     assert_close(quantized(constant), expected, dtype="float32", n=24, what="the result for a constant input")
+    broken = linear_layer()
+    nn.init.constant_(broken.weight[3:4, 5:6], torch.nan)
+    with expect_error(ValueError, "weight", otherwise="a weight of NaN gives an error that names no weight"):
+        QuantizedLinear(broken)
     zero = nn.Linear(24, 9)
     nn.init.zeros_(zero.weight)
     got = QuantizedLinear(zero)(constant)
@@ -177,3 +183,86 @@ def test_linear_is_the_core(generator):
         fast = QuantizedLinear(layer, mode=mode, **options)(x)
         for row in range(5):
             assert_close(fast[row], plain[row], n=24, what=f"row {row}, {mode}")
+
+
+@pytest.mark.grades("QuantizedLinear")
+@pytest.mark.parametrize("mode", ["dynamic", "static", "weight_only"])
+def test_linear_of_another_width(mode):
+    """Rows of another width, and a number, are refused by their shape, not by a kernel's message."""
+    quantized = QuantizedLinear(
+        nn.Linear(64, 8), mode=mode, input_range=(-1.0, 1.0) if mode == "static" else None
+    )
+    for shape in ((3, 32), (64, 3), (65,), ()):
+        with expect_error(
+            ValueError, str(shape), "64", otherwise=f"{mode}: the error for x of {shape} names no shape"
+        ):
+            quantized(torch.ones(shape))
+
+
+@pytest.mark.grades("QuantizedLinear")
+def test_linear_options_without_effect():
+    """An option that its mode would ignore is refused, and so is one of another type, or a range per channel."""
+    layer = linear_layer()
+    ends = torch.ones(24)
+    cases = [
+        ("input_range", {"input_range": (-1.0, 1.0)}),
+        ("input_range", {"mode": "weight_only", "input_range": (-1.0, 1.0)}),
+        ("input_range", {"mode": "static", "input_range": (-ends, ends)}),
+        ("reduce_range", {"mode": "weight_only", "reduce_range": True}),
+        *(("reduce_range", {"reduce_range": bad}) for bad in (2, 7, "x", None)),
+        *(("per_channel", {"per_channel": bad}) for bad in (2, "no", None)),
+    ]
+    for name, options in cases:
+        with expect_error(ValueError, name, otherwise=f"{options} is accepted"):
+            QuantizedLinear(layer, **options)
+
+
+@pytest.mark.grades("QuantizedLinear")
+@pytest.mark.parametrize("mode", ["dynamic", "static", "weight_only"])
+def test_linear_in_half_precision(mode, generator):
+    """``.half()`` rounds the scales, small ones to 0: refused by name. A move to a device or a float32 cast is fine."""
+    options = {"input_range": (-1.0, 1.0)} if mode == "static" else {}
+    quantized, x = (
+        QuantizedLinear(linear_layer(), mode=mode, **options),
+        torch.randn(3, 24, generator=generator),
+    )
+    expected = quantized(x)
+    assert_close(quantized.float().to("cpu")(x), expected, what="the result of the same precision")
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        with expect_error(TypeError, str(dtype), otherwise=f"scales of {dtype} are used"):
+            QuantizedLinear(linear_layer(), mode=mode, **options).to(dtype)(x)
+
+
+@pytest.mark.grades("QuantizedLinear")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"reduce_range": True}, {"mode": "static", "input_range": (0.0, 1.0)}, {"mode": "weight_only"}],
+    ids=str,
+)
+def test_linear_of_many_inputs(options, generator):
+    """70,000 products of the largest bytes leave int32: the sum is made of parts."""
+    layer, n = nn.utils.skip_init(nn.Linear, 70_000, 2), 70_000
+    with torch.no_grad():
+        layer.weight.copy_(torch.ones(2, n) * torch.tensor([[1.0], [0.5]]))
+        layer.bias.copy_(torch.tensor([3.0, -2.0]))
+    x = torch.stack([torch.ones(n), torch.arange(n) / (n - 1)])
+    expected = torch.nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+    got = QuantizedLinear(layer, **options)(x)
+    hint = "the sum leaves int32"
+    assert_close(got, expected, dtype="float32", rtol=1e-3, what="the sums", hint=hint)
+
+
+@pytest.mark.grades("QuantizedLinear")
+def test_linear_in_inference_mode(generator):
+    """Torch counts the changes of no inference tensor: a weight that is changed in place still counts at once."""
+    x = torch.randn(3, 24, generator=generator)
+    layer, other = linear_layer(), linear_layer()
+    with torch.no_grad():
+        other.weight.neg_()
+    wanted = QuantizedLinear(other)(x)
+    with torch.inference_mode():
+        for quantized in (QuantizedLinear(layer), copy.deepcopy(QuantizedLinear(layer))):
+            quantized(x)
+            quantized.load_state_dict(QuantizedLinear(other).state_dict())
+            hint = "the weight was changed in place, but an old copy of it was multiplied"
+            assert_close(quantized(x), wanted, what="the result", hint=hint)

@@ -235,3 +235,64 @@ def test_along():
         got = O.along(values, axis, ndim)
         assert got.shape == shape, f"axis {axis} of {ndim}: shape {tuple(got.shape)}, expected {shape}"
         assert got.flatten().tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.grades("ChannelMinMax", "MovingAverage")
+@pytest.mark.parametrize("make", [lambda: O.ChannelMinMax(axis=1), lambda: O.MovingAverage(axis=1)])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channels(make, channels, generator):
+    """A batch of other channels is refused; one channel is not taken for all."""
+    observer = make()
+    observer.observe(torch.randn(5, 3, generator=generator))
+    low, high = (end.clone() for end in observer.range())
+    with expect_error(ValueError, str(channels), otherwise=f"{channels} channels after 3 are accepted"):
+        observer.observe(100 * torch.randn(5, channels, generator=generator))
+    assert torch.equal(observer.range()[0], low), "a refused batch changed the range"
+    assert torch.equal(observer.range()[1], high), "a refused batch changed the range"
+
+
+@pytest.mark.grades("MovingAverage")
+def test_small_steps_are_not_lost():
+    """With momentum 0.99999 a step is 1e-5 of the difference: in float32 it is lost where that is small."""
+    observer = O.MovingAverage(momentum=0.99999)
+    observer.observe(torch.tensor([1.0, 1000.0]))
+    for _ in range(2000):
+        observer.observe(torch.tensor([1.002, 1002.0]))
+    moved = 1 - 0.99999**2000
+    expected = torch.tensor([1 + 0.002 * moved, 1000 + 2 * moved])
+    got = torch.stack(observer.range())
+    assert_close(got, expected, rtol=1e-7, what="the average", hint="each step is rounded away in float32")
+    for momentum in (1.0, -0.1, 1.5, math.nan):
+        with expect_error(ValueError, "momentum", otherwise=f"momentum={momentum} is accepted"):
+            O.MovingAverage(momentum=momentum)
+
+
+@pytest.mark.grades("MeanSquaredError", "Percentile")
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_ranges_of_any_size(size, generator):
+    """What is found does not depend on the unit: squares that underflow or overflow would say that no range is better."""
+    x = torch.randn(2000, generator=generator)
+    for make in (lambda: O.MeanSquaredError(n_bits=3), lambda: O.Percentile(percentile=99)):
+        ends = []
+        for values in (x, x * size):
+            observer = make()
+            observer.observe(values)
+            ends.append(torch.stack(observer.range()))
+        assert_close(ends[1] / size, ends[0], rtol=1e-5, what="the range", hint="squares leave float32")
+    observer = O.Percentile(percentile=75)
+    observer.observe(torch.tensor([-3e38, 3e38]))
+    assert_close(
+        torch.stack(observer.range()), torch.tensor([-1.5e38, 1.5e38]), rtol=1e-5, what="quartiles of ±3e38"
+    )
+    with expect_error(ValueError, "n_bits", otherwise="n_bits=9 is found wrong only after all the work"):
+        O.MeanSquaredError(n_bits=9)
+
+
+@pytest.mark.parametrize("function", ["ChannelMinMax", "MovingAverage", "Percentile", "MeanSquaredError"])
+def test_values_beyond_float32(function):
+    """1e300 is finite in float64, and has no range in float32: refused, and nothing changes."""
+    made = getattr(O, function)(**({"axis": 0} if function == "ChannelMinMax" else {}))
+    made.observe(torch.tensor([[-1.0, 2.0]]))
+    with expect_error(ValueError, otherwise=f"{function} observes 1e300"):
+        made.observe(torch.tensor([[1e300, 0.0]], dtype=torch.float64))
+    assert all(torch.isfinite(end).all() for end in made.range()), "a refused batch changed the range"

@@ -5,6 +5,7 @@ Oracles: counts worked by hand, torch.utils.flop_counter, and a bottleneck that 
 
 import itertools
 import json
+import math
 import time
 
 import pytest
@@ -187,3 +188,15 @@ def test_planted_bottleneck_is_found(generator, tmp_path):
     assert (
         len(profiling.table(list(found.values()), peak_flops=1.0, bandwidth=1.0, n_rows=2).splitlines()) == 4
     )
+
+
+@pytest.mark.grades("verdict", "measure_peaks")
+def test_numbers_that_are_none():
+    """NaN is not compute-bound, and no round has no best time."""
+    for flops in (math.nan, -1.0):
+        with expect_error(ValueError, str(flops), otherwise=f"flops={flops} has a verdict"):
+            profiling.verdict(flops, 1.0, peak_flops=1.0, bandwidth=1.0)
+    assert profiling.verdict(0.0, 1.0, peak_flops=1.0, bandwidth=1.0) == "memory-bound"
+    for name in ("size", "megabytes", "rounds"):
+        with expect_error(ValueError, name, otherwise=f"{name}=0 is measured"):
+            profiling.measure_peaks(**{"size": 2, "megabytes": 1, "rounds": 1, name: 0})

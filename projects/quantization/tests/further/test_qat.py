@@ -3,6 +3,7 @@
 Oracles: torch's fake quantization, and the deployed integers, which must be what was trained.
 """
 
+import copy
 import math
 
 import pytest
@@ -170,3 +171,55 @@ def test_digits_int4_after_qat():
     ratio = decibels(run(prepared, held_out), run(deployed, held_out))
     assert ratio > 60, f"{ratio:.1f} dB between the trained and the deployed model: do they round alike?"
     assert math.isfinite(decibels(run(model, held_out), run(deployed, held_out))), "nothing was quantized"
+
+
+@pytest.mark.grades("FakeQuantized", "prepare_qat", "quantize_network")
+def test_trained_range_is_state(generator, tmp_path):
+    """The observed range is in the state_dict: loaded, the network evaluates, deploys and trains on as the saved one."""
+    x = torch.rand(80, 1, 8, 8, generator=generator) * 3
+    prepared = prepare_qat(cnn())
+    for k in (3, 1, 2):
+        prepared(x * k)
+    torch.save(prepared.state_dict(), tmp_path / "state")
+    loaded = prepare_qat(cnn())
+    loaded.load_state_dict(torch.load(tmp_path / "state"))
+    hint = "the observed range is lost with the state_dict"
+    for model in (loaded, copy.deepcopy(prepared)):
+        try:
+            got = run(model.eval(), x)
+        except RuntimeError as error:
+            raise AssertionError(f"{hint}: {error}") from None
+        assert_close(got, run(prepared.eval(), x), what="the loaded network", hint=hint)
+    deployed = [run(quantize_network(model, mode="static"), x) for model in (loaded, prepared)]
+    assert_close(*deployed, what="the deployed network", hint=hint)
+    for model in (loaded.train(), prepared.train()):
+        model(x / 3)
+    assert_close(run(loaded.eval(), x), run(prepared.eval(), x), what="trained on", hint=hint)
+
+
+@pytest.mark.grades("prepare_qat", "FakeQuantized")
+def test_groups_that_do_not_fit():
+    """A group over two rows is refused before training, not after it; so is an option without effect."""
+    for group_size in (16, 7, 0, -2, "8", True):
+        with expect_error(ValueError, "group_size", otherwise=f"groups of {group_size!r} in rows of 24"):
+            prepare_qat(nn.Linear(24, 8), n_bits=4, group_size=group_size)
+    assert prepare_qat(nn.Linear(24, 8), n_bits=4, group_size=8).group_size == 8
+    for options in ({"reduce_range": 2}, {"reduce_range": True, "n_bits": 4, "group_size": 8}):
+        with expect_error(ValueError, "reduce_range", otherwise=f"{options} is accepted"):
+            prepare_qat(nn.Linear(24, 8), **options)
+
+
+@pytest.mark.grades("prepare_qat", "FakeQuantized", "quantize_network")
+def test_shared_layer_is_trained_and_deployed(generator):
+    """A layer in two places has one weight and a range for each place."""
+    shared, x = mlp()[2], torch.rand(50, 128, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        back = nn.Linear(96, 128)
+    model = nn.Sequential(shared, nn.ReLU(), back, shared).eval()
+    prepared = prepare_qat(model)
+    prepared(x)
+    weights = {id(m.layer.weight) for m in prepared.modules() if isinstance(m, FakeQuantized)}
+    assert len(weights) == 2, f"two layers in three places have {len(weights)} weights"
+    ratio = decibels(run(model, x), run(quantize_network(prepared.eval(), mode="static"), x))
+    assert ratio > 35, f"{ratio:.1f} dB: does each place have a range of its own?"

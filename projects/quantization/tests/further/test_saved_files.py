@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from networks import cnn, mlp, run, signal
+from networks import cnn, kinds, mlp, run, signal
 from torch import nn
 
 from deploy import quantize_network
 from files import load_quantized, save_quantized
+from qat import prepare_qat
 from shared.testing.checks import expect_error
 
 
@@ -88,3 +89,107 @@ def test_file_that_does_not_fit(tmp_path):
     save_file(mlp().state_dict(), tmp_path / "float")
     with expect_error(ValueError, otherwise="a float file is loaded as a quantized one"):
         load_quantized(mlp(), tmp_path / "float")
+
+
+@pytest.mark.grades("load_quantized", "save_quantized")
+def test_damaged_files(tmp_path):
+    """Empty, cut, longer and foreign files are a ValueError with the path; a missing one stays a FileNotFoundError."""
+    from safetensors.torch import save_file
+
+    model, path = mlp(), tmp_path / "model.safetensors"
+    quantized = quantize_network(model)
+    save_quantized(quantized, path)
+    whole = path.read_bytes()
+    damaged = {
+        "empty": b"",
+        "cut in the header": whole[:50],
+        "cut in the tensors": whole[:-1],
+        "too long": whole + b"x",
+        "text": b"a text of more than eight bytes",
+        "zeros": bytes(200),
+    }
+    for name, content in damaged.items():
+        path.write_bytes(content)
+        with expect_error(ValueError, "model.safetensors", otherwise=f"a file is loaded that is {name}"):
+            load_quantized(model, path)
+    layers = (
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"0": 3}',
+        '{"0": {"group_size": 0}}',
+        '{"0": {"reduce_range": 7}}',
+        '{"0": {"x": 1}}',
+    )
+    for text in layers:
+        save_file(quantized.state_dict(), path, metadata={"layers": text})
+        with expect_error(ValueError, "model.safetensors", otherwise=f"layers={text!r} is accepted"):
+            load_quantized(model, path)
+    state = quantized.state_dict()
+    state["0.weight"] = state["0.weight"].float()
+    layers = '{"0": {"mode": "dynamic"}, "2": {"mode": "dynamic"}, "4": {"mode": "dynamic"}}'
+    save_file(state, path, metadata={"layers": layers})
+    with expect_error(ValueError, "0.weight", otherwise="float weights become integers without a word"):
+        load_quantized(model, path)
+    with pytest.raises(FileNotFoundError):
+        load_quantized(model, tmp_path / "missing")
+    with pytest.raises(IsADirectoryError):
+        load_quantized(model, tmp_path)
+
+
+@pytest.mark.grades("save_quantized")
+def test_saving_that_fails(tmp_path, monkeypatch):
+    """The old file stays whole, nothing is left beside it; the new one is on the disk before it takes the old one's name."""
+    import os
+
+    path = tmp_path / "model"
+    save_quantized(quantize_network(mlp()), path)
+    before, synced = path.read_bytes(), []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), sync(file)))
+
+    def fail(source, target):
+        assert synced, "the file is renamed before its bytes are on the disk"
+        assert path.read_bytes() == before, "the old file was written over"
+        raise OSError("no space")
+
+    for broken in (fail, replace):
+        monkeypatch.setattr(os, "replace", broken)
+        if broken is fail:
+            with pytest.raises(OSError, match="no space"):
+                save_quantized(quantize_network(mlp()[:3]), path)
+            assert path.read_bytes() == before, "a failed save changed the old file"
+        else:
+            save_quantized(quantize_network(mlp()[:3]), path)
+            assert path.read_bytes() != before, "nothing was saved"
+        assert [p.name for p in tmp_path.iterdir()] == ["model"], "something is left beside the file"
+
+
+@pytest.mark.grades("save_quantized")
+def test_saving_what_cannot_be_loaded(tmp_path):
+    """The core's network, a prepared and a float one have no layer of quantize_network: refused, and nothing is written."""
+    import quantization
+
+    for model in (quantization.quantize_model(mlp()), prepare_qat(mlp()), mlp()):
+        with expect_error(
+            ValueError, otherwise=f"a network of {kinds(model)} is saved, and could not be loaded"
+        ):
+            save_quantized(model, tmp_path / "model")
+    assert not list(tmp_path.iterdir()), "a file was written"
+
+
+@pytest.mark.grades("save_quantized", "load_quantized")
+def test_file_of_shared_layers_and_another_precision(generator, tmp_path):
+    """A layer in two places, and an architecture in half precision: the same bits come back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        shared = nn.Linear(6, 6)
+        model = nn.Sequential(
+            shared, nn.LayerNorm(6), shared, nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+        )
+    x = torch.randn(4, 5, 6, generator=generator)
+    quantized = quantize_network(model.eval())
+    save_quantized(quantized, tmp_path / "model")
+    loaded = load_quantized(model.half(), tmp_path / "model")
+    assert torch.equal(run(quantized, x), run(loaded, x)), "the loaded model computes something else"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from layers import rounded_input, rounded_weight
 
-from shared.testing.checks import assert_close
+from shared.testing.checks import assert_close, expect_error
 from smooth import smooth
 
 
@@ -46,3 +46,26 @@ def test_smooth_helps_against_an_outlier(generator):
 
     plain, smoothed = quality(noise(x, weight)), quality(noise(x / factors, weight * factors))
     assert smoothed > plain + 6, f"{plain:.1f} dB without and {smoothed:.1f} dB with smoothing"
+
+
+@pytest.mark.grades("smooth")
+def test_smooth_bad_input():
+    """NaN does not become a factor of 1; shapes that would broadcast, and alpha beyond 0 to 1, are refused."""
+    good, weight = torch.ones(2), torch.ones(3, 2)
+    for bad in (torch.tensor([torch.nan, 1]), torch.tensor([torch.inf, 1]), torch.tensor([-1.0, 1])):
+        with expect_error(ValueError, "activation_max", otherwise=f"activation_max = {bad} is accepted"):
+            smooth(bad, weight)
+    with expect_error(ValueError, "weight", otherwise="a weight of NaN is accepted"):
+        smooth(good, torch.full((3, 2), torch.nan))
+    for bad in (torch.ones(2, 1), torch.ones(1), torch.ones(3)):
+        with expect_error(ValueError, otherwise=f"activation_max of {tuple(bad.shape)} for two channels"):
+            smooth(bad, weight)
+    with expect_error(ValueError, otherwise="filters are taken for a matrix"):
+        smooth(good, torch.ones(3, 2, 1))
+    for alpha in (-0.1, 1.1, torch.nan):
+        with expect_error(ValueError, "alpha", otherwise=f"alpha={alpha} is accepted"):
+            smooth(good, weight, alpha=alpha)
+    for alpha in (0, 1):
+        assert smooth(good * 4, weight * 2, alpha=alpha).tolist() == [4.0 if alpha else 0.5] * 2, (
+            f"alpha={alpha}"
+        )

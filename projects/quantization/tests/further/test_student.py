@@ -175,3 +175,63 @@ def test_unlabelled_digits_beat_sixty_labels():
         )
         assert with_teacher > 0.9, f"seed {seed}: the distilled student reads only {with_teacher:.1%}"
     assert all(map(torch.equal, before, teacher.parameters())), "the teacher was trained as well"
+
+
+@pytest.mark.grades("distillation_loss")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("temperature", [20.0, 1000.0])
+def test_loss_at_a_high_temperature(temperature, dtype, generator):
+    """The divergence is a difference of nearly equal logarithms: of order 1/T², times T²."""
+    student, teacher = (torch.randn(64, 10, generator=generator).to(dtype) for _ in range(2))
+    centred = [logits.double() - logits.double().mean(1, keepdim=True) for logits in (student, teacher)]
+    limit = (centred[0] - centred[1]).square().mean(1).mean() / 2  # for T to infinity, Hinton's equation 4
+    got = distillation.distillation_loss(student, teacher, temperature=temperature)
+    assert got.dtype == dtype, f"the loss has the student's dtype, got {got.dtype}"
+    error = abs(float(got) / float(limit) - 1)
+    allowed = 3 / temperature + {torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(dtype, 0)
+    assert error < allowed, (
+        f"{float(got):.4f} at T = {temperature:g}, near {float(limit):.4f} by T² · (a small difference)"
+    )
+
+
+@pytest.mark.grades("distillation_loss")
+def test_labels_that_are_no_classes(generator):
+    """-100 is not left out, probabilities are not taken for labels, and an infinite temperature is not NaN."""
+    logits, other = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    for labels in ([1, -100, 2], [1, 4, 2], [0, -1, 1]):
+        with expect_error(ValueError, "labels", otherwise=f"labels {labels} of four classes are accepted"):
+            distillation.distillation_loss(logits, other, torch.tensor(labels))
+    for labels in (
+        torch.softmax(other, -1),
+        torch.tensor([1, 2]),
+        torch.tensor([[1], [2], [3]]),
+        torch.ones(3),
+    ):
+        with expect_error(ValueError, "labels", otherwise=f"labels of {tuple(labels.shape)} {labels.dtype}"):
+            distillation.distillation_loss(logits, other, labels)
+    for temperature in (math.inf, math.nan):
+        with expect_error(ValueError, "temperature", otherwise=f"temperature={temperature} is accepted"):
+            distillation.distillation_loss(logits, other, temperature=temperature)
+    for labels in ([0, 3, 1], [3, 3, 0]):
+        assert torch.isfinite(distillation.distillation_loss(logits, other, torch.tensor(labels)))
+
+
+@pytest.mark.grades("train_student")
+def test_training_on_what_does_not_fit(generator):
+    """Labels for other inputs, no inputs, and steps that are no count, are refused before the first step."""
+    student, inputs, labels = nn.Linear(4, 3), torch.randn(8, 4, generator=generator), torch.arange(8) % 3
+    cases = [
+        ("inputs", {"labels": labels[:7]}),
+        ("inputs", {"labels": torch.cat([labels, labels])}),
+        *(("n_steps", {"labels": labels, "n_steps": bad}) for bad in (-1, 2.0, "3", None)),
+        *(("batch_size", {"labels": labels, "batch_size": bad}) for bad in (0, -4, 4.0, None)),
+    ]
+    before = student.weight.detach().clone()
+    for name, options in cases:
+        with expect_error(ValueError, name, otherwise=f"{name} that do not fit are accepted: {options}"):
+            distillation.train_student(student, inputs, generator=generator, **{"n_steps": 1, **options})
+    with expect_error(ValueError, "inputs", otherwise="no inputs are accepted"):
+        distillation.train_student(student, inputs[:0], labels=labels[:0], generator=generator)
+    assert torch.equal(student.weight, before), "a refused call trained the student"
+    distillation.train_student(student, inputs, labels=labels, n_steps=0, generator=generator)
+    assert torch.equal(student.weight, before), "no step, no change"

@@ -176,3 +176,28 @@ def test_the_logger_is_put_back():
     before = logger.level
     available(lambda: T.torchao_dynamic(mlp()))
     assert logger.level == before, "the logger stays silent after the import"
+
+
+@pytest.mark.parametrize("function", ["torch_static", "torch_fx", "torchao_pt2e"])
+def test_calibration_of_the_wrong_kind(function, generator):
+    """None at all is a ValueError; the rows of one tensor are no batches."""
+    for bad, error in (([], ValueError), (iter(()), ValueError), (torch.ones(4, 64), TypeError)):
+        with expect_error(error, "calibration", otherwise=f"{function} calibrates on {bad}"):
+            available(lambda bad=bad: getattr(T, function)(mlp(), bad))
+
+
+@pytest.mark.grades("torch_static", "torch_qat")
+@pytest.mark.parametrize("function", ["torch_static", "torch_qat"])
+def test_layers_in_two_places(function, generator):
+    """A linear layer and a ReLU that stand in two places are quantized, and fused, in both."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        linear, relu = torch.nn.Linear(8, 8), torch.nn.ReLU()
+    model = torch.nn.Sequential(linear, relu, linear, relu).eval()
+    x = torch.randn(60, 8, generator=generator)
+    second = [x] if function == "torch_static" else (lambda prepared: prepared(x))
+    quantized = available(lambda: getattr(T, function)(model, second))
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        ratio = decibels(model(x), quantized(x))
+    assert 25 < ratio < 70, f"{ratio:.1f} dB for a layer in two places"
+    assert model[0] is model[2], "the model itself was changed"
