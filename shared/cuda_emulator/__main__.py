@@ -19,7 +19,7 @@ HELP = """\
 no launch to profile: write one into the file, or give one with --launch:
     // profile: kernel<<<grid, block>>>(float[1024], 1024)
     // profile: kernel<<<(4, 2), (16, 16), shared bytes>>>(float[64, 64], half[64], 64, 2.5f, 64ll)
-arrays hold random numbers; 64 is an int, 64ll a long long, 2.5f a float, 2.5 a double"""
+arrays of float, double and half hold random numbers, others 0; 64 is an int, 64ll a long long, 2.5f a float, 2.5 a double"""
 LAUNCH = re.compile(r"\s*(\w+)\s*<<<(.*)>>>\s*\((.*)\)\s*$")
 TYPES = {
     **{"float": np.float32, "double": np.float64, "half": np.float16, "__half": np.float16, "int": np.int32},
@@ -60,12 +60,20 @@ def profile_file(path: Path, launches: list[str] | None, options: list[str]) -> 
 
 
 def parse_launch(text: str) -> tuple[str, Any, Any, int, list[Any]]:
-    """Read ``kernel<<<grid, block, shared>>>(arguments)``; arrays are filled with random numbers."""
+    """Read ``kernel<<<grid, block, shared>>>(arguments)``; float arrays are filled with random numbers."""
     match = LAUNCH.match(text)
     if not match:
         raise ValueError(f"cannot read the launch {text.strip()!r}\n{HELP}")
     kernel, configuration, arguments = match.groups()
-    sizes = [tuple(map(int, re.findall(r"\d+", part))) for part in _split(configuration)]
+    parts = _split(configuration)
+    whole = r"\d+|\(\s*\d+\s*(,\s*\d+\s*){0,2}\)"
+    if (
+        not 2 <= len(parts) <= 3
+        or not all(re.fullmatch(whole, part) for part in parts)
+        or any("(" in part for part in parts[2:])
+    ):
+        raise ValueError(f"grid, block and bytes must be whole numbers, got <<<{configuration}>>>\n{HELP}")
+    sizes = [tuple(map(int, re.findall(r"\d+", part))) for part in parts]
     rng = np.random.default_rng(0)
     shared = sizes[2][0] if len(sizes) > 2 else 0
     return kernel, sizes[0], sizes[1], shared, [_argument(word, rng) for word in _split(arguments)]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def launch(
 ) -> None:
     """Launch one kernel of a .cu file through PyCUDA and wait for it.
 
-    Arguments are device arrays and NumPy scalars. What PyCUDA, the compiler or the emulator has to say against it is
+    Arguments are device arrays and NumPy scalars, sizes are integers, of NumPy too. What PyCUDA, the compiler or the emulator has to say against it is
     raised as it is: the text is the diagnosis.
     """
     import pycuda.autoprimaryctx  # noqa: F401
@@ -169,14 +170,17 @@ def launch(
     function = _modules[source].get_function(name)
     if shared_bytes > 48 << 10:
         function.set_attribute(driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
-    grids, blocks = ((size,) if isinstance(size, int) else size for size in (grid, block))
+    grids, blocks = (
+        tuple(map(operator.index, size if isinstance(size, tuple | list) else (size,)))
+        for size in (grid, block)
+    )
     blocks = (*blocks, 1, 1)[:3]
     function(*arguments, grid=(*grids, 1)[: max(2, len(grids))], block=blocks, shared=shared_bytes)
     driver.Context.synchronize()
 
 
 def device_array(array: NDArray[Any]) -> Any:
-    """Return a PyCUDA GPUArray with the content of a NumPy array."""
+    """Return a PyCUDA GPUArray with the content of a NumPy array, whose bytes are copied in the order in which they are."""
     import pycuda.autoprimaryctx  # noqa: F401
     from pycuda import gpuarray
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cuda_emulator
 import numpy as np
 import pytest
+from cuda_emulator.__main__ import parse_launch
 from cuda_emulator.launch import DeviceArray, DriverError, Module
 
 KERNELS = Path(__file__).parent / "kernels"
@@ -143,3 +144,22 @@ def test_profile_without_a_launch_says_how():
     done = subprocess.run(command, capture_output=True, text=True, cwd=KERNELS.parents[2])
     assert done.returncode != 0
     assert "// profile: kernel<<<grid, block>>>(float[1024], 1024)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "sizes", ["1.5, 32", "-4, 32", "4", "4, 32, 0, 0", "n, 32", "(4, 4, 4, 4), 32", "4, ()", "4, 32, (8)"]
+)
+def test_profile_refuses_sizes_that_are_no_numbers(sizes):
+    """1.5 is not the pair (1, 5)."""
+    with pytest.raises(ValueError, match=r"must be whole numbers, got <<<"):
+        parse_launch(f"k<<<{sizes}>>>(float[8], 8)")
+
+
+def test_profile_reads_a_launch():
+    kernel, grid, block, shared, arguments = parse_launch(
+        " k <<< (4, 2), 16, 128 >>> (float[8, 2], half[3], int[2], 8, 2ll, 2.5f) "
+    )
+    assert (kernel, grid, block, shared) == ("k", (4, 2), (16,), 128)
+    assert [(x.dtype.str[1:], x.shape) for x in arguments] == [
+        *(("f4", (8, 2)), ("f2", (3,)), ("i4", (2,)), ("i4", ()), ("i8", ()), ("f4", ())),
+    ]
