@@ -123,7 +123,7 @@ EXPORT uint64_t emulator_collective(int op, unsigned mask, uint64_t value, int s
     thread.state = State::in_collective;
     if (all_arrived(warp, lanes, mask)) complete_collective(warp, lanes, mask);
     if (launch.failed || thread.state == State::in_collective) wait_as(State::in_collective);
-    thread.has_read = true;  // what another lane has may be data
+    has_read[launch.current] = true;  // what another lane has may be data
     return thread.result;
 }
 

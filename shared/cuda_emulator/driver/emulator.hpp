@@ -141,7 +141,6 @@ struct Thread {
     unsigned mask;
     uint64_t value, result;
     int source_lane;
-    bool has_read = false;             // from memory, or another lane's value: what it computes from now on may be data
     std::vector<Overflow> overflows;  // of what may be data, the last few
 };
 
@@ -174,6 +173,7 @@ struct Launch {
     bool failed = false;
     Finding suspicion;  // a read of shared memory that nobody has written; it waits for the write that may still come
     bool suspects = false;
+    bool overflowed = false;  // some thread has an overflow
     double deadline = 0;
 };
 extern Launch launch;
@@ -229,6 +229,7 @@ enum class Access { load, store, atomic };
 
 void begin_memory_checks();  // of a launch
 void begin_block_memory();   // poisons shared memory
+extern bool has_read[];      // of each thread, from memory or another lane: what it computes from now on may be data
 void finish_second_write();  // two threads have written one word: the same value?
 void barrier_passed();       // everything before is ordered before everything after
 void warp_synced(unsigned first_thread, unsigned mask);

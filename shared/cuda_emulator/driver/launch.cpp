@@ -227,7 +227,7 @@ static void run_block(std::vector<unsigned>& order) {
         thread.fiber.prepare(reinterpret_cast<char*>(launch.stacks_low) + i * STACK_BYTES,
                              STACK_BYTES - 64 - (i % 16) * 64, thread_body);
         thread.state = State::ready;
-        thread.has_read = false;
+        has_read[i] = false;
         thread.overflows.clear();
     }
     auto live = [] {
@@ -332,7 +332,7 @@ Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared
     const size_t n = (size_t)block.x * block.y * block.z;
     launch.function = &function;
     launch.module = function.module;
-    launch.failed = launch.suspects = false;
+    launch.failed = launch.suspects = launch.overflowed = false;
     launch.deadline = now_s() + settings.timeout_s;
     launch.threads.assign(n, Thread{});
     for (unsigned i = 0; i < n; i++)

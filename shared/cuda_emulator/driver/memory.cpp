@@ -28,6 +28,7 @@ static uint32_t epoch = 1, block_epoch = 1;
 // orders no memory.
 static uint32_t seen[MAX_THREADS][WARP];
 static std::vector<Cell> static_cells, dynamic_cells;
+bool has_read[MAX_THREADS];
 static bool checked;  // the running module has hooks, so the cells are in use
 static struct {  // a store to what another thread has just stored
     bool waits = false;
@@ -233,8 +234,10 @@ static bool is_builtin_variable(uintptr_t address) {
 
 static inline void on_access(uintptr_t address, unsigned size, Access access, bool aligned, uintptr_t pc) {
     if (!launch.running_thread) return;                               // a constructor, before any launch
-    finish_second_write();
-    if (launch.failed) wait_as(State::done);
+    if (second_write.waits) {
+        finish_second_write();
+        if (launch.failed) wait_as(State::done);
+    }
     if (address - launch.stacks_low < launch.stacks_bytes) return;  // a local variable
     check_timeout(pc);
     const Module& module = *launch.module;
@@ -243,18 +246,18 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
     const bool misaligned = aligned && power_of_two && (address & (size - 1));
     bool shared = true;
     if (address - dynamic < launch.dynamic_bytes && address + size <= dynamic + launch.dynamic_bytes) {
-        if (access != Access::store) current().has_read = true;
+        if (access != Access::store) has_read[launch.current] = true;
         if (misaligned) fail_alignment(address, size, access, pc);
         check_shared(dynamic_cells.data(), address - dynamic, address, size, access, pc);
     } else if (address - module.shared_low < module.shared_high - module.shared_low &&
                in_shared_variable(address, size)) {
-        if (access != Access::store) current().has_read = true;
+        if (access != Access::store) has_read[launch.current] = true;
         if (misaligned) fail_alignment(address, size, access, pc);
         check_shared(static_cells.data(), address - module.shared_low, address, size, access, pc);
     } else if (address - module.image_low < module.image_high - module.image_low) {
         for (const Variable& v : module.globals)  // __constant__ and __device__ variables
             if (address >= v.low && address + size <= v.high) {
-                if (access != Access::store) current().has_read = true;
+                if (access != Access::store) has_read[launch.current] = true;
                 return;
             }
         if (address - module.shared_low < module.shared_high - module.shared_low)
@@ -267,7 +270,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
         return;  // a literal or a constexpr table
     } else {
         shared = false;
-        if (access != Access::store) current().has_read = true;
+        if (access != Access::store) has_read[launch.current] = true;
         bool known = false;
         for (Range& range : recent)
             if (address - range.low < range.bytes && address + size - range.low <= range.bytes) {
@@ -284,7 +287,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
             for (int i = 3; i > 0; i--) recent[i] = recent[i - 1];
             recent[0] = {entry->first, entry->second.bytes};
         }
-        if (!current().overflows.empty())
+        if (launch.overflowed)
             if (const Overflow* overflow = overflow_behind(recent[0].low, recent[0].bytes, address, size))
                 fail_overflowed_index(*overflow);
         if (misaligned) fail_alignment(address, size, access, pc);

@@ -45,13 +45,14 @@ static __int128 value_of(const TypeDescriptor* type, uintptr_t value) {
 static void on_overflow(const OverflowData* data, __int128 meant, const std::string& text, uintptr_t pc) {
     if (!launch.running_thread) return;
     Overflow overflow{pc, 0, 0, "integer overflow: " + text + " does not fit in " + data->type->name};
-    if (!current().has_read) fail_overflowed_index(overflow);
+    if (!has_read[launch.current]) fail_overflowed_index(overflow);
     if (1u << (data->type->info >> 1) > 32) return;  // no array is so large
     overflow.wrapped = (int32_t)(uint32_t)meant;
     overflow.meant = (int64_t)meant;
     auto& kept = current().overflows;
     if (kept.size() == 4) kept.erase(kept.begin());
     kept.push_back(overflow);
+    launch.overflowed = true;
 }
 
 // The _abort names are the same handlers under -fno-sanitize-recover.
