@@ -1,7 +1,8 @@
 """Arrays on the host and on the device, and the launch of a kernel: what the host function of a CUDA project needs.
 
 An array is a NumPy array, or one that is on the device already: a PyCUDA GPUArray, a CUDA torch tensor, or anything else
-with ``__cuda_array_interface__``. NumPy has no bfloat16: two opaque bytes (``V2``) stand for it, as in ml_dtypes.
+with ``__cuda_array_interface__``. NumPy has no bfloat16: two opaque bytes (``V2``) stand for it, as in ml_dtypes. Bytes in
+another order than the machine's are put right where NumPy arrays are copied, and refused on the device.
 
 A host function checks its arguments, and then gives `on_device` a function of device arrays, which launches:
 
@@ -19,6 +20,8 @@ PyCUDA is imported only when something is launched. Work is queued on the defaul
 from __future__ import annotations
 
 import functools
+import math
+import numbers
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,14 +31,18 @@ import numpy as np
 __all__ = [
     "address",
     "check_arrays",
+    "check_integer",
+    "check_number",
     "check_side",
     "device_attribute",
     "dtype_of",
     "launch",
     "on_device",
+    "overlap",
     "shape_of",
 ]
 
+_INTEGERS = {"i": range(-(2**31), 2**31), "q": range(-(2**63), 2**63)}  # what a letter of `types` holds
 _SHARED_BYTES = 47 << 10  # 48 KB need no permission; the kernel's own variables have a part of them
 
 
@@ -55,12 +62,21 @@ def dtype_of(array: Any) -> str:
         dtype = np.dtype(array.__cuda_array_interface__["typestr"])
         if not dtype.isnative:
             return dtype.str
-    return "bfloat16" if dtype.kind == "V" and dtype.itemsize == 2 else dtype.name
+    return "bfloat16" if dtype == np.dtype("V2") else dtype.name
 
 
 def address(array: Any) -> int:
     """Return the device address of the first element; an empty array has none, which is 0."""
     return int(array.__cuda_array_interface__["data"][0] or 0)
+
+
+def overlap(first: Any, second: Any) -> bool:
+    """Tell whether two device arrays without gaps have a byte in common."""
+    starts, sizes = zip(
+        *((address(x), math.prod(shape_of(x)) * _numpy_dtype(x).itemsize) for x in (first, second)),
+        strict=True,
+    )
+    return max(starts) < min(start + size for start, size in zip(starts, sizes, strict=True))
 
 
 # --- checks --------------------------------------------------------------------------------------------------
@@ -78,9 +94,11 @@ def check_arrays(dtypes: Sequence[str], **arrays: Any) -> None:
 def check_side(**arrays: Any) -> None:
     """Raise TypeError unless all arrays are on the host or all on the device, ValueError if one has gaps on the device.
 
-    A kernel sees an address and no strides. None stands for an array that was not given.
+    A kernel sees an address, no strides and no mask: a masked array is a TypeError. None stands for an array that was not given.
     """
     given = {name: array for name, array in arrays.items() if array is not None}
+    if masked := [name for name, array in given.items() if isinstance(array, np.ma.MaskedArray)]:
+        raise TypeError(f"expected arrays without a mask, got a MaskedArray as {masked[0]}")
     on_host = [isinstance(array, np.ndarray) for array in given.values()]
     if not all(on_host) and (
         any(on_host) or not all(hasattr(array, "__cuda_array_interface__") for array in given.values())
@@ -93,6 +111,26 @@ def check_side(**arrays: Any) -> None:
             raise ValueError(
                 f"{name} must be C-contiguous, got shape {shape_of(array)} and strides {strides}"
             )
+
+
+def check_integer(name: str, value: Any, allowed: range) -> int:
+    """Return an option as an int, which NumPy's integers become; TypeError for another type (64.0, True), ValueError if not allowed."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if int(value) not in allowed:
+        steps = f" in steps of {allowed.step}" if allowed.step > 1 else ""
+        raise ValueError(f"{name} must be from {allowed[0]} to {allowed[-1]}{steps}, got {value}")
+    return int(value)
+
+
+def check_number(name: str, value: Any) -> float:
+    """Return an option as a float; TypeError unless it is a real number, ValueError unless float32 has it, as 0 only if it is 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    number: Any = value
+    if not abs(number) <= float(np.finfo(np.float32).max) or (number != 0 and np.float32(number) == 0):
+        raise ValueError(f"{name} must be a finite number of float32, got {value!r}")
+    return float(number)
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
@@ -125,12 +163,15 @@ def on_device(
     """Call ``run(*inputs, out)`` with all arrays on the device, and return `out`.
 
     NumPy arrays are packed, copied to the device, and `out` is copied back: into the array that was given, or into a new one.
+    ValueError for an `out` that is read-only.
     Without `out` it has the shape and dtype of the first input, unless `shape` or `dtype` say otherwise, and is where the
     inputs are: a tensor for torch tensors, else a GPUArray.
     """
     import pycuda.autoprimaryctx  # noqa: F401  # the context that torch uses too; not at the top: importing needs no device
     from pycuda import gpuarray
 
+    if out is not None and _is_read_only(out):
+        raise ValueError("the array for the result is read-only")
     first = inputs[0]
     shape = shape_of(first) if shape is None else shape
     if not isinstance(first, np.ndarray) and hasattr(first, "new_empty"):
@@ -148,6 +189,14 @@ def on_device(
         return result.get()
     out[...] = result.get()
     return out
+
+
+def _is_read_only(array: Any) -> bool:
+    return (
+        not array.flags.writeable
+        if isinstance(array, np.ndarray)
+        else bool(array.__cuda_array_interface__["data"][1])
+    )
 
 
 def _new_tensor(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
@@ -174,15 +223,31 @@ def launch(
 
     `types` has a letter for each argument: "P" for an array, "q" for a long long, "i" for an int, "f" for a float. `grid` and
     `block` are numbers of blocks and of threads in a block, along x or along (x, y, …). A grid of 0 blocks is an error of CUDA's.
+    TypeError for sizes and integers that are none, ValueError for those that their type does not hold.
     """
+    threads, blocks = _sizes("block", block), _sizes("grid", grid)
     function = _function(path, entry, types)
     if shared_bytes > _SHARED_BYTES:
         from pycuda import driver
 
         function.set_attribute(driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
-    values = [address(value) if kind == "P" else value for kind, value in zip(types, arguments, strict=True)]
-    blocks, threads = ((size,) if isinstance(size, int) else size for size in (grid, block))
+    values = [
+        _value(f"argument {i} of {entry}", kind, value)
+        for i, (kind, value) in enumerate(zip(types, arguments, strict=True), 1)
+    ]
     function.prepared_call((*blocks, 1)[:2], (*threads, 1, 1)[:3], *values, shared_size=shared_bytes)
+
+
+def _value(name: str, kind: str, value: Any) -> Any:
+    if kind == "P":
+        return address(value)
+    return check_integer(name, value, _INTEGERS[kind]) if kind in _INTEGERS else value
+
+
+def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
+    return tuple(
+        check_integer(name, size, range(2**32)) for size in (sizes if isinstance(sizes, tuple) else (sizes,))
+    )
 
 
 @functools.cache

@@ -3,7 +3,8 @@
 The first and the third are those of the core. Every later rung keeps more of the matrices nearby: in shared memory for a block,
 in registers for a thread. `RUNGS` lists them with their tiles. Contract of cuda_matmul.py, and:
 
-- with beta = 0, c is not read: it may hold NaN. The result goes to c where there is one, always;
+- with beta = 0, c is not read: it may hold NaN. The result goes to c where there is one, always. On the device c must not share
+  memory with a or b, which other threads still read; on the host it may;
 - device arrays must be C-contiguous; `tensor_core` takes bfloat16, which is ``V2`` in NumPy, and its result is float32;
 - sums are float32, in an order that depends on the kernel. Work on the device is queued on the default stream.
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device_arrays import check_arrays, check_side, launch, on_device, shape_of
+from device_arrays import check_arrays, check_number, check_side, launch, on_device, overlap, shape_of
 
 __all__ = ["RUNGS", "matmul"]
 
@@ -57,12 +58,14 @@ def matmul(
     a : (M, K)    b : (K, N)    c : (M, N), added to the product, and where the result goes
     kernel : name of one of `RUNGS`
 
-    Raises ValueError for shapes that do not fit, gaps, another kernel, beta without a c, or a c with more tiles along one axis
-    than a grid may have blocks in y; TypeError for dtypes and sides. The message names what came.
+    Raises ValueError for shapes that do not fit, gaps, another kernel, alpha or beta beyond float32, beta without a c, a c that is
+    read-only, overlaps an input, or has more tiles along one axis than a grid may have blocks in y; TypeError for dtypes and
+    sides, and if alpha or beta is no real number. The message names what came.
     """
     rung = next((rung for rung in RUNGS if rung.name == kernel), None)
     if rung is None:
         raise ValueError(f"kernel must be one of {', '.join(rung.name for rung in RUNGS)}, got {kernel!r}")
+    alpha, beta = check_number("alpha", alpha), check_number("beta", beta)
     if c is None and beta != 0:
         raise ValueError(f"beta is {beta}, so there must be a c to add")
     check_arrays((rung.dtype,), a=a, b=b)
@@ -82,9 +85,10 @@ def matmul(
         )
 
     def multiply(a: Any, b: Any, c: Any) -> None:
+        if overlap(c, a) or overlap(c, b):
+            raise ValueError("c overlaps an input: threads would read results instead of inputs")
         if M and N:  # K = 0 launches: the kernel writes beta · c
-            numbers = (M, N, K, float(alpha), float(beta))
             path = _FOLDER / f"{kernel}.cu"
-            launch(path, "matmul", "PPPiiiff", a, b, c, *numbers, grid=grid, block=rung.block)
+            launch(path, "matmul", "PPPiiiff", a, b, c, M, N, K, alpha, beta, grid=grid, block=rung.block)
 
     return on_device(multiply, [a, b], c, shape=(M, N), dtype="float32")

@@ -8,6 +8,8 @@ Source: the Triton tutorial "Matrix Multiplication".
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 import triton
 import triton.language as tl
@@ -47,6 +49,19 @@ def matmul_kernel(  # type: ignore[no-untyped-def]
     tl.store(c + rows * N + columns, result, mask=inside)
 
 
+def _number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    if not abs(float(value)) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{name} must be a finite number of float32, got {value!r}")
+    return float(value)
+
+
+def _overlap(first: torch.Tensor, second: torch.Tensor) -> bool:
+    ends = (tensor.data_ptr() + tensor.numel() * tensor.element_size() for tensor in (first, second))
+    return max(first.data_ptr(), second.data_ptr()) < min(ends)
+
+
 def matmul_triton(
     a: torch.Tensor, b: torch.Tensor, *, alpha: float = 1.0, beta: float = 0.0, c: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -55,12 +70,12 @@ def matmul_triton(
     Parameters
     ----------
     a : (M, K) tensor of float32, float16 or bfloat16, contiguous
-        On a CUDA device, or on the CPU under ``TRITON_INTERPRET=1``.
+        On a CUDA device, or on the CPU under ``TRITON_INTERPRET=1``, which multiplies bfloat16 wrongly: that is refused.
     b : (K, N) tensor like `a`
     alpha, beta : float
-        With beta = 0, `c` is not read.
+        Finite. With beta = 0, `c` is not read.
     c : (M, N) tensor of float32, optional
-        Added to the product, and where the result goes.
+        Added to the product, and where the result goes. It shares no memory with `a` or `b`.
 
     Returns
     -------
@@ -70,12 +85,20 @@ def matmul_triton(
     Raises
     ------
     TypeError
-        If dtypes differ or are others.
+        If dtypes differ or are others, an argument is no tensor, or alpha or beta no number.
     ValueError
-        If shapes do not fit, a tensor has gaps, or beta is not 0 and `c` is missing.
+        If shapes do not fit, devices differ, a tensor has gaps, `c` overlaps an input, or beta is not 0 and `c` is missing.
     """
+    tensors = [a, b] if c is None else [a, b, c]
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise TypeError(f"expected tensors, got {', '.join(type(tensor).__name__ for tensor in tensors)}")
+    alpha, beta = _number("alpha", alpha), _number("beta", beta)
     if a.dtype not in (torch.float32, torch.float16, torch.bfloat16) or a.dtype != b.dtype:
         raise TypeError(f"a and b must both be float32, float16 or bfloat16, got {a.dtype} and {b.dtype}")
+    if a.dtype == torch.bfloat16 and a.device.type == "cpu":
+        raise TypeError("bfloat16 needs a GPU: Triton's interpreter multiplies it wrongly")
+    if len({tensor.device for tensor in tensors}) > 1:
+        raise ValueError(f"tensors must be on one device, got {[str(tensor.device) for tensor in tensors]}")
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
         raise ValueError(f"a must be (M, K) and b (K, N), got {tuple(a.shape)} and {tuple(b.shape)}")
     if c is None and beta != 0:
@@ -91,6 +114,8 @@ def matmul_triton(
         raise ValueError(
             f"matrices must be contiguous, got strides {a.stride()}, {b.stride()} and {c.stride()}"
         )
+    if any(_overlap(c, tensor) for tensor in (a, b)):
+        raise ValueError("c overlaps an input: programs would read results instead of inputs")
     if M and N:
         # 128 x 128 spills registers on sm_90 where c is added: the addresses of c take two for each of its numbers.
         tile_m, tile_n, tile_k = (64, 64, 16) if a.dtype == torch.float32 else (128, 64, 32)

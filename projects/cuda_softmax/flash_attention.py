@@ -4,6 +4,7 @@
 
 - float16, bfloat16 (``V2`` in NumPy) and float32, computed in float32 and rounded once;
 - NumPy or device arrays, as for `ladder.softmax`; device arrays must be C-contiguous;
+- products and sums are not divided before the end: scores, and n_keys times the largest value, must fit in float32;
 - bad arguments are refused before anything is launched, with a message that names what came.
 
 Source: Dao, Fu, Ermon, Rudra and Ré 2022, arXiv 2205.14135, algorithm 1.
@@ -15,7 +16,18 @@ import math
 from pathlib import Path
 from typing import Any
 
-from device_arrays import check_arrays, dtype_of, launch, on_device, shape_of
+import numpy as np
+
+from device_arrays import (
+    address,
+    check_arrays,
+    check_number,
+    dtype_of,
+    launch,
+    on_device,
+    overlap,
+    shape_of,
+)
 
 __all__ = ["flash_attention"]
 
@@ -36,19 +48,28 @@ def flash_attention(
     query, out : (batch, heads, n_queries, d), with d one of 32, 64 and 128
     key, value : (batch, heads, n_keys, d), with at least one key; batch · heads is at most 65535
     causal : query i sees keys 0 to i only, counted from the first of each, as in torch
-    scale : any number; the default is ``1 / sqrt(d)``
+    scale : any number of float32; the default is ``1 / sqrt(d)``
+    out : may be the query itself, but not overlap an input on the device in any other way
 
-    Raises ValueError for shapes and gaps, TypeError for dtypes and sides.
+    Raises ValueError for shapes, gaps, a scale beyond float32, and an `out` that is read-only or overlaps; TypeError for dtypes and
+    sides, for a `causal` that is no bool, and a `scale` that is no number.
     """
+    if not isinstance(causal, bool | np.bool_):
+        raise TypeError(f"causal must be True or False, got {causal!r}")
     check_arrays(_DTYPES, query=query, key=key, value=value, out=out)
     shapes = [shape_of(array) for array in (query, key, value)]
     _check_shapes(*shapes)
     if out is not None and shape_of(out) != shapes[0]:
         raise ValueError(f"out must have the shape of query, {shapes[0]}, got {shape_of(out)}")
     (B, H, n_queries, d), n_keys = shapes[0], shapes[1][2]
-    factor = 1 / math.sqrt(d) if scale is None else float(scale)
+    factor = 1 / math.sqrt(d) if scale is None else check_number("scale", scale)
 
     def run(query: Any, key: Any, value: Any, out: Any) -> None:
+        shifted = overlap(out, query) and address(out) != address(query)
+        if shifted or overlap(out, key) or overlap(out, value):
+            raise ValueError(
+                "out overlaps key or value, or query, shifted: threads would read results instead of inputs"
+            )
         if math.prod(shapes[0]) == 0:
             return
         launch(

@@ -5,7 +5,8 @@ largest value and sum in one pass; `single_read` keeps the row in shared memory.
 
 - float16 and bfloat16 (``V2`` in NumPy) are computed in float32 and rounded once, to the dtype of the input;
 - a row that holds NaN, +inf, or nothing but -inf is NaN, as in torch. The width ends at 131072;
-- `out` may be the input itself; on the host it may have any strides. Device arrays must be C-contiguous;
+- `out` may be the input itself, but not overlap it on the device in any other way; on the host it may have any strides. Device
+  arrays must be C-contiguous;
 - work on the device is queued on the default stream.
 
 Sources: Milakov and Gimelshein 2018, arXiv 1805.02867, algorithm 3 (online softmax); Harris, NVIDIA 2007.
@@ -17,7 +18,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from device_arrays import check_arrays, device_attribute, dtype_of, launch, on_device, shape_of
+from device_arrays import (
+    address,
+    check_arrays,
+    device_attribute,
+    dtype_of,
+    launch,
+    on_device,
+    overlap,
+    shape_of,
+)
 
 __all__ = ["KERNELS", "softmax"]
 
@@ -37,8 +47,8 @@ def softmax(x: Any, out: Any = None, *, kernel: str = "online") -> Any:
     out : where to put the result: an array of the same side, shape and dtype
     kernel : one of `KERNELS`
 
-    Raises ValueError for a shape that does not fit, gaps, or another kernel; TypeError for dtypes and sides. The message names
-    what came.
+    Raises ValueError for a shape that does not fit, gaps, another kernel, or an `out` that is read-only or overlaps the input,
+    shifted; TypeError for dtypes and sides. The message names what came.
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
@@ -51,6 +61,8 @@ def softmax(x: Any, out: Any = None, *, kernel: str = "online") -> Any:
     n_rows, width = math.prod(shape[:-1]), shape[-1]
 
     def run(x: Any, out: Any) -> None:
+        if overlap(out, x) and address(out) != address(x):
+            raise ValueError("out overlaps the input, shifted: threads would read results instead of inputs")
         if n_rows == 0:
             return
         grid, block, n_cached = _shape_of_launch(kernel, n_rows, width)

@@ -9,6 +9,7 @@ Sources: the Triton tutorials "Fused Softmax" and "Fused Attention"; Dao et al. 
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 import triton
@@ -50,10 +51,12 @@ def softmax_triton(x: torch.Tensor) -> torch.Tensor:
     Raises
     ------
     TypeError
-        If the dtype is another one.
+        If `x` is no tensor, or the dtype is another one.
     ValueError
         If `x` has gaps, no axis, or a width out of range.
     """
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
     if x.dtype not in _DTYPES:
         raise TypeError(f"dtype must be float16, bfloat16 or float32, got {x.dtype}")
     if x.ndim == 0 or not 1 <= x.shape[-1] <= 131072:
@@ -109,6 +112,14 @@ def attention_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + query_at, result.to(out.dtype.element_ty), mask=rows[:, None] < n_queries)
 
 
+def _number(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    if not abs(float(value)) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{name} must be a finite number of float32, got {value!r}")
+    return float(value)
+
+
 def flash_attention_triton(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -122,11 +133,12 @@ def flash_attention_triton(
     Parameters
     ----------
     query : (batch, heads, n_queries, d) tensor of float16, bfloat16 or float32, contiguous; d is 32, 64 or 128
+        Triton's interpreter multiplies bfloat16 wrongly: on the CPU it is refused.
     key, value : (batch, heads, n_keys, d) tensors of the same dtype, at least one key
     causal : bool
         Query i sees keys 0 to i only, counted from the first of each, as in torch.
     scale : float, optional
-        The default is ``1 / sqrt(d)``.
+        Finite; the default is ``1 / sqrt(d)``.
 
     Returns
     -------
@@ -137,13 +149,22 @@ def flash_attention_triton(
     Raises
     ------
     TypeError
-        If dtypes differ or are others.
+        If dtypes differ or are others, an argument is no tensor, `causal` no bool or `scale` no number.
     ValueError
-        If shapes do not fit, d is another number, there is no key, batch · heads is more than 65535, or a tensor has gaps.
+        If shapes do not fit, devices differ, d is another number, there is no key, batch · heads is more than 65535, a head has
+        2**31 numbers or more, or a tensor has gaps.
     """
     tensors = (query, key, value)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise TypeError(f"expected tensors, got {', '.join(type(tensor).__name__ for tensor in tensors)}")
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal must be True or False, got {causal!r}")
     if query.dtype not in _DTYPES or len({tensor.dtype for tensor in tensors}) > 1:
         raise TypeError(f"expected one dtype of float16, bfloat16, float32, got {[t.dtype for t in tensors]}")
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        raise TypeError("bfloat16 needs a GPU: Triton's interpreter multiplies it wrongly")
+    if len({tensor.device for tensor in tensors}) > 1:
+        raise ValueError(f"tensors must be on one device, got {[str(tensor.device) for tensor in tensors]}")
     shapes = tuple(tuple(tensor.shape) for tensor in tensors)
     if query.ndim != 4 or query.shape[-1] not in _HEAD_DIMS:
         raise ValueError(
@@ -161,14 +182,17 @@ def flash_attention_triton(
         raise ValueError(f"there must be a key to attend to, got {shapes[1]}")
     if query.shape[0] * query.shape[1] > 65535:  # CUDA's limit for a grid in y
         raise ValueError(f"at most 65535 heads in all batches, got {query.shape[0]} x {query.shape[1]}")
+    if max(shapes[0][2], shapes[1][2]) * query.shape[3] >= 2**31:  # positions inside a head have 32 bits
+        raise ValueError(f"n_queries · d and n_keys · d must be below 2**31, got {shapes[0]} and {shapes[1]}")
     if not all(tensor.is_contiguous() for tensor in tensors):
         raise ValueError(f"tensors must be contiguous, got strides {[tensor.stride() for tensor in tensors]}")
     B, H, n_queries, d = query.shape
+    factor = 1 / math.sqrt(d) if scale is None else _number("scale", scale)
     out = torch.empty_like(query)
     if out.numel():
         rows = 64 if query.dtype == torch.float32 else 128
         attention_kernel[(triton.cdiv(n_queries, rows), B * H)](
-            *tensors, out, n_queries, key.shape[2], 1 / math.sqrt(d) if scale is None else scale,
+            *tensors, out, n_queries, key.shape[2], factor,
             CAUSAL=causal, D=d, ROWS=rows, KEYS=32 if query.dtype == torch.float32 else 64,
             num_warps=8, num_stages=2 if query.dtype == torch.float32 else 3,
         )  # fmt: skip

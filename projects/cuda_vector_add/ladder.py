@@ -20,10 +20,12 @@ from typing import Any
 from device_arrays import (
     address,
     check_arrays,
+    check_integer,
     device_attribute,
     dtype_of,
     launch,
     on_device,
+    overlap,
     shape_of,
 )
 
@@ -51,28 +53,28 @@ def vector_add(
     out : where to put the sums: an array of the same side, shape and dtype
     kernel : one of `KERNELS`
     block_size : threads per block, a multiple of 32 up to 1024
-    n_blocks : blocks in the grid; the default fills the device. `one_per_thread` takes no other number than it needs
+    n_blocks : blocks in the grid; the default fills the device. `one_per_thread` needs a thread for each element
 
-    Raises ValueError for an option or shape that does not fit, gaps, or an `out` that overlaps an input, shifted; TypeError for
-    dtypes and sides. The message names what came.
+    Raises ValueError for an option or shape that does not fit, gaps, or an `out` that is read-only or overlaps an input, shifted;
+    TypeError for dtypes, sides, and sizes that are not integers. The message names what came.
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
-    if not 32 <= block_size <= 1024 or block_size % 32:
-        raise ValueError(f"block_size must be a multiple of 32 up to 1024, got {block_size}")
-    if n_blocks is not None and not 1 <= n_blocks < 2**31:
-        raise ValueError(f"n_blocks must be from 1 to 2**31 - 1, got {n_blocks}")
+    block_size = check_integer("block_size", block_size, range(32, 1025, 32))
+    if n_blocks is not None:
+        n_blocks = check_integer("n_blocks", n_blocks, range(1, 2**31))
     check_arrays(_DTYPES, a=a, b=b, out=out)
     shapes = [shape_of(array) for array in (a, b, out) if array is not None]
     if len(set(shapes)) > 1:
         raise ValueError(f"a, b and out must have one shape, got {', '.join(map(str, shapes))}")
     n = math.prod(shapes[0])
     needed = -(-n // block_size)
-    if kernel == "one_per_thread" and n_blocks not in (None, needed):
+    if kernel == "one_per_thread" and n_blocks is not None and n_blocks < needed:
         raise ValueError(f"one_per_thread needs {needed} blocks for {n} elements, got n_blocks={n_blocks}")
 
     def add(a: Any, b: Any, out: Any) -> None:
-        _check_overlap(a, b, out)
+        if any(overlap(out, array) and address(out) != address(array) for array in (a, b)):
+            raise ValueError("out overlaps an input, shifted: threads would read sums instead of inputs")
         if n == 0:
             return
         filling = _BLOCKS_PER_MULTIPROCESSOR * device_attribute("MULTIPROCESSOR_COUNT")
@@ -81,13 +83,3 @@ def vector_add(
         launch(path, entry, "PPPq", a, b, out, n, grid=chosen, block=block_size)
 
     return on_device(add, [a, b], out)
-
-
-def _check_overlap(a: Any, b: Any, out: Any) -> None:
-    n_bytes = math.prod(shape_of(out)) * _itemsize(out)
-    if any(0 < abs(address(out) - address(array)) < n_bytes for array in (a, b)):
-        raise ValueError("out overlaps an input, shifted: threads would read sums instead of inputs")
-
-
-def _itemsize(array: Any) -> int:
-    return {"float16": 2, "float32": 4, "int32": 4, "float64": 8}[dtype_of(array)]

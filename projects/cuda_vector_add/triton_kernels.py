@@ -9,6 +9,8 @@ MAPL 2019; the Triton tutorial "Vector Addition".
 
 from __future__ import annotations
 
+import numbers
+
 import torch
 import triton
 import triton.language as tl
@@ -34,7 +36,7 @@ def vector_add_triton(a: torch.Tensor, b: torch.Tensor, *, block: int = 1024) ->
     a, b : tensors on one CUDA device, or on the CPU under ``TRITON_INTERPRET=1``
         float16, float32, float64 or int32, contiguous. No elements is fine: then nothing is launched.
     block : int
-        Elements per program, a power of two.
+        Elements per program, a power of two up to 2**20.
 
     Returns
     -------
@@ -44,10 +46,12 @@ def vector_add_triton(a: torch.Tensor, b: torch.Tensor, *, block: int = 1024) ->
     Raises
     ------
     TypeError
-        If the dtype is another one.
+        If an argument is no tensor, the dtype is another one, or `block` is no integer.
     ValueError
-        If shapes, dtypes or devices differ, a tensor has gaps, or `block` is not a power of two.
+        If shapes, dtypes or devices differ, a tensor has gaps, or `block` is not such a power of two.
     """
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
+        raise TypeError(f"a and b must be tensors, got {type(a).__name__} and {type(b).__name__}")
     if a.dtype not in (torch.float16, torch.float32, torch.float64, torch.int32):
         raise TypeError(f"dtype must be float16, float32, float64 or int32, got {a.dtype}")
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
@@ -57,8 +61,11 @@ def vector_add_triton(a: torch.Tensor, b: torch.Tensor, *, block: int = 1024) ->
         )
     if not (a.is_contiguous() and b.is_contiguous()):
         raise ValueError(f"a and b must be contiguous, got strides {a.stride()} and {b.stride()}")
-    if block < 1 or block & (block - 1):
-        raise ValueError(f"block must be a power of two, got {block}")
+    if isinstance(block, bool) or not isinstance(block, numbers.Integral):
+        raise TypeError(f"block must be an integer, got {block!r}")
+    block = int(block)  # a NumPy integer is no constant for Triton
+    if not 1 <= block <= 2**20 or block & (block - 1):
+        raise ValueError(f"block must be a power of two up to 2**20, got {block}")
     out = torch.empty_like(a)
     n = out.numel()
     if n:

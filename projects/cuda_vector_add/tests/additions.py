@@ -177,6 +177,14 @@ def check_special_values(kernel):
         assert not wrong.any(), f"the sign of a zero is wrong, for {first}: add b to a, and nothing to a 0"
 
 
+def check_wrapping(kernel):
+    """int32 sums past the ends of the range wrap around, as in NumPy."""
+    values = np.int32([2**31 - 1, -(2**31), 2**30, 1, 0, -1])
+    a, b = (grid.ravel() for grid in np.meshgrid(values, values))
+    hint = "int32 sums wrap around: 2147483647 + 1 is -2147483648, as in NumPy"
+    assert_sum(add(kernel, a, b), a, b, what="int32 sums past the ends of the range", hint=hint)
+
+
 def check_offsets(kernel, rng):
     """Arrays that start anywhere in an allocation, together or not, and whose neighbours stay as they are."""
     n, room = 67, 80

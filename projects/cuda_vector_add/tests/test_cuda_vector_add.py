@@ -73,6 +73,12 @@ def test_special_values(function, cuda_device):
 
 
 @core
+def test_sums_that_wrap(function, cuda_device):
+    """int32 sums that do not fit wrap around: overflow of data is no error."""
+    additions.check_wrapping(function)
+
+
+@core
 def test_offset_views(function, rng, cuda_device):
     """Arrays that start anywhere in an allocation, and whose neighbours stay as they are."""
     additions.check_offsets(function, rng)

@@ -19,6 +19,7 @@ from products import (
     run,
 )
 
+import cuda_matmul
 import ladder
 from shared import cuda_emulator
 from shared.testing.checks import assert_imports_only, expect_error
@@ -283,6 +284,89 @@ def test_byte_order(rng, cuda_device):
     ladder.matmul(a.astype(">f4"), b.astype(">f4"), beta=1.0, c=swapped)
     hint = "the bytes were copied as they lie: bring them to native order first"
     assert_product(swapped.astype(np.float32), a, b, beta=1.0, c=c, hint=hint)
+
+
+@host
+def test_mixed_byte_orders(rng, cuda_device):
+    """One matrix in each order, for the core too; on the device the other order is refused."""
+    a, b = random(rng, 5, 7), random(rng, 7, 6)
+    hint = "the bytes were copied as they lie: bring them to native order first"
+    for module in (ladder, cuda_matmul):
+        for arrays in ((a.astype(">f4"), b), (a, b.astype(">f4")), (a.astype(">f4"), b.astype(">f4"))):
+            result = module.matmul(*arrays)
+            assert_product(result, a, b, hint=hint)
+            assert result.dtype.isnative, f"the result is in the byte order {result.dtype.str}"
+        for arrays in ((a.astype(">f4"), b), (a, b.astype(">f4"))):
+            with expect_error(
+                TypeError, ">f4", otherwise="a device array in the other byte order is accepted"
+            ):
+                module.matmul(*map(device_array, arrays))
+
+
+@host
+@pytest.mark.parametrize("kernel", ALL)
+def test_c_that_is_an_input(kernel, rng, cuda_device):
+    """On the device other threads still read it: refused, as any overlap. On the host a and b are copied first."""
+    a, b = random(rng, 40, 40), random(rng, 40, 40)
+    for which in (0, 1):
+        inputs = [device_array(a), device_array(b)]
+        with expect_error(
+            ValueError, "c", otherwise="a c that is an input is accepted: other threads still read it"
+        ):
+            ladder.matmul(*inputs, c=inputs[which], kernel=kernel)
+        with expect_error(
+            ValueError, "c", otherwise="a c that is an input is accepted: other threads still read it"
+        ):
+            ladder.matmul(*inputs, c=inputs[which], kernel=kernel, beta=1.0)
+        inputs = [a.copy(), b.copy()]
+        assert ladder.matmul(*inputs, c=inputs[which], kernel=kernel) is inputs[which]
+        assert_product(inputs[which], a, b, what=f"c that is {'ab'[which]}, on the host")
+    buffer = device_array(np.ones(2 * 1600 + 1, np.float32))
+    first, shifted, after = (buffer[i : i + 1600].reshape(40, 40) for i in (0, 1, 1600))
+    with expect_error(ValueError, "c", otherwise="a c that overlaps an input is accepted"):
+        ladder.matmul(first, device_array(b), c=shifted, kernel=kernel)
+    assert ladder.matmul(first, first, c=after, kernel=kernel) is after  # neighbours do not overlap
+
+
+@host
+def test_a_vector_is_no_matrix(cuda_device):
+    """Neither as a row nor as a column, in any position, in the core and in the ladder."""
+    for module in (ladder, cuda_matmul):
+        for a, b in (((4,), (4, 5)), ((3, 4), (4,)), ((4,), (4,)), ((), (4, 5)), ((1, 3, 4), (4, 5))):
+            shape = str(min(a, b, key=lambda shape: len(shape) == 2))
+            with expect_error(ValueError, shape, otherwise="an array that is no matrix is accepted"):
+                module.matmul(np.ones(a, np.float32), np.ones(b, np.float32))
+
+
+@host
+def test_alpha_and_beta_are_numbers(rng, cuda_device):
+    """A string, None or True is no number; NaN, inf and what float32 does not have are refused too."""
+    a, c = random(rng, 4, 4), random(rng, 4, 4)
+    for option in ("alpha", "beta"):
+        for error, values in (
+            (TypeError, ("2", None, True, 2j)),
+            (ValueError, (np.nan, np.inf, 1e39, 1e-50)),
+        ):
+            for value in values:
+                with expect_error(error, option, otherwise=f"{option}={value!r} is accepted"):
+                    ladder.matmul(a, a, c=c.copy(), **{option: value})
+    result = ladder.matmul(a, a, alpha=np.float64(2), beta=np.int64(3), c=c.copy())
+    assert_product(result, a, a, alpha=2.0, beta=3.0, c=c)
+
+
+@host
+def test_arrays_that_no_kernel_understands(rng, cuda_device):
+    """A c that is read-only, a mask, fields of two bytes that are no bfloat16."""
+    a = random(rng, 4, 4)
+    c = a.copy()
+    c.flags.writeable = False
+    with expect_error(ValueError, "read-only", otherwise="a c that is read-only is accepted"):
+        ladder.matmul(a, a, c=c)
+    with expect_error(TypeError, "MaskedArray", otherwise="the mask is ignored"):
+        ladder.matmul(np.ma.array(a, mask=a > 0), a)
+    fields = np.zeros((4, 4), [("x", "u1"), ("y", "u1")])
+    with expect_error(TypeError, "void16", otherwise="fields are taken for bfloat16"):
+        ladder.matmul(fields, fields, kernel="tensor_core")
 
 
 class Foreign:

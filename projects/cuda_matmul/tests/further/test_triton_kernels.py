@@ -95,6 +95,54 @@ def test_triton_lengths_of_zero(triton_device):
 
 
 @pytest.mark.grades("matmul_triton")
+@pytest.mark.emulator_only("on a GPU bfloat16 is right")
+def test_triton_refuses_what_its_interpreter_does_wrongly(triton_device):
+    """bfloat16 without a GPU: a TypeError instead of numbers of any size."""
+    a = torch.ones((4, 4), dtype=torch.bfloat16, device=triton_device)
+    with expect_error(TypeError, "bfloat16", otherwise="bfloat16 is accepted by the interpreter, and wrong"):
+        triton_kernels.matmul_triton(a, a)
+
+
+@pytest.mark.grades("matmul_triton")
+def test_triton_c_that_is_an_input(generator, triton_device):
+    """Other programs still read it."""
+    a, b = random(generator, triton_device, (70, 70), (70, 70))
+    for c in (a, b, a.T.contiguous().view(-1)[:0].new_empty(4901)[1:].view(70, 70)):
+        if c is a or c is b:
+            with expect_error(
+                ValueError, "c", otherwise="a c that is an input is accepted: other programs still read it"
+            ):
+                triton_kernels.matmul_triton(a, b, c=c)
+        else:
+            assert_product(triton_kernels.matmul_triton(a, b, c=c), a, b)
+    buffer = torch.ones(4901, device=triton_device)
+    with expect_error(ValueError, "c", otherwise="a c that overlaps an input is accepted"):
+        triton_kernels.matmul_triton(buffer[:4900].view(70, 70), b, c=buffer[1:].view(70, 70))
+
+
+@pytest.mark.grades("matmul_triton")
+def test_triton_options(generator, triton_device):
+    """Alpha and beta are finite numbers, a, b and c tensors."""
+    a, c = random(generator, triton_device, (20, 20), (20, 20))
+    for option in ("alpha", "beta"):
+        for error, values in (
+            (TypeError, ("2", None, True, 2j)),
+            (ValueError, (float("nan"), float("inf"), 1e39)),
+        ):
+            for value in values:
+                with expect_error(error, option, otherwise=f"{option}={value!r} is accepted"):
+                    triton_kernels.matmul_triton(a, a, c=c.clone(), **{option: value})
+    assert_product(
+        triton_kernels.matmul_triton(a, a, alpha=2, beta=3, c=c.clone()), a, a, alpha=2.0, beta=3.0, c=c
+    )
+    for arguments, options in (((a.cpu().numpy(), a), {}), ((a, a), {"c": a.cpu().numpy()})):
+        with expect_error(TypeError, "ndarray", otherwise="an argument that is no tensor is accepted"):
+            triton_kernels.matmul_triton(*arguments, **options)
+    with expect_error(ValueError, "meta", otherwise="tensors of two devices are accepted"):
+        triton_kernels.matmul_triton(a, a.to("meta"))
+
+
+@pytest.mark.grades("matmul_triton")
 def test_triton_arguments(triton_device):
     """Shapes, dtypes, gaps and a missing c are refused."""
     a, b = torch.ones((3, 4), device=triton_device), torch.ones((4, 5), device=triton_device)

@@ -146,3 +146,54 @@ def test_attention_arguments_that_do_not_fit(cuda_device):
     ):
         with expect_error(error, mention, otherwise="an argument that does not fit is accepted"):
             flash_attention(*arrays)
+
+
+def test_attention_out_that_is_an_input(rng, cuda_device):
+    """`out` may be the query, which nobody else reads. Key and value are read by all; on the host they are copied first."""
+    arrays = inputs(rng, 1, 2, 40, 40, 32)
+    expected = oracle(*arrays)
+    on_device = [device_array(array) for array in arrays]
+    for which, name in ((1, "key"), (2, "value")):
+        with expect_error(
+            ValueError, name, otherwise=f"an out that is {name} is accepted: other blocks still read it"
+        ):
+            flash_attention(*on_device, on_device[which])
+    query = on_device[0]
+    with expect_error(ValueError, "key", otherwise="an out that is key and query is accepted"):
+        flash_attention(query, query, on_device[2], query)
+    buffer = device_array(np.ones(2561, np.float32))
+    shifted = [buffer[i : i + 2560].reshape(1, 2, 40, 32) for i in (0, 1)]
+    with expect_error(ValueError, "query", otherwise="an out that overlaps query, shifted, is accepted"):
+        flash_attention(shifted[0], *on_device[1:], shifted[1])
+    assert flash_attention(*on_device, query) is query
+    assert_close(query.get(), expected, dtype=np.float32, rtol=2e-5, what="attention in the place of query")
+    for which in range(3):
+        copies = [array.copy() for array in arrays]
+        flash_attention(*copies, copies[which])
+        what = "attention in the place of an input, on the host"
+        assert_close(copies[which], expected, dtype=np.float32, rtol=2e-5, what=what)
+
+
+def test_attention_byte_orders(rng, cuda_device):
+    """Mixed orders on the host, refused on the device."""
+    query, key, value = inputs(rng, 1, 2, 5, 7, 32)
+    out = np.zeros(query.shape, ">f4")
+    flash_attention(query.astype(">f4"), key, value.astype(">f4"), out)
+    assert_close(out.astype(np.float32), oracle(query, key, value), dtype=np.float32, rtol=2e-5)
+    with expect_error(TypeError, ">f4", otherwise="a device array in the other byte order is accepted"):
+        flash_attention(device_array(query), device_array(key.astype(">f4")), device_array(value))
+
+
+def test_attention_options(rng, cuda_device):
+    """`causal` is a bool and `scale` a number of float32; integers and NumPy's own are fine."""
+    arrays = inputs(rng, 1, 1, 5, 7, 32)
+    for causal in (2, 0.5, None, "no", "1", np.ones(1)):
+        with expect_error(TypeError, "causal", otherwise=f"causal={causal!r} is accepted"):
+            flash_attention(*arrays, causal=causal)
+    for error, values in ((TypeError, ("0.5", True, 2j, [1.0])), (ValueError, (np.nan, np.inf, 1e39, 1e-50))):
+        for scale in values:
+            with expect_error(error, "scale", otherwise=f"scale={scale!r} is accepted"):
+                flash_attention(*arrays, scale=scale)
+    assert_attention(arrays, causal=True, scale=0.25)
+    result = flash_attention(*arrays, causal=np.True_, scale=np.float64(0.25))
+    assert_close(result, oracle(*arrays, causal=True, scale=0.25), dtype=np.float32, rtol=2e-5)

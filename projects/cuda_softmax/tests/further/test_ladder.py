@@ -11,6 +11,7 @@ import rows
 from rows import IT_COUNTS, ITS_ORDER, ONE_BLOCK, assert_softmax, expected, kernel_files, run
 from scipy.special import softmax as scipy_softmax
 
+import cuda_softmax
 import ladder
 from shared import cuda_emulator
 from shared.testing.checks import assert_close, assert_imports_only, expect_error
@@ -244,6 +245,48 @@ def test_byte_order(rng, cuda_device):
     ladder.softmax(x.astype(">f4"), out)
     hint = "the bytes were copied as they lie: bring them to native order first"
     assert_softmax(out.astype(np.float32), x, hint=hint)
+
+
+@host
+def test_byte_order_of_the_core_and_on_the_device(rng, cuda_device):
+    """The core converts too; on the device the other order is refused."""
+    x = rng.normal(size=(3, 40)).astype(np.float32)
+    hint = "the bytes were copied as they lie: bring them to native order first"
+    for module in (ladder, cuda_softmax):
+        result = module.softmax(x.astype(">f4"))
+        assert_softmax(result, x, hint=hint)
+        assert result.dtype.isnative, f"the result is in the byte order {result.dtype.str}"
+        with expect_error(TypeError, ">f4", otherwise="a device array in the other byte order is accepted"):
+            module.softmax(device_array(x.astype(">f4")))
+
+
+@host
+@pytest.mark.parametrize("kernel", ALL)
+def test_out_that_overlaps(kernel, rng, cuda_device):
+    """An output that is the input, shifted, would be read after it was overwritten."""
+    buffer = device_array(rng.normal(size=1200).astype(np.float32))
+    for first, second in ((0, 1), (1, 0), (0, 599)):
+        x, out = (buffer[i : i + 600].reshape(6, 100) for i in (first, second))
+        with expect_error(
+            ValueError, "out", otherwise="an out that overlaps the input, shifted, is accepted"
+        ):
+            ladder.softmax(x, out, kernel=kernel)
+    x, out = (buffer[i : i + 600].reshape(6, 100) for i in (0, 600))  # neighbours do not overlap
+    assert_softmax(ladder.softmax(x, out, kernel=kernel).get(), x.get())
+
+
+@host
+def test_arrays_that_no_kernel_understands(rng, cuda_device):
+    """An `out` that is read-only, a mask, fields of two bytes that are no bfloat16."""
+    x = rng.normal(size=(3, 4)).astype(np.float32)
+    out = x.copy()
+    out.flags.writeable = False
+    with expect_error(ValueError, "read-only", otherwise="an out that is read-only is accepted"):
+        ladder.softmax(x, out)
+    with expect_error(TypeError, "MaskedArray", otherwise="the mask is ignored"):
+        ladder.softmax(np.ma.array(x, mask=x > 0))
+    with expect_error(TypeError, "void16", otherwise="fields are taken for bfloat16"):
+        ladder.softmax(np.zeros((3, 4), [("x", "u1"), ("y", "u1")]))
 
 
 class Foreign:

@@ -147,6 +147,43 @@ def test_triton_attention_half_precision(dtype, generator, triton_device):
 
 
 @pytest.mark.grades("flash_attention_triton")
+@pytest.mark.emulator_only("on a GPU bfloat16 is right")
+def test_triton_refuses_what_its_interpreter_does_wrongly(generator, triton_device):
+    """bfloat16 without a GPU: a TypeError instead of numbers of any size."""
+    tensors = inputs(generator, 1, 1, 4, 4, 32, torch.bfloat16)
+    with expect_error(TypeError, "bfloat16", otherwise="bfloat16 is accepted by the interpreter, and wrong"):
+        triton_kernels.flash_attention_triton(*tensors)
+
+
+@pytest.mark.grades("flash_attention_triton")
+def test_triton_attention_options(generator, triton_device):
+    """`causal` is a bool, `scale` a finite number, and all the rest tensors of one device."""
+    tensors = [tensor.to(triton_device) for tensor in inputs(generator, 1, 1, 5, 7, 32)]
+    for causal in (2, None, "no"):
+        with expect_error(TypeError, "causal", otherwise=f"causal={causal!r} is accepted"):
+            triton_kernels.flash_attention_triton(*tensors, causal=causal)
+    for error, values in ((TypeError, ("0.5", True, 2j)), (ValueError, (float("nan"), float("inf"), 1e39))):
+        for scale in values:
+            with expect_error(error, "scale", otherwise=f"scale={scale!r} is accepted"):
+                triton_kernels.flash_attention_triton(*tensors, scale=scale)
+    assert_attention(tensors, triton_device, scale=1)
+    with expect_error(TypeError, "ndarray", otherwise="an argument that is no tensor is accepted"):
+        triton_kernels.flash_attention_triton(*tensors[:2], tensors[2].cpu().numpy())
+    with expect_error(ValueError, "meta", otherwise="tensors of two devices are accepted"):
+        triton_kernels.flash_attention_triton(*tensors[:2], tensors[2].to("meta"))
+    huge = [torch.empty((1, 1, n, 128), device="meta") for n in (2**24, 1, 1)]
+    with expect_error(ValueError, "2**31", otherwise="a head with 2**31 numbers is accepted"):
+        triton_kernels.flash_attention_triton(*huge)
+
+
+@pytest.mark.grades("softmax_triton")
+def test_triton_softmax_takes_tensors(triton_device):
+    """A NumPy array is named as what it is."""
+    with expect_error(TypeError, "ndarray", otherwise="an argument that is no tensor is accepted"):
+        triton_kernels.softmax_triton(torch.ones(3).numpy())
+
+
+@pytest.mark.grades("flash_attention_triton")
 def test_triton_attention_arguments(triton_device):
     """No queries is fine; shapes, dtypes and gaps that do not fit are not."""
     good = torch.ones((2, 3, 4, 32), device=triton_device)

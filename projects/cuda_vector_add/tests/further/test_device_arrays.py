@@ -52,6 +52,68 @@ def test_as_many_types_as_arguments(cuda_device):
         device_arrays.launch(KERNELS / "grid_stride.cu", "add_float32", "PPPq", x, x, x, grid=1, block=32)
 
 
+def test_sizes_of_a_launch(cuda_device):
+    """Integers, of NumPy too; other sizes and numbers that do not fit are refused, and a grid of nothing is CUDA's error."""
+    from pycuda import driver
+
+    x = device_array(np.ones(3, np.float32))
+
+    def start(n=3, grid=1, block=32):
+        device_arrays.launch(
+            KERNELS / "grid_stride.cu", "add_float32", "PPPq", x, x, x, n, grid=grid, block=block
+        )
+
+    start(grid=np.int64(1), block=(np.int32(32), 1))
+    assert x.get().tolist() == [2, 2, 2]
+    for sizes in (
+        {"block": 32.0},
+        {"grid": 1.0},
+        {"grid": True},
+        {"block": "32"},
+        {"block": None},
+        {"grid": (1, 2.0)},
+    ):
+        with expect_error(TypeError, *sizes, otherwise=f"{sizes} is accepted"):
+            start(**sizes)
+    for sizes in ({"block": -32}, {"grid": -1}, {"grid": 2**32}):
+        with expect_error(ValueError, *sizes, otherwise=f"{sizes} is accepted"):
+            start(**sizes)
+    for error, n in ((ValueError, 2**63), (TypeError, 3.0), (TypeError, None)):
+        with expect_error(error, "argument 4 of add_float32", otherwise=f"{n!r} is accepted as a long long"):
+            start(n=n)
+    with pytest.raises(driver.LogicError, match="invalid argument"):
+        start(grid=0)
+
+
+def test_numbers():
+    """A float option of a kernel is a real number that float32 has."""
+    for value in (2, -0.5, 0, np.float32(3), np.float64(1e-40), np.int8(7)):
+        assert device_arrays.check_number("alpha", value) == value
+    for value in ("2", None, True, np.True_, 2j, [1.0], np.ones(1)):
+        with expect_error(TypeError, "alpha", otherwise=f"{value!r} is accepted as a number"):
+            device_arrays.check_number("alpha", value)
+    for value in (np.nan, np.inf, -np.inf, 1e39, 10**400, 1e-50):
+        with expect_error(ValueError, "alpha", otherwise=f"{value!r} is accepted as a number of float32"):
+            device_arrays.check_number("alpha", value)
+
+
+def test_what_overlaps(cuda_device):
+    """Two arrays overlap if they have a byte in common, whatever their dtypes; empty ones have none."""
+    x = device_array(np.ones(100, np.float32))
+    for first, second, expected in (
+        (x[:50], x[50:], False),
+        (x[50:], x[:50], False),
+        (x[:51], x[50:], True),
+        (x[50:], x[:51], True),
+        (x, x[40:41], True),
+        (x[40:41], x, True),
+        (x, x, True),
+        (x[:0], x[:0], False),
+        (x, device_array(np.ones(3, np.float16)), False),
+    ):
+        assert device_arrays.overlap(first, second) is expected
+
+
 def test_a_cpu_tensor_is_no_device_array():
     """Nor is it a NumPy array: it is refused, not copied."""
     with expect_error(TypeError, "Tensor", otherwise="a CPU tensor is accepted"):

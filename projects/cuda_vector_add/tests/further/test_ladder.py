@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from additions import DTYPES, IT_COUNTS, ITS_ORDER, KERNELS, assert_sum, count, kernel_files, random, total
 
+import cuda_vector_add
 import ladder
 from shared import cuda_emulator
 from shared.testing.checks import assert_close, assert_imports_only, expect_error
@@ -53,6 +54,12 @@ def test_sizes_further(kernel, threads, rng, cuda_device):
 def test_vectorized_in_grids_of_any_size(rng, cuda_device):
     """A grid that is too small goes round several times; one that is too large stops."""
     additions.check_grids("vectorized", rng)
+
+
+@graded(["vectorized", *SLOW])
+def test_sums_that_wrap_further(kernel, cuda_device):
+    """int32 sums that do not fit wrap around."""
+    additions.check_wrapping(kernel)
 
 
 @pytest.mark.grades("vectorized")
@@ -217,11 +224,18 @@ def test_n_blocks_is_the_grid(cuda_device):
 
 @host
 def test_n_blocks(rng, cuda_device):
-    """The grid can be chosen, except for the kernel that needs one thread per element."""
+    """The grid can be chosen; the kernel with one thread per element needs as many threads at least."""
     a, b = random(rng, 2500), random(rng, 2500)
     for n_blocks in (1, 3, 100):
         assert_sum(ladder.vector_add(a, b, kernel="grid_stride", n_blocks=n_blocks), a, b)
-    assert_sum(ladder.vector_add(a, b, kernel="one_per_thread", n_blocks=10), a, b)
+    for n_blocks in (10, 13):
+        try:
+            result = ladder.vector_add(a, b, kernel="one_per_thread", n_blocks=n_blocks)
+        except ValueError as error:
+            pytest.fail(
+                f"one_per_thread refuses a grid with more threads than elements, which is harmless: {error}"
+            )
+        assert_sum(result, a, b, what=f"sum in {n_blocks} blocks")
     with expect_error(ValueError, "10", "3", otherwise="one_per_thread accepts a grid with too few threads"):
         ladder.vector_add(a, b, kernel="one_per_thread", n_blocks=3)
 
@@ -256,14 +270,19 @@ def test_byte_order(rng, cuda_device):
     a, b = random(rng, 40), random(rng, 40)
     swapped = a.astype(">f4"), b.astype(">f4")
     hint = "the bytes were copied as they lie: bring them to native order first"
-    assert_sum(ladder.vector_add(*swapped), a, b, hint=hint)
+    for module in (ladder, cuda_vector_add):  # mixed orders too
+        for arrays in (swapped, (a, swapped[1]), (swapped[0], b)):
+            result = module.vector_add(*arrays)
+            assert_sum(result, a, b, hint=hint)
+            assert result.dtype.isnative, f"the result is in the byte order {result.dtype.str}"
     out = np.zeros(40, ">f4")
     ladder.vector_add(a, b, out)
     assert_sum(out.astype(np.float32), a, b, what="out", hint=hint)
     foreign = Foreign(device_array(a))
     foreign.__cuda_array_interface__["typestr"] = ">f4"
-    with expect_error(TypeError, ">f4", otherwise="a device array in the other byte order is accepted"):
-        ladder.vector_add(foreign, device_array(b))
+    for arrays in ((foreign, device_array(b)), (device_array(b), foreign), (foreign, foreign)):
+        with expect_error(TypeError, ">f4", otherwise="a device array in the other byte order is accepted"):
+            ladder.vector_add(*arrays)
 
 
 class Foreign:
@@ -392,6 +411,59 @@ def test_out_on_the_other_side(cuda_device):
             ladder.vector_add(*arguments)
 
 
+NO_INTEGERS = (64.0, True, "64", [64], np.float32(64), np.array(64), float("nan"))
+
+
+@host
+@pytest.mark.parametrize("value", NO_INTEGERS, ids=repr)
+@pytest.mark.parametrize("option", ["block_size", "n_blocks"])
+def test_sizes_are_integers(option, value, cuda_device):
+    """Anything else is refused by the option's name, before PyCUDA sees it."""
+    a = np.ones(500, np.float32)
+    for kernel in ladder.KERNELS:
+        with expect_error(TypeError, option, otherwise=f"{option}={value!r} is accepted"):
+            ladder.vector_add(a, a, kernel=kernel, **{option: value})
+
+
+@host
+def test_block_size_of_the_core(rng, cuda_device):
+    """The core refuses the same block sizes, None too, and takes an integer of NumPy, as the ladder does."""
+    a, b = random(rng, 500), random(rng, 500)
+    for error, values in ((TypeError, (*NO_INTEGERS, None)), (ValueError, (0, -32, 31, 48, 2048))):
+        for value in values:
+            with expect_error(error, "block_size", otherwise=f"block_size={value!r} is accepted"):
+                cuda_vector_add.vector_add(a, b, block_size=value)
+            with expect_error(error, "block_size", otherwise=f"block_size={value!r} is accepted"):
+                ladder.vector_add(a, b, block_size=value)
+    for integer in (np.int64, np.uint8):
+        assert_sum(cuda_vector_add.vector_add(a, b, block_size=integer(64)), a, b)
+        assert_sum(
+            ladder.vector_add(a, b, kernel="one_per_thread", block_size=integer(64), n_blocks=integer(8)),
+            a,
+            b,
+        )
+
+
+@host
+def test_arrays_that_no_kernel_understands(rng, cuda_device):
+    """A mask, fields of two bytes, or an `out` that may not be written: refused, not ignored."""
+    a = random(rng, 6)
+    hidden = np.ma.array(a, mask=a > 0)
+    for arguments in ((hidden, a), (a, hidden), (a, a, hidden)):
+        with expect_error(TypeError, "MaskedArray", otherwise="the mask is ignored"):
+            ladder.vector_add(*arguments)
+    fields = np.zeros(6, [("x", "u1"), ("y", "u1")])
+    with expect_error(TypeError, "void16", otherwise="a structured array is accepted"):
+        ladder.vector_add(fields, fields)
+    out = np.full(6, np.nan, np.float32)
+    out.flags.writeable = False
+    read_only = Foreign(device_array(a))
+    read_only.__cuda_array_interface__["data"] = (read_only.__cuda_array_interface__["data"][0], True)
+    for arguments in ((a, a, out), (device_array(a), device_array(a), read_only)):
+        with expect_error(ValueError, "read-only", otherwise="an out that is read-only is accepted"):
+            ladder.vector_add(*arguments)
+
+
 @host
 @pytest.mark.parametrize(
     "options",
@@ -402,6 +474,7 @@ def test_out_on_the_other_side(cuda_device):
         {"block_size": 2048},
         {"n_blocks": 0},
         {"n_blocks": -1},
+        {"n_blocks": 2**31},
     ],
     ids=str,
 )

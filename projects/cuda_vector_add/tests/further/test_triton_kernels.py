@@ -76,7 +76,17 @@ def test_triton_arguments_that_do_not_fit(triton_device):
             triton_kernels.vector_add_triton(good, bad)
     with expect_error(TypeError, "int64", otherwise="another dtype is accepted"):
         triton_kernels.vector_add_triton(good.long(), good.long())
-    for block in (0, 100, -128):
+    for block in (64.0, True, "64", None):
+        with expect_error(TypeError, "block", otherwise=f"block={block!r} is accepted"):
+            triton_kernels.vector_add_triton(good, good, block=block)
+    assert_close(
+        triton_kernels.vector_add_triton(good, 2 * good, block=np.int64(8)), 3 * good, vacuous_ok="all are 3"
+    )
+    for arguments in ((good.cpu().numpy(), good), (good, [1.0])):
+        kind = type(next(x for x in arguments if x is not good)).__name__
+        with expect_error(TypeError, kind, otherwise="an argument that is no tensor is accepted"):
+            triton_kernels.vector_add_triton(*arguments)
+    for block in (0, 100, -128, 2**21):
         with expect_error(
             ValueError, "block", str(block), otherwise="a block that is no power of two is accepted"
         ):
