@@ -301,6 +301,11 @@ def test_one_cache_serves_one_layer(generator):
     cache.append(key, value, layer=other)
     with expect_error(ValueError, "layer", otherwise="after a reset the next layer owns the cache"):
         cache.append(key, value, layer=one)
+    cache = KeyValueCache(9)
+    cache.append(key, value)
+    cache.append(key, value, layer=one)
+    with expect_error(ValueError, "layer", otherwise="tokens of nobody, then of one layer, then of another"):
+        cache.append(key, value, layer=other)
 
 
 @pytest.mark.grades("KeyValueCache", "KeyValueCache.append")

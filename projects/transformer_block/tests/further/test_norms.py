@@ -198,6 +198,7 @@ def test_norm_refuses_eps(function, eps):
     """An eps that makes NaN, or zeros, is refused when the norm is made."""
     with expect_error(ValueError, "eps", str(eps), otherwise=f"{function}(eps={eps}) is accepted"):
         getattr(norms, function)(4, eps=eps)
+    assert getattr(norms, function)(4, eps=0.0)(torch.tensor([1.0, 2.0, 3.0, 6.0])).isfinite().all(), "eps=0"
 
 
 @BOTH

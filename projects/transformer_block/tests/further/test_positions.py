@@ -234,6 +234,7 @@ def test_alibi_sizes(sizes):
     wrong = sizes[0] if sizes[1] == 4 and isinstance(sizes[1], int) else sizes[1]
     with expect_error(ValueError, repr(wrong), otherwise=f"alibi_bias{sizes} is accepted"):
         positions.alibi_bias(*sizes)
+    assert positions.alibi_bias(2, 0).shape == (2, 0, 0), "no position is a size too"
 
 
 @pytest.mark.grades("alibi_bias")
