@@ -87,7 +87,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum ``-log p(target)`` over the valid targets, in float32 (float64 logits: float64); 0 if none is valid. Other shapes: ValueError."""
+    """Sum ``-log p(target)`` over the valid targets, in float32 (float64: float64); 0 if none is valid. ValueError unless shapes fit."""
     if logits.shape[:-1] != targets.shape:
         raise ValueError(f"targets {tuple(targets.shape)} do not fit logits {tuple(logits.shape)}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
@@ -161,7 +161,7 @@ def save_checkpoint(path: str, step: int, model: nn.Module, optimizer: Optimizer
 
 
 def load_checkpoint(path: str, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> int:
-    """Restore what `save_checkpoint` wrote (of a scaler that was off: nothing); return its `step`. Refused: other models' files, and more than data."""
+    """Restore what `save_checkpoint` wrote (of a scaler that was off: nothing), return its `step`. Refused: other models, programs."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
@@ -179,7 +179,7 @@ def train(
     ``batches(step)`` gives the micro-batches of the step that `step` others precede, always the same: so no position in the
     data need be saved. AdamW has betas (0.9, 0.95), the rate is `warmup_cosine`, the model is in training mode. Every
     `save_every` steps and after the last, `val_batches` are evaluated and `checkpoint` is written, each if given. A run that
-    was stopped and resumed ends with the same weights, bit for bit; changed settings count. A record, of a step of this call, is
+    was stopped and resumed ends with the same weights, bit for bit; changed settings take effect. A record, of a step of this call:
     ``{"step": steps made, "lr": …, "loss": …, "norm": …}``, with ``"val_loss"`` where there was an evaluation.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=(0.9, 0.95))
