@@ -8,6 +8,7 @@ Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2.
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ def train_student(
     if not len(inputs) or (labels is not None and labels.shape != inputs.shape[:1]):
         raise ValueError(f"inputs (n, features) and n labels are needed, got {len(inputs)} inputs")
     for name, count, least in (("n_steps", n_steps, 0), ("batch_size", batch_size, 1)):
-        if not isinstance(count, int) or count < least:
+        if not isinstance(count, Integral) or count < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {count!r}")
     targets = None
     if teacher is not None:

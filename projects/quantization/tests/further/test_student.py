@@ -5,6 +5,7 @@ Oracles: values worked by hand, torch's KL divergence and cross entropy in float
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -233,5 +234,6 @@ def test_training_on_what_does_not_fit(generator):
     with expect_error(ValueError, "inputs", otherwise="no inputs are accepted"):
         distillation.train_student(student, inputs[:0], labels=labels[:0], generator=generator)
     assert torch.equal(student.weight, before), "a refused call trained the student"
-    distillation.train_student(student, inputs, labels=labels, n_steps=0, generator=generator)
+    counts = {"n_steps": np.int64(0), "batch_size": np.int64(4)}
+    distillation.train_student(student, inputs, labels=labels, generator=generator, **counts)
     assert torch.equal(student.weight, before), "no step, no change"
