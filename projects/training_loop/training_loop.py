@@ -161,7 +161,7 @@ def save_checkpoint(path: str, step: int, model: nn.Module, optimizer: Optimizer
 
 
 def load_checkpoint(path: str, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> int:
-    """Restore what `save_checkpoint` wrote (of a scaler that was off: nothing), return its `step`. Refused: other models, programs."""
+    """Restore what `save_checkpoint` wrote, return `step`; a scaler that was off restores none. Refused: other models, more than data."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
