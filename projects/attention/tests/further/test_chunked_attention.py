@@ -188,6 +188,15 @@ def test_float_masks(shape, causal, generator):
         assert_close(mine, oracle, rtol=1e-12, atol=1e-13, what=f"gradient of {name}", vacuous_ok="see above")
 
 
+@pytest.mark.parametrize("kind", ["boolean", "float"])
+def test_mask_of_two_rows_and_columns(kind, generator):
+    """The smallest mask that is cut: its two rows and columns are no broadcast ones."""
+    inputs = random_inputs(generator, 3, n_queries=2, n_keys=2)
+    mask = torch.tensor([[1.0, -1.0], [-2.0, 2.0]], dtype=torch.float64)
+    mask = mask if kind == "float" else torch.tensor([[True, False], [True, True]])
+    assert_close(chunked(*inputs, mask=mask, chunks=(1, 1)), sdpa(*inputs, mask=mask), n=15, what="output")
+
+
 ORDERS = {"rising": 1.0, "falling": -1.0}
 
 

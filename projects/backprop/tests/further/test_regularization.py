@@ -361,7 +361,7 @@ def test_norm_refuses_other_dtypes(function, dtype):
     """Squares of float16 overflow at 256, differences of uint8 wrap: refused by name."""
     layer = getattr(regularization, function)(3)
     x = np.ones((4, 3), dtype)
-    with expect_error(TypeError, str(x.dtype), otherwise=f"an input of {x.dtype} is accepted"):
+    with expect_error(TypeError, function, str(x.dtype), otherwise=f"an input of {x.dtype} is accepted"):
         layer.forward(x, training=True)
 
 
