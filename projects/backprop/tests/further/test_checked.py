@@ -109,6 +109,12 @@ def test_checked_refuses_a_layer_that_writes_into_its_input():
     otherwise = "a layer that changes its gradient in place must be a ValueError"
     with unchanged(grad), expect_error(ValueError, "Careless", otherwise=otherwise):
         watched.backward(grad)
+    watched.layer.forward = lambda x, *, training=False, rng=None: np.ones((2, 3)) + np.ones((3, 2))
+    with pytest.raises(ValueError, match="broadcast") as other:
+        watched.forward(x)
+    assert "Careless" not in str(other.value), (
+        f"an error of the layer's own is taken for another: {other.value}"
+    )
     assert x.flags.writeable, "the caller's own array has become read-only"
     assert grad.flags.writeable, "the caller's own gradient has become read-only"
 

@@ -129,7 +129,9 @@ def test_gradients_must_fit(function, rng):
 def test_options_in_range(function, option, value):
     """An impossible option is refused by value."""
     shown = next(str(v) for v in value if not 0 <= v < 1) if isinstance(value, tuple) else str(value)
-    with expect_error(ValueError, shown, otherwise=f"{function}({option}={value}) must be a ValueError"):
+    with expect_error(
+        ValueError, option, shown, otherwise=f"{function}({option}={value}) must be a ValueError"
+    ):
         make(function, **{option: value})
 
 
