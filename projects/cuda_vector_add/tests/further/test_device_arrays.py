@@ -87,7 +87,8 @@ def test_sizes_of_a_launch(cuda_device):
 
 def test_numbers():
     """A float option of a kernel is a real number that float32 has."""
-    for value in (2, -0.5, 0, np.float32(3), np.float64(1e-40), np.int8(7)):
+    largest = float(np.finfo(np.float32).max)
+    for value in (2, -0.5, 0, np.float32(3), np.float64(1e-40), np.int8(7), largest, -largest):
         assert device_arrays.check_number("alpha", value) == value
     for value in ("2", None, True, np.True_, 2j, [1.0], np.ones(1)):
         with expect_error(TypeError, "alpha", otherwise=f"{value!r} is accepted as a number"):
