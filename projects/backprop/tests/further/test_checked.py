@@ -309,4 +309,4 @@ def test_checked_fit_refuses():
     with expect_error(TypeError, "float32", "float64", otherwise=mixed):
         checked.fit(spy, spy.loss, spy, np.ones((3, 1), np.float32), np.ones(3), epochs=1, rng=rng)
     assert spy.events == [], "fit started to train before it refused the input"
-    assert len(run_fit(checked.fit, epochs=np.int64(2), batch_size=np.int64(4))[1]) == 2
+    assert len(run_fit(checked.fit, epochs=np.int64(2), batch_size=np.int64(1))[1]) == 2, "batches of one"
