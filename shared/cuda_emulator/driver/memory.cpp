@@ -198,11 +198,13 @@ static std::string beside_a_variable(uintptr_t address) {
 }
 
 [[noreturn]] static void fail_alignment(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
+    const std::string pair = size == 16 && address % 16 == 8 ? "; a struct of two 8-byte numbers, which a GPU reads one by one, "
+                                                               "looks the same here: read its members" : "";
     fail({MISALIGNED_ADDRESS, "misaligned",
           "misaligned " + std::string(verb(access)) + " of " + number(size) + " bytes at an address that is " +
               number(address % size) + " more than a multiple of " + number(size),
           "a vector load (float4, float2) needs an aligned address: handle an offset view's head and the tail with single "
-          "elements, or fall back to them when a pointer or row length does not fit", pc});
+          "elements, or fall back to them when a pointer or row length does not fit" + pair, pc});
 }
 
 static void check_shared(Cell* cells, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc) {

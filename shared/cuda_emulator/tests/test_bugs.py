@@ -281,6 +281,21 @@ def test_report_names_the_folder_of_a_bare_file_name(bugs, monkeypatch):
         Module(Path("planted_bugs.cu")).launch("no_tail_guard", 2, 64, floats(100), floats(100), I32(100))
 
 
+def test_misaligned_struct_of_two_doubles(bugs):
+    """A GPU reads it as two numbers. It cannot be told from a double2 here, and the report says so; its members can be read."""
+    source = """struct Pair { double a, b; };
+    extern "C" __global__ void whole(const double* x, double* y) { Pair p = *(const Pair*)(x + 1); y[0] = p.a + p.b; }
+    extern "C" __global__ void members(const double* x, double* y) {
+        const Pair* p = (const Pair*)(x + 1);
+        y[0] = p->a + p->b;
+    }"""
+    module, x, y = Module(source), np.arange(4.0), np.zeros(1)
+    with pytest.raises(DriverError, match="a struct of two 8-byte numbers"):
+        module.launch("whole", 1, 1, x, y)
+    module.launch("members", 1, 1, x, y)
+    assert y[0] == 3
+
+
 def test_driver_library_is_the_emulator():
     cuda_emulator.activate_anyway(announce=False)
     count = ctypes.c_int()
