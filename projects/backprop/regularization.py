@@ -6,7 +6,7 @@ draws its mask from `rng`, and batch norm uses the batch and moves its running s
 
 Input and parameters are all float32 or all float64; so are outputs, gradients, masks and running statistics. NaN and inf
 propagate. A shape that does not fit raises ValueError that names it: it would broadcast without a word. So does an option
-that is out of range; another dtype raises TypeError that names the layer and it. Equal numbers are normalised to exactly 0,
+that is out of range; another dtype raises TypeError that names the layer and it, but complex numbers pass through. Equal numbers are normalised to exactly 0,
 before weight and bias.
 """
 
@@ -203,8 +203,8 @@ def _check_norm(eps: float, dtype: DTypeLike) -> None:
 
 
 def _check_dtype(what: str, dtype: np.dtype[Any]) -> None:
-    """Refuse half precision, whose squares overflow at 256, and integers."""
-    if dtype.type not in (np.float32, np.float64):
+    """Refuse half precision, whose squares overflow at 256, and integers; the complex step is welcome."""
+    if dtype.kind not in "fc" or dtype.itemsize < 4:
         raise TypeError(f"{what} expects float32 or float64, got {dtype}")
 
 

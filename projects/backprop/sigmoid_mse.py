@@ -1,6 +1,6 @@
 """The pair that backpropagation became known with: the sigmoid layer and the mean squared error.
 
-They keep the contract of backprop.py, and stand alone. NaN and inf propagate.
+They keep the contract of backprop.py, and stand alone. NaN and inf propagate, and complex numbers pass through.
 
 Source: Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", Nature 1986.
 """
@@ -29,7 +29,7 @@ class Sigmoid:
 
     def forward(self, x: Array, *, training: bool = False, rng: Rng | None = None) -> Array:
         """Return the sigmoid of `x`."""
-        e = np.exp(-np.abs(x))  # at most 1
+        e = np.exp(np.where(x < 0, x, -x))  # at most 1
         self._slope = e / (1 + e) ** 2
         return np.where(x < 0, e, 1) / (1 + e)
 

@@ -83,6 +83,15 @@ def test_sigmoid_in_the_tails(dtype, last):
     assert_close(slope, e / (1 + e) ** 2, dtype=dtype, rtol=rtol, atol=0.0, what="gradient of x", hint=hint)
 
 
+@pytest.mark.grades("Sigmoid")
+def test_sigmoid_of_complex_numbers(rng):
+    """A complex step goes through the layer itself, and its imaginary part is the derivative, on both sides of 0."""
+    x = random_cotangent((4, 5), rng)
+    got = sigmoid_mse.Sigmoid().forward(x + 1e-30j).imag / 1e-30
+    hint = "the absolute value has no complex derivative: take x where it is negative, else -x"
+    assert_close(got, sigmoid(x) * sigmoid(-x), rtol=1e-12, what="derivative by the complex step", hint=hint)
+
+
 CHECKS = [
     check_dtype,
     check_nothing_is_modified,
