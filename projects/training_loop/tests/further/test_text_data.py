@@ -345,6 +345,14 @@ def test_split_of_a_small_library(tmp_path, monkeypatch):
 
 
 @pytest.mark.grades("Windows", "Windows.batch")
+def test_window_without_its_last_target():
+    """A document as long as the context has one target less, also alone in its batch."""
+    inputs, targets = text_data.Windows([b"abcd"], 4).batch([0])
+    assert inputs.tolist() == [[*b"abcd"]], f"inputs: {inputs.tolist()}"
+    assert targets.tolist() == [[*b"bcd", -100]], f"targets: {targets.tolist()}: nothing follows the last byte"
+
+
+@pytest.mark.grades("Windows", "Windows.batch")
 def test_empty_window_before_others():
     """Index -1: inputs of 0, and no target counts."""
     inputs, targets = text_data.Windows([b"abcdef", b"xyz"], 2).batch([-1, 0])
