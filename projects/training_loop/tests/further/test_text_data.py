@@ -349,7 +349,9 @@ def test_window_without_its_last_target():
     """A document as long as the context has one target less, also alone in its batch."""
     inputs, targets = text_data.Windows([b"abcd"], 4).batch([0])
     assert inputs.tolist() == [[*b"abcd"]], f"inputs: {inputs.tolist()}"
-    assert targets.tolist() == [[*b"bcd", -100]], f"targets: {targets.tolist()}: nothing follows the last byte"
+    assert targets.tolist() == [[*b"bcd", -100]], (
+        f"targets: {targets.tolist()}: nothing follows the last byte"
+    )
 
 
 @pytest.mark.grades("Windows", "Windows.batch")
