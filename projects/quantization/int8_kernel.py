@@ -48,10 +48,10 @@ def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tens
         )
     if 0 in (*x.shape, *weight.shape):
         return torch.zeros(len(x), len(weight), dtype=torch.int32, device=x.device)
+    zero_point = torch.as_tensor(zero_point, dtype=torch.int32).reshape(-1, 1)
     unsigned, shift, n_bits = _unsigned(x)
     if not _kernel_fits(x, n_bits):
         return _float_matmul(x, weight, zero_point)
-    zero_point = torch.as_tensor(zero_point, dtype=torch.int32).reshape(-1, 1)
     one_for_all = zero_point.numel() == 1
     parts = []
     for start, stop, packed, weight_sums in _packed(weight, _EXACT_TERMS[n_bits]):

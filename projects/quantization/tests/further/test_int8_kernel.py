@@ -296,6 +296,11 @@ def test_limits_of_the_product():
             K.quantized_linear(x, one, zero, bad, one)
     per_row = torch.tensor([1, 2, 3, 4], dtype=torch.int32)
     hint = "a vector of zero points was taken as one per column"
-    assert_close(
-        K.int8_matmul(x, x, per_row), K.int8_matmul(x, x, per_row[:, None]), what="the product", hint=hint
-    )
+    for values in (x, x * 16 - 8):  # 7 and 8 bits
+        assert_close(
+            K.int8_matmul(values, x),
+            exact(values, x).astype(np.int32),
+            what="the product without a zero point",
+        )
+        expected = exact(values, x, per_row[:, None]).astype(np.int32)
+        assert_close(K.int8_matmul(values, x, per_row), expected, what="the product", hint=hint)

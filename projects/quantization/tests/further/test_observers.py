@@ -262,6 +262,10 @@ def test_small_steps_are_not_lost():
     expected = torch.tensor([1 + 0.002 * moved, 1000 + 2 * moved])
     got = torch.stack(observer.range())
     assert_close(got, expected, rtol=1e-7, what="the average", hint="each step is rounded away in float32")
+    forgetful = O.MovingAverage(momentum=0)
+    for k in (1, 2):
+        forgetful.observe(torch.tensor([-1.0, 3.0]) * k)
+    assert torch.stack(forgetful.range()).tolist() == [-2.0, 6.0], "momentum 0 keeps the last batch only"
     for momentum in (1.0, -0.1, 1.5, math.nan):
         with expect_error(ValueError, "momentum", otherwise=f"momentum={momentum} is accepted"):
             O.MovingAverage(momentum=momentum)
