@@ -1,7 +1,8 @@
 """The attention of attention.py in tiles: the same result, and memory that grows with T, not with T².
 
-The contract is that of attention.py, the further part included; dropout is left out. A float mask may be of any float dtype, and gets its
-gradient. Tq and Tk, d and dv, and the leading axes are named as there. torch's own attention is not called.
+The contract is that of attention.py, the further part included; dropout is left out. A float mask may be of any float
+dtype, and gets its gradient. Tq and Tk, d and dv, and the leading axes are named as there. torch's own attention is not
+called.
 
 How it is read: `chunked_attention` checks and makes one leading axis of many. `_Tiles` cuts the matrix and computes the scores
 of one tile. `_ChunkedAttention` goes over the tiles, forwards and backwards.

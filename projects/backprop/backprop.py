@@ -8,7 +8,7 @@ those of the gradients may be overwritten. Its attribute `lr` may change at any 
 Nothing else that was handed in or returned is modified. Input and parameters are all float32 or all float64; so are outputs
 and gradients. `training` and `rng` are for layers that behave in another way while they learn; the layers here ignore them.
 Not defined here: NaN and inf, empty batches, shapes and dtypes that do not fit, a backward without a forward, one layer or
-array twice in a network. checked.py refuses those; regularization.py has dropout, norms and residual connections, optimizers.py AdamW and others.
+array twice. checked.py refuses those; regularization.py has dropout, norms, residual connections, optimizers.py AdamW.
 """
 
 from __future__ import annotations

@@ -142,9 +142,9 @@ def fit(
     `progress` shows a bar with ``epoch/epochs`` and the loss on standard error: one line that is redrawn in a terminal, one
     line per epoch elsewhere. Without it nothing is printed.
 
-    No sample, `x` and `targets` of different length, a batch_size that is no integer of at least 1 and an `epochs` that is
-    none of at least 0 raise ValueError that names the shapes or the number. An `x` that has not the dtype of every parameter raises TypeError that names both: mixing them would compute
-    everything in float64 without a word.
+    No sample, `x` and `targets` of different length, a batch_size that is no integer of at least 1 and an `epochs` that
+    is none of at least 0 raise ValueError that names the shapes or the number. An `x` that has not the dtype of every
+    parameter raises TypeError that names both: mixing them would compute everything in float64 without a word.
     """
     if len(x) == 0 or len(targets) != len(x):
         raise ValueError(f"expected one target per sample, got x {x.shape} and targets {targets.shape}")

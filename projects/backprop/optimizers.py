@@ -11,7 +11,8 @@ The rules that hold for each:
   under two names: it would be moved twice. Another dtype than float32 and float64 is a TypeError. Then no parameter was
   touched.
 - NaN and inf in a gradient reach the parameter.
-- lr, eps and weight_decay are at least 0 and finite; momentum, alpha and each of the betas in [0, 1). Else ValueError, naming option and value.
+- lr, eps and weight_decay are at least 0 and finite; momentum, alpha and each of the betas in [0, 1). Else ValueError,
+  naming option and value.
 
 In the formulas θ is the parameter, g its gradient, t counts the steps from 1, and ``g ← g + weight_decay · θ`` comes first,
 except in `AdamW`: the gradient of the penalty ``weight_decay/2 · ||θ||²``.

@@ -6,8 +6,8 @@ draws its mask from `rng`, and batch norm uses the batch and moves its running s
 
 Input and parameters are all float32 or all float64; so are outputs, gradients, masks and running statistics. NaN and inf
 propagate. A shape that does not fit raises ValueError that names it: it would broadcast without a word. So does an option
-that is out of range; another dtype raises TypeError that names the layer and it, but complex numbers pass through. Equal numbers are normalised to exactly 0,
-before weight and bias.
+that is out of range; another dtype raises TypeError that names the layer and it, but complex numbers pass through. Equal
+numbers are normalised to exactly 0, before weight and bias.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def check_side(**arrays: Any) -> None:
 
 
 def check_integer(name: str, value: Any, allowed: range) -> int:
-    """Return an option as an int, which NumPy's integers become; TypeError for another type (64.0, True), ValueError if not allowed."""
+    """Return an option as an int, NumPy's too; TypeError for another type (64.0, True), ValueError if not allowed."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if int(value) not in allowed:

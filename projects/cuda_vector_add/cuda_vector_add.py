@@ -7,10 +7,10 @@ finds the elements that are its own from its numbers: ``i = blockIdx.x * blockDi
 ``kernels/``: one_per_thread.cu, grid_stride.cu. Each has an entry point for each dtype, ``add_float32`` and so on, with
 the arguments (a, b, out, n): three pointers and a long long.
 
-The contract: arrays have any shape, and one of the dtypes float16, float32, float64 and int32, whose sums wrap around as in
-NumPy. NumPy arrays may have any strides; they are copied to the device and the result back. Arrays that are on the device already stay there. Inputs are not
-modified. Bad arguments are refused before anything is launched. device_arrays.py, which is given, does the copies, the
-launch, and the checks of dtypes, sides and gaps.
+The contract: arrays have any shape, and one of the dtypes float16, float32, float64 and int32, whose sums wrap around as
+in NumPy. NumPy arrays may have any strides; they are copied to the device and the result back. Arrays that are on the
+device already stay there. Inputs are not modified. Bad arguments are refused before anything is launched.
+device_arrays.py, which is given, does the copies, the launch, and the checks of dtypes, sides and gaps.
 
 ladder.py has faster kernels, `out`, and the choice of the grid; triton_kernels.py is the same in Triton.
 
@@ -38,7 +38,7 @@ def vector_add(a: Any, b: Any, *, kernel: str = "one_per_thread", block_size: in
     block_size : threads per block, a multiple of 32 up to 1024
 
     Without elements nothing is launched: a grid of 0 blocks is an error of CUDA's.
-    Raises ValueError for another kernel or block size, or for two shapes; TypeError for two or other dtypes, or one array on each side.
+    Raises ValueError for another kernel or block size, or two shapes; TypeError for two or other dtypes, or arrays on two sides.
     """
     if kernel not in ("one_per_thread", "grid_stride"):
         raise ValueError(f"kernel must be one_per_thread or grid_stride, got {kernel!r}")

@@ -35,7 +35,7 @@ Sampler = Callable[..., States]
 def linear_alpha_bars(n_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
     """Return ᾱ_T, ..., ᾱ_1, ᾱ_0 = 1 for T = n_steps, float64: ᾱ_t = Π_{i ≤ t} (1 - β_i), β linear from β_1 to β_T.
 
-    β_1 is `beta_start`, alone if T = 1; β_T is `beta_end`. ValueError for n_steps < 1 or a beta outside (0, 1). Source: Ho et al. 2020.
+    β_1 is `beta_start`, alone if T = 1; β_T is `beta_end`. ValueError for n_steps < 1 or betas outside (0, 1). Source: Ho 2020.
     """
     if n_steps < 1 or not (0 < beta_start < 1 and 0 < beta_end < 1):
         raise ValueError(f"need {n_steps=} >= 1, {beta_start=} and {beta_end=} in (0, 1)")

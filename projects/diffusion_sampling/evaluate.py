@@ -68,7 +68,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Return the share of images read as their label, (n,). ValueError for another shape of labels or images that are not finite."""
+        """Return the share of images read as their label, (n,); ValueError for other labels, or images that are not finite."""
         if labels.shape != (len(images),):
             raise ValueError(f"need labels of shape ({len(images)},), got {tuple(labels.shape)}")
         _check_finite("images", images)

@@ -164,8 +164,9 @@ def edm_loss(
 def update_ema(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged parameters towards the model's, in place: average = decay·average + (1 - decay)·model.
 
-    The model may be in half precision. TypeError if the average is: there a step of 1 - decay is lost to rounding, and the average
-    never moves; float32 stands still within 6e-8/(1 - decay) of a weight's size, 2e-5 for the decay used here. ValueError for a decay outside [0, 1].
+    The model may be in half precision. TypeError if the average is: there a step of 1 - decay is lost to rounding, and
+    the average never moves; float32 stands still within 6e-8/(1 - decay) of a weight's size, 2e-5 for the decay used
+    here. ValueError for a decay outside [0, 1].
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must lie in [0, 1], got {decay}")

@@ -17,8 +17,9 @@ __all__ = ["KeyValueCache"]
 class KeyValueCache:
     """The keys and values of the tokens so far, so that a new token costs one row of attention, not a whole pass.
 
-    One cache serves one attention layer and one batch of sequences; a copy of it may serve a copy of the layer. The memory for all `max_tokens` is taken at the
-    first `append`, which tells batch size, heads, width, dtype and device; later ones write into it and copy nothing.
+    One cache serves one attention layer and one batch of sequences; a copy of it may serve a copy of the layer. The
+    memory for all `max_tokens` is taken at the first `append`, which tells batch size, heads, width, dtype and device;
+    later ones write into it and copy nothing.
 
     Parameters
     ----------

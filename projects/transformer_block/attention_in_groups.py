@@ -60,7 +60,8 @@ class SelfAttention(nn.Module):
         """Attend within each sequence of x : (B, T, d_model); B or T may be 0.
 
         mask : broadcasts to (B, n_heads, T, T); boolean: True where the query may see the key; floating: added to the
-        scores, in the dtype of x, and gets a gradient. A query that sees nothing gets zeros from its heads, and its gradients are finite.
+        scores, in the dtype of x, and gets a gradient. A query that sees nothing gets zeros from its heads, and its
+        gradients are finite.
 
         ValueError if `x` has another shape or `mask` does not broadcast: the message holds the shape. TypeError if `mask` is
         neither boolean nor floating: the message holds its dtype.

@@ -3,10 +3,11 @@
     x = x + attention(norm(x))
     x = x + feed_forward(norm(x))
 
-The contract: x and the parameters are float32 or float64, all of one dtype, and the result has that dtype and the shape of x
-(float16 and bfloat16, further: norm and attention are computed in float32). x is not modified. Layers and parameters have the names and shapes that the docstrings say, so that weights can be copied in.
-``dropout`` is the probability to zero an entry in training; what is kept is divided by 1 - p; in evaluation nothing happens.
-nn.Linear, nn.Dropout, softmax and torch's activations are there to be used; its norms and its attention are not.
+The contract: x and the parameters are float32 or float64, all of one dtype, and the result has that dtype and the shape
+of x (float16 and bfloat16, further: norm and attention are computed in float32). x is not modified. Layers and parameters
+have the names and shapes that the docstrings say, so that weights can be copied in. ``dropout`` is the probability to
+zero an entry in training; what is kept is divided by 1 - p; in evaluation nothing happens. nn.Linear, nn.Dropout, softmax
+and torch's activations are there to be used; its norms and its attention are not.
 
 norms.py, positions.py, swiglu.py, attention_in_groups.py and gpt2_and_llama.py go further.
 

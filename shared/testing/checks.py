@@ -218,7 +218,8 @@ def expect_error(
 ) -> Iterator[None]:
     """Assert that the block raises `error` and that its message contains each of `mentions` as a word of its own.
 
-    "0" is not named by "10", "-0" or "0.5", nor "weight" by "weights"; a shape may name its sizes. `otherwise` is the diagnosis for an answer that accepts the bad input or fails with another error.
+    "0" is not named by "10", "-0" or "0.5", nor "weight" by "weights"; a shape may name its sizes. `otherwise` is the
+    diagnosis for an answer that accepts the bad input or fails with another error.
     """
     __tracebackhide__ = True
     names = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))

@@ -1,7 +1,7 @@
 """CUDA devices as a pytest parameter, and launching a kernel of a file.
 
-As a pytest plugin (``pytest_plugins = ["shared.testing.plugin", "shared.testing.devices"]``) it decides, before anything imports PyCUDA
-or Triton, what this machine offers:
+As a pytest plugin (``pytest_plugins = ["shared.testing.plugin", "shared.testing.devices"]``) it decides, before anything
+imports PyCUDA or Triton, what this machine offers:
 
 - ``gpu``: a CUDA device. The kernels and their Triton twins run on it;
 - ``emulator``: no device, so the kernels run on the CPU emulator of shared/cuda_emulator, under the real PyCUDA;
