@@ -175,3 +175,15 @@ def test_calibration_of_the_wrong_kind(generator):
     for options in ({"n_bits": "8"}, {"n_bits": 4.5}, {"n_bits": True}, {"n_bits": None}):
         with expect_error(ValueError, repr(options["n_bits"]), otherwise=f"{options} is accepted"):
             quantize_network(model, **options)
+
+
+@pytest.mark.grades("quantize_network")
+def test_calibration_on_numbers_of_tokens(generator):
+    """Batches of int64, which an embedding takes, stay int64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 5)).eval()
+    tokens = torch.randint(9, (6, 7), generator=generator)
+    quantized = quantize_network(model, mode="static", calibration=[tokens])
+    ratio = decibels(run(model, tokens), run(quantized, tokens))
+    assert 30 < ratio < 70, f"{ratio:.1f} dB for a network that begins with an embedding"
