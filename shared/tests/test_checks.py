@@ -127,7 +127,11 @@ def test_expect_error_wants_the_kind_and_the_value():
 @pytest.mark.parametrize(
     ("word", "said", "unsaid"),
     [
-        ("0", "n_calls is 0, not positive|axis=0.|(3, 0)|got 0", "shape (10, 3)|-0|0.5|1.0|x0|0x1|the last is -0"),
+        (
+            "0",
+            "n_calls is 0, not positive|axis=0.|(3, 0)|got 0",
+            "shape (10, 3)|-0|0.5|1.0|x0|0x1|the last is -0",
+        ),
         ("-1", "size -1|[-1]|(-1,)", "size 1|-10|-1.5"),
         ("2.5", "5 and 2.5|(2.5)|2.5.", "12.5|2.55|-2.5"),
         ("weight", "weight must|'weight'|self.weight|weight[3]", "weights|weight_decay|reweight"),
