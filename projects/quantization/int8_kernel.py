@@ -38,17 +38,20 @@ def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tens
 
     x : (rows, in); weight : (out, in); zero_point, of x and within int8 : int, () or a value per row. A size may be 0.
     ``Σ (x - z)·w = Σ x·w - z·Σ w``: a zero point costs one correction per output, not a wider product.
-    TypeError if an operand is not int8; ValueError if they are not two matrices of one `in`, or in > 65,536, where a sum
-    may leave int32.
+    TypeError if an operand is not int8 or a zero point no integer; ValueError if they are not two matrices of one `in`, or
+    in > 65,536, where a sum may leave int32.
     """
     _check(x, weight)
+    zero_point = torch.as_tensor(zero_point)
+    if zero_point.is_floating_point():
+        raise TypeError(f"zero_point must be an integer, got {zero_point}")
     if x.shape[1] > MOST_TERMS:
         raise ValueError(
             f"in must be at most {MOST_TERMS:,}, so that no sum leaves int32, got {x.shape[1]:,}"
         )
     if 0 in (*x.shape, *weight.shape):
         return torch.zeros(len(x), len(weight), dtype=torch.int32, device=x.device)
-    zero_point = torch.as_tensor(zero_point, dtype=torch.int32).reshape(-1, 1)
+    zero_point = zero_point.int().reshape(-1, 1)
     unsigned, shift, n_bits = _unsigned(x)
     if not _kernel_fits(x, n_bits):
         return _float_matmul(x, weight, zero_point)

@@ -93,14 +93,14 @@ class MinMax:
 def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tensor:
     """Multiply int8 matrices exactly: ``out[m, n] = Σ_k (x[m, k] - zero_point[m]) · weight[n, k]`` in int32.
 
-    x : (rows, in); weight : (out, in); zero_point, of x : int, () or (rows, 1). TypeError if an operand is not int8;
-    ValueError if they are not two matrices of one `in`, or in > 65,536, where a sum may leave int32.
+    x : (rows, in); weight : (out, in); zero_point, of x : int, () or (rows, 1). TypeError if an operand is not int8, or a zero
+    point no integer; ValueError if they are not two matrices of one `in`, or in > 65,536, where a sum may leave int32.
     """
-    if x.dtype != torch.int8 or weight.dtype != torch.int8:
-        raise TypeError(f"int8 operands are needed, got {x.dtype} and {weight.dtype}")
+    if not x.dtype == weight.dtype == torch.int8 or (zero := torch.as_tensor(zero_point)).is_floating_point():
+        raise TypeError(f"int8, int8 and integers are needed, got {x.dtype}, {weight.dtype} and {zero_point}")
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1] or x.shape[1] > 65536:
         raise ValueError(f"(rows, in <= 65,536) and (out, in) are needed, got {x.shape} and {weight.shape}")
-    return (x.int() - torch.as_tensor(zero_point, dtype=torch.int32).reshape(-1, 1)) @ weight.int().T
+    return (x.int() - zero.int().reshape(-1, 1)) @ weight.int().T
 
 
 class QuantizedLinear(nn.Module):
@@ -125,8 +125,8 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer."""
         rows = x.detach().reshape(-1, x.shape[-1])
-        known = self.input_qparams
-        scale, zero_point = choose_qparams(rows.amin(1, True), rows.amax(1, True)) if known is None else known
+        known = None if self.input_qparams is None else (self.input_qparams[0], self.input_qparams[1].int())
+        scale, zero_point = known or choose_qparams(rows.amin(1, True), rows.amax(1, True))
         sums = int8_matmul(quantize(rows, scale, zero_point), self.weight, zero_point)
         y = sums * (scale * self.weight_scale)
         return (y if self.bias is None else y + self.bias).reshape(*x.shape[:-1], -1)

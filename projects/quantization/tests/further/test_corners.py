@@ -218,6 +218,9 @@ def test_matmul_limits():
         Q.int8_matmul(more, more)
     x = torch.arange(-8, 8, dtype=torch.int8).reshape(4, 4)
     per_row = torch.tensor([1, 2, 3, 4], dtype=torch.int32)
+    for zero_point in (0.5, torch.tensor(0.5)):
+        with expect_error(TypeError, "0.5", otherwise="a zero point of 0.5 is cut to 0 without a word"):
+            Q.int8_matmul(x, x, zero_point)
     hint = "a vector of zero points was taken as one per column"
     assert_close(
         Q.int8_matmul(x, x, per_row), Q.int8_matmul(x, x, per_row[:, None]), what="the product", hint=hint

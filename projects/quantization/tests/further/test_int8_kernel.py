@@ -129,6 +129,9 @@ def test_matmul_bad_input(generator):
         K.int8_matmul(x, x.view(torch.uint8))
     with expect_error(ValueError, "4", otherwise="shapes that do not fit are accepted"):
         K.int8_matmul(x, integers((2, 4), generator))
+    for zero_point in (0.5, torch.tensor(0.5)):
+        with expect_error(TypeError, "0.5", otherwise="a zero point of 0.5 is cut to 0 without a word"):
+            K.int8_matmul(x, x, zero_point)
 
 
 # --- quantized_linear -------------------------------------------------------------------------------------------------
