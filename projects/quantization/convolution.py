@@ -15,10 +15,11 @@ __all__ = ["QuantizedConv2d"]
 class QuantizedConv2d(nn.Module):
     """`torch.nn.Conv2d` (zero padding) with int8 weights.
 
-    Options as in `int8_kernel.QuantizedLinear`, except that "dynamic" finds one range per image, padding included, and that
-    without `per_channel` each group has a scale of its own. Input (batch, in, height, width) float, output float32; ValueError
-    for another shape, or an image that is smaller than the kernel. Its state_dict restores it; a layer that a state_dict was loaded into computes with it at once. ValueError, whose message
-    contains "padding", for padding that is not zeros or a number.
+    Options as in `int8_kernel.QuantizedLinear`, except that "dynamic" finds one range per image, padding included, and
+    that without `per_channel` each group has a scale of its own. Input (batch, in, height, width) float, output float32;
+    ValueError for another shape, or an image that is smaller than the kernel. Its state_dict restores it; a layer that a
+    state_dict was loaded into computes with it at once. ValueError, whose message contains "padding", for padding that is
+    not zeros or a number.
 
     The padding is the number 0. Its integer is the zero point, and not 0.
     """

@@ -47,8 +47,9 @@ def quantize_network(
     attention reads the weight of its own kind directly), also one that is used in two places.
 
     mode : "dynamic", "static" or "weight_only", see `int8_kernel.QuantizedLinear`.
-    calibration, observer : "static" only; the batches run through the float copy in evaluation mode while an ``observer()``
-        per layer watches its input: one range per layer, so none per channel. A model from `prepare_qat` needs none: its training was the calibration.
+    calibration, observer : "static" only; the batches run through the float copy in evaluation mode while an
+        ``observer()`` per layer watches its input: one range per layer, so none per channel. A model from `prepare_qat`
+        needs none: its training was the calibration.
     n_bits, group_size : 4 with "weight_only" makes linear layers `Int4Linear`; convolutions keep 8 bits.
     per_channel, reduce_range : see `int8_kernel.QuantizedLinear`.
 

@@ -46,7 +46,7 @@ def choose_qparams(
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, n_bits: int = 8) -> Tensor:
-    """Map floats to int8: ``clamp(round(x / scale) + zero_point, q_min, q_max)``, ties to even; ±inf saturates, NaN raises ValueError."""
+    """Map floats to int8: ``clamp(round(x / scale) + zero_point, q_min, q_max)``, ties to even; ±inf saturates, NaN: ValueError."""
     q_min, q_max = _limits(n_bits)
     if x.isnan().any():
         raise ValueError("x holds NaN, which no integer can represent")
@@ -62,7 +62,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, n_bits: int =
     """Round x to what the integers can represent, but stay float and differentiable, for training.
 
     Forward: ``dequantize(quantize(x))``. Backward, straight-through: rounding counts as the identity. The gradient passes
-    where ``round(x / scale) + zero_point`` is q_min … q_max, both included; it is 0 elsewhere. Source: Bengio et al., arXiv 1308.3432.
+    where ``round(x / scale) + zero_point`` is q_min … q_max, both included, and is 0 elsewhere. Source: arXiv 1308.3432.
     """
     q_min, q_max = _limits(n_bits)
     rounded = dequantize(quantize(x.detach(), scale, zero_point, n_bits=n_bits), scale, zero_point)
@@ -137,7 +137,7 @@ def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batc
 
     `model` stays as it is. Other layers and subclasses of nn.Linear are kept. "static" runs the batches of `calibration`
     through the float copy, in evaluation mode, while a `MinMax` per layer watches its input. ValueError for another mode, or
-    "static" without a batch; RuntimeError if no batch reached a layer. Torch's encoder layers lose their fast path: it reads weights.
+    "static" without a batch; RuntimeError if no batch reached a layer. Torch's encoder layers lose their fast path.
     """
     if mode not in ("dynamic", "static"):
         raise ValueError(f"mode must be 'dynamic' or 'static', got {mode!r}")
@@ -155,7 +155,7 @@ def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batc
 
 
 def torch_dynamic(model: nn.Module) -> nn.Module:
-    """Quantize a copy of `model`, in evaluation mode, by ``torch.ao.quantization.quantize_dynamic``: nn.Linear in every place, only that."""
+    """Quantize every nn.Linear of a copy of `model`, in evaluation mode, by ``torch.ao.quantization.quantize_dynamic``."""
     with warnings.catch_warnings(action="ignore"):
         return torch.ao.quantization.quantize_dynamic(_copy(model), {nn.Linear})[0]
 

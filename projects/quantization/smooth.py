@@ -15,7 +15,8 @@ def smooth(activation_max: Tensor, weight: Tensor, *, alpha: float = 0.5) -> Ten
     1 moves all of it. In a network 1/s goes into the layer before (a LayerNorm's weight).
 
     activation_max : (in,), the largest magnitude of each input channel; weight : (out, in). A channel, or a column of
-    weight, that is all zero gets s = 1. ValueError for other shapes, alpha outside 0 to 1, and maxima that are negative, NaN or inf.
+    weight, that is all zero gets s = 1. ValueError for other shapes, alpha outside 0 to 1, and maxima that are negative,
+    NaN or inf.
 
     Source: Xiao et al. 2023, arXiv 2211.10438, eq. 4.
     """

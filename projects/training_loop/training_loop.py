@@ -87,7 +87,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum ``-log p(target)`` over the valid targets, in float32 (float64: float64); 0 if none is valid. ValueError unless shapes fit."""
+    """Sum ``-log p(target)`` over the valid targets, in float32 (float64 stays); 0 if none is valid. ValueError for other shapes."""
     if logits.shape[:-1] != targets.shape:
         raise ValueError(f"targets {tuple(targets.shape)} do not fit logits {tuple(logits.shape)}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
@@ -134,7 +134,7 @@ def training_step(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Mean ``-log p(target)`` of all valid targets (none: an error or NaN), in eval mode; restores each submodule's mode, also after an error."""
+    """Mean ``-log p(target)`` of all valid targets (at least one), in eval mode; restores each submodule's mode in any case."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -161,7 +161,7 @@ def save_checkpoint(path: str, step: int, model: nn.Module, optimizer: Optimizer
 
 
 def load_checkpoint(path: str, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> int:
-    """Restore what `save_checkpoint` wrote, return `step`; a scaler that was off restores none. Refused: other models, more than data."""
+    """Restore what `save_checkpoint` wrote, return `step`; a scaler that was off changes none. Refused: other models, more than data."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
