@@ -118,7 +118,7 @@ class Sequential:
 
 
 class SoftmaxCrossEntropy:
-    """Mean over the batch of ``-log softmax(logits)[target]``; logits of ±1e4 do not overflow; further: 1e-18 is not 0."""
+    """Mean over the batch of ``-log softmax(logits)[target]``; logits of ±1e4 do not overflow; further: 1e-18 keeps its digits."""
 
     def forward(self, logits: Array, targets: NDArray[np.integer]) -> float:
         """Return the loss for logits (batch, classes) and class indices (batch,); one outside [0, classes): ValueError."""
@@ -131,7 +131,7 @@ class SoftmaxCrossEntropy:
         return float(np.mean(np.log1p(e.sum(axis=1)) - z[self._right]))
 
     def backward(self) -> Array:
-        """Return ``∂L/∂logits = (softmax(logits) - one_hot(target)) / batch`` for the latest `forward`."""
+        """Return ``∂L/∂logits = (softmax(logits) - one_hot(target)) / batch`` for the latest `forward`; further: a tiny p - 1 keeps its digits."""
         grad = self._softmax.copy()
         grad[self._right] = 0
         grad[self._right] = -grad.sum(axis=1)  # p - 1, without its rounding

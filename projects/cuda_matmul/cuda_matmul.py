@@ -36,6 +36,7 @@ def matmul(a: Any, b: Any, *, kernel: str = "naive") -> Any:
     kernel : "naive", a thread for each element, with rows along x, or "tiled", blocks of 32 x 32 threads with columns along x
 
     Without elements of c nothing is launched: a grid of 0 blocks is an error of CUDA's. For K = 0 all sums are 0.
+    More than 65535 blocks along y, which no grid has, are an error or done by a loop; nothing is left out.
     Raises ValueError for another kernel, or shapes that do not fit; TypeError for another dtype, or one array on each side.
     """
     if kernel not in ("naive", "tiled"):

@@ -62,9 +62,9 @@ def karras_sigmas(
 def add_noise(x0: Tensor, noise: Tensor, *, sigma: Level = None, alpha_bar: Level = None) -> Tensor:
     """Run the forward process in one jump: ``x0 + σ·noise``, or ``sqrt(ᾱ)·x0 + sqrt(1 - ᾱ)·noise``, in the dtype of x0.
 
-    A level is a float, or a tensor of shape (), (batch,) for one per sample, or (batch, 1, ...); x0 has any rank. 1 - ᾱ is computed
-    in the level's dtype, float64 for a float, and then rounded to that of x0. ValueError for another level, noise not in the shape
-    of x0, integers, or not just one of `sigma` and `alpha_bar`. Sources: Ho et al. 2020, eq. 4; Karras et al. 2022, section 2.
+    A level is a float, σ ≥ 0 or ᾱ in [0, 1], or a tensor of shape (), (batch,) or (batch, 1, ...), one per sample; x0 has any rank.
+    1 - ᾱ is computed in the level's dtype, float64 for a float, and then rounded. ValueError for another shape of level or noise,
+    or not just one of `sigma` and `alpha_bar`. Sources: Ho et al. 2020, eq. 4; Karras et al. 2022, section 2.
     """
     if noise.shape != x0.shape or (sigma is None) == (alpha_bar is None):
         raise ValueError(f"need noise of {x0.shape}, got {noise.shape}, and either sigma or alpha_bar")
@@ -81,8 +81,8 @@ def to_x0(prediction: Tensor, x: Tensor, sigma: Tensor | float, *, kind: str) ->
         kind = "epsilon"   the noise:                      x0 = x - σ·ε
         kind = "v"         sqrt(ᾱ)·ε - sqrt(1 - ᾱ)·x0:     x0 = x/(1 + σ²) - σ/sqrt(1 + σ²)·v,   ᾱ = 1/(1 + σ²)
         kind = "score"     ∇ log p(x; σ):                  x0 = x + σ²·score
-    `sigma` is a level as in `add_noise`. Half precision has no room for σ² where x0 fits: nothing as large is computed in it.
-    ValueError for another kind, or a prediction of another shape than x. Source of v: Salimans and Ho 2022, arXiv 2202.00512.
+    `sigma` is a level as in `add_noise`. Further: float16 has no room for σ² where x0 fits, so nothing as large is
+    computed in it; in both functions a level (batch, 1), and ValueError for integer data. ValueError for another kind, or a prediction of another shape than x. Source of v: Salimans and Ho 2022, arXiv 2202.00512.
     """
     if prediction.shape != x.shape:
         raise ValueError(f"need a prediction of {x.shape}, got {prediction.shape}")

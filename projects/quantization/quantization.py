@@ -31,7 +31,7 @@ def choose_qparams(
 
     With q_min = -2^(b-1) and q_max = 2^(b-1) - 1: ``scale = (high - low) / (q_max - q_min)``,
     ``zero_point = q_min - round(low / scale)``. Symmetric: ``scale = max(-low, high) / q_max``, ``zero_point = 0``.
-    All shapes are that of low and high. Where both are 0 the scale is 1. Computed in float64: ±3e38 must not overflow.
+    All shapes are that of low and high. Where both are 0 the scale is 1. Further: ±3e38 does not overflow.
     ValueError unless low <= high and both are finite. Source: Jacob et al., arXiv 1712.05877, section 2.1.
     """
     q_min, q_max = _limits(n_bits)
@@ -62,7 +62,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, *, n_bits: int =
     """Round x to what the integers can represent, but stay float and differentiable, for training.
 
     Forward: ``dequantize(quantize(x))``. Backward, straight-through: rounding counts as the identity. The gradient passes
-    where ``round(x / scale) + zero_point`` is q_min … q_max, both included, and is 0 elsewhere. Source: arXiv 1308.3432.
+    where ``round(x / scale) + zero_point`` is q_min … q_max, both included, else 0; further: of half types in float32, too.
     """
     q_min, q_max = _limits(n_bits)
     rounded = dequantize(quantize(x.detach(), scale, zero_point, n_bits=n_bits), scale, zero_point)
@@ -93,8 +93,8 @@ class MinMax:
 def int8_matmul(x: Tensor, weight: Tensor, zero_point: Tensor | int = 0) -> Tensor:
     """Multiply int8 matrices exactly: ``out[m, n] = Σ_k (x[m, k] - zero_point[m]) · weight[n, k]`` in int32.
 
-    x : (rows, in); weight : (out, in); zero_point, of x : int, () or (rows, 1). TypeError if an operand is not int8, or a zero
-    point no integer; ValueError if they are not two matrices of one `in`, or in > 65,536, where a sum may leave int32.
+    x : (rows, in); weight : (out, in); zero_point, of x : int, () or (rows, 1). TypeError if an operand is not int8; ValueError
+    if they are not two matrices of one `in`. Further: (rows,); TypeError for 0.5; ValueError for in > 65,536, which may overflow.
     """
     if not x.dtype == weight.dtype == torch.int8 or (zero := torch.as_tensor(zero_point)).is_floating_point():
         raise TypeError(f"int8, int8 and integers are needed, got {x.dtype}, {weight.dtype} and {zero_point}")
@@ -107,7 +107,7 @@ class QuantizedLinear(nn.Module):
     """``nn.Linear`` on integers: ``int8_matmul(q, weight, zero_point) · (scale · weight_scale) + bias``.
 
     Dynamic, without `input_range`: each row of x, along its last axis, is quantized with the range of its own values.
-    Static: all rows with `input_range`, (low, high), which a state_dict holds too. Weights are symmetric, one scale per output.
+    Static: all rows with `input_range`, (low, high); further: a buffer, too. Weights are symmetric, one scale per output.
     It holds buffers, no parameters: weight (out, in) int8, weight_scale (out,), bias (out,) or None.
     Input (..., in), output (..., out). NaN in x raises ValueError. Source: Jacob et al., arXiv 1712.05877, eq. 4 to 7.
     """
@@ -137,7 +137,7 @@ def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batc
 
     `model` stays as it is. Other layers and subclasses of nn.Linear are kept. "static" runs the batches of `calibration`
     through the float copy, in evaluation mode, while a `MinMax` per layer watches its input. ValueError for another mode, or
-    "static" without a batch; RuntimeError if no batch reached a layer. Torch's encoder layers lose their fast path.
+    "static" without a batch; RuntimeError if no batch reached a layer. Further: so that torch's encoder layers run.
     """
     if mode not in ("dynamic", "static"):
         raise ValueError(f"mode must be 'dynamic' or 'static', got {mode!r}")
@@ -151,7 +151,7 @@ def quantize_model(model: nn.Module, *, mode: str = "dynamic", calibration: Batc
     for name, layer in linears.items():
         input_range = seen[name].range() if seen else None
         quantized.set_submodule(name, QuantizedLinear(layer, input_range=input_range))
-    return quantized[0]
+    return quantized[0].eval()
 
 
 def torch_dynamic(model: nn.Module) -> nn.Module:

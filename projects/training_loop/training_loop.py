@@ -87,7 +87,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum ``-log p(target)`` over the valid targets, in float32 (float64 stays); 0 if none is valid. ValueError for other shapes."""
+    """Sum ``-log p(target)`` over the valid targets, in float32 (float64 stays); 0 if none is valid; further: ValueError for other shapes."""
     if logits.shape[:-1] != targets.shape:
         raise ValueError(f"targets {tuple(targets.shape)} do not fit logits {tuple(logits.shape)}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, -2)
@@ -95,10 +95,10 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def accumulate_gradients(model: nn.Module, batches: Batches, scaler: GradScaler, precision: str) -> float:
-    """Add to each ``.grad`` the gradient of ``Σ token_loss / n_tokens`` over all micro-batches; return that loss.
+    """Add to each ``.grad`` the gradient of ``Σ token_loss / n_tokens`` over all micro-batches (further: of an iterator); return that loss.
 
     ``n_tokens`` counts the valid targets of all (none: ValueError): a mean of means would weigh tokens unequally. A micro-batch
-    goes backward before the next goes forward. The gradient is the scaler's factor times as large, the returned loss is not.
+    goes backward before the next goes forward. The gradient, not the loss, is the scaler's factor times as large.
     """
     batches = list(batches)  # an iterator will do
     n_tokens = sum(int((targets != -100).sum()) for _, targets in batches)
@@ -161,7 +161,7 @@ def save_checkpoint(path: str, step: int, model: nn.Module, optimizer: Optimizer
 
 
 def load_checkpoint(path: str, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> int:
-    """Restore what `save_checkpoint` wrote, return `step`; a scaler that was off changes none. Refused: other models, more than data."""
+    """Restore what `save_checkpoint` wrote, return `step`; refuse other models, more than data. Further: other devices and precision."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
@@ -179,7 +179,7 @@ def train(
     ``batches(step)`` gives the micro-batches of the step that `step` others precede, always the same: so no position in the
     data need be saved. AdamW has betas (0.9, 0.95), the rate is `warmup_cosine`, the model is in training mode. Every
     `save_every` steps and after the last, `val_batches` are evaluated and `checkpoint` is written, each if given. A run that
-    was stopped and resumed ends with the same weights, bit for bit; changed settings take effect. A record, of a step of this call:
+    was stopped and resumed ends with the same weights, bit for bit; further: changed settings take effect. A record, of a step of this call:
     ``{"step": steps made, "lr": …, "loss": …, "norm": …}``, with ``"val_loss"`` where there was an evaluation.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=(0.9, 0.95))

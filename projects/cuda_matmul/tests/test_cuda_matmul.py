@@ -181,8 +181,9 @@ def test_more_than_65535_blocks(module, kernel, cuda_device):
             return vector, module.matmul(vector[:, None], one, kernel=kernel)[:, 0]
 
     short, result = product(2000, 0)
-    per_block = int((result == short).sum()) if cuda_device == "emulator" else 32
-    vector, result = product(65535 * min(per_block, 64) + 1, 65535)
+    per_block = max(int((result == short).sum()), 1) if cuda_device == "emulator" else 32
+    length = 65535 * min(per_block, 256) + 1
+    vector, result = product(length, (length - 1) // per_block)  # the last block
     hint = "the end of c is missing: is the number of blocks cut off at 65535?"
     assert_close(result[-1:], vector[-1:], rtol=0.0, what="the last element", hint=hint)
 
@@ -203,9 +204,9 @@ def test_more_than_65535_blocks_in_y(module, kernel, cuda_device):
             return vector, module.matmul(vector[:, None], one, kernel=kernel)[:, 0]
 
     short, result = product(2000, 0)
-    per_block = int((result == short).sum()) if cuda_device == "emulator" else 32
+    per_block = max(int((result == short).sum()), 1) if cuda_device == "emulator" else 32
     length = 65535 * min(per_block, 64) + 1
-    for first in (0, *(-(-length // 2**power) - 1 for power in range(11))):
+    for first in (0, (length - 1) // per_block, *(-(-length // 2**power) - 1 for power in range(11))):
         try:
             vector, result = product(length, first)
         except Exception:  # CUDA's own error, or the host function's

@@ -87,7 +87,7 @@ def test_projections(bias, attention):
 @pytest.mark.parametrize("sizes", [(24, 5), (24, 48), (24, 0), (24, -4)], ids=str)
 def test_heads_that_do_not_divide(sizes, attention):
     """`n_heads` divides `d_model`."""
-    with expect_error(ValueError, otherwise=f"d_model={sizes[0]} with n_heads={sizes[1]} is accepted"):
+    with expect_error(ValueError, otherwise=f"no ValueError for d_model={sizes[0]} and n_heads={sizes[1]}"):
         attention(*sizes)
 
 
