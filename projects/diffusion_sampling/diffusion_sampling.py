@@ -174,7 +174,7 @@ def guided(conditional: Denoiser, unconditional: Denoiser, w: float) -> Denoiser
         raise ValueError(f"w must be finite, got {w}")
     if w in (0, 1):
         return conditional if w else unconditional
-    return lambda x, sigma: (1 - w) * unconditional(x.clone(), sigma) + w * conditional(x, sigma)
+    return lambda x, sigma: (1 - w) * unconditional(x.clone(), sigma.clone()) + w * conditional(x, sigma)
 
 
 @torch.no_grad()

@@ -238,18 +238,20 @@ def test_denoiser_may_write_into_its_arguments(function, options, generator):
 @pytest.mark.grades("guided")
 @pytest.mark.parametrize("w", [3.0, -0.5])
 def test_guided_models_may_write(w, generator):
-    """The second model gets x as it was, whatever the first has written."""
+    """The second model gets x and σ as they were, whatever the first has written."""
     x = torch.randn(4, 3, dtype=DOUBLE, generator=generator)
     models = [gaussian_denoiser(3.0, 0.5), gaussian_denoiser(0.0, 2.0)]
     sigma = torch.tensor(0.7, dtype=DOUBLE)
 
     def in_place(model):
         def answer(x, sigma):
-            return x.copy_(model(x, sigma))
+            result = x.copy_(model(x, sigma))
+            sigma.fill_(99.0)
+            return result
 
         return answer
 
     expected = guided(*models, w)(x.clone(), sigma)
-    got = guided(*map(in_place, models), w)(x.clone(), sigma)
-    hint = "one model wrote into the x that the other one is asked at: hand it a copy"
-    assert_close(got, expected, rtol=1e-12, what="guided answer of models that write into x", hint=hint)
+    got = guided(*map(in_place, models), w)(x.clone(), sigma.clone())
+    hint = "one model wrote into the x or σ that the other one is asked at: hand it a copy"
+    assert_close(got, expected, rtol=1e-12, what="guided answer of models that write into both", hint=hint)
