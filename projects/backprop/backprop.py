@@ -118,7 +118,7 @@ class Sequential:
 
 
 class SoftmaxCrossEntropy:
-    """Mean over the batch of ``-log softmax(logits)[target]``; logits of ±1e4 do not overflow; further: 1e-18 keeps its digits."""
+    """Mean over the batch of ``-log softmax(logits)[target]``; logits of ±1e4 do not overflow; further: a loss of 1e-18 keeps its digits."""
 
     def forward(self, logits: Array, targets: NDArray[np.integer]) -> float:
         """Return the loss for logits (batch, classes) and class indices (batch,); one outside [0, classes): ValueError."""

@@ -45,7 +45,7 @@ class LayerNorm(nn.Module):
         """Normalise x : (..., d_model); another last axis raises ValueError.
 
         A large mean costs no more digits than x has lost already: float32 features near 10 000 keep their spread. Further:
-        equal features give exactly 0 before weight and bias, and integers no integers.
+        equal features give exactly 0 before weight and bias; integers are normalised as float32.
         """
         if x.shape[-1:] != self.weight.shape:  # a last axis of 1 would be broadcast
             raise ValueError(f"x must be (..., {len(self.weight)}), got {tuple(x.shape)}")
