@@ -153,13 +153,12 @@ def update(
 def train(
     network: ActorCritic, environments: Environments, n_updates: int, settings: Settings, *, seed: int = 0, improve: Any = None,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Collect and update `n_updates` times, with Adam of ε = 1e-5 and the rate ``learning_rate·(1 - i/n_updates)`` in update i.
+    """Collect and update `n_updates` times, i = 0, 1, …, with Adam of ε = 1e-5 and the rate ``learning_rate·(1 - i/n_updates)``.
 
-    i counts from 0; `seed` sets the environments and all draws. A record per update: that of `update`, "step" (steps of all
-    environments so far) and, if an episode ended in the rollout, "return": the mean of such episodes' whole sums of rewards.
-    `improve` is called in the place of `update`, if given.
+    `seed` sets the environments and all draws. Return a record per update: that of `update`, "step" (steps of all environments so
+    far) and, if episodes ended in the rollout, "return": the mean of their whole sums of rewards. `improve` replaces `update`.
     """
-    generator = Generator().manual_seed(seed)
+    generator, improve = Generator().manual_seed(seed), improve or update
     optimizer = torch.optim.Adam(network.parameters(), eps=1e-5)
     states = torch.as_tensor(environments.reset(seed=seed)[0]).float()
     records, sums = [], torch.zeros(environments.num_envs)
@@ -173,9 +172,7 @@ def train(
             sums[done] = 0
         record = {"step": float((i + 1) * rollout.rewards.numel())}
         record |= {"return": sum(returns) / len(returns)} if returns else {}
-        records.append(
-            record | (improve or update)(network, optimizer, rollout, settings, generator=generator)
-        )
+        records.append(record | improve(network, optimizer, rollout, settings, generator=generator))
     return records
 
 
