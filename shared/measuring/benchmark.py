@@ -33,7 +33,7 @@ ROUNDS = 30
 SAMPLE_SECONDS = 0.002  # a sample repeats fast calls until it lasts this long
 PACKAGES = (
     *("numpy", "scipy", "torch", "scikit-learn", "transformers", "diffusers", "torchao", "tensorboard"),
-    *("triton", "pycuda"),
+    *("triton", "pycuda", "gymnasium", "stable-baselines3", "vector-quantize-pytorch"),
 )
 
 
