@@ -55,7 +55,7 @@ def value_loss(values: Tensor, returns: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return -Σ p·log p, p = softmax(logits), (..., n_actions) to (...), in nats; finite where a p underflows, its gradient too."""
+    """Return -Σ p·log p of p = softmax(logits), (..., n_actions) to (...), in nats; finite, as its gradient, if p underflows."""
     log_p = logits.log_softmax(dim=-1)
     return -(log_p.exp() * log_p).sum(dim=-1)
 
@@ -122,7 +122,7 @@ def update(
     """Improve the network on one rollout: `n_epochs` passes, each in a new random order and in `n_minibatches` equal parts.
 
         loss = clipped_loss + value_weight·value_loss - entropy_weight·mean(entropy),   returns = A + V of the rollout
-    ``network.judge`` is asked once per part. A is normalised in each, ``(A - A.mean()) / (A.std() + 1e-8)``, and the norm of all
+    ``network.judge`` is asked once per part. A is normalised in each, ``(A - A.mean()) / (A.std() + 1e-8)``; the norm of all
     gradients is cut to `max_norm`. Return the means over all parts of "entropy", "kl" (the mean of ρ - 1 - log ρ) and
     "clip_fraction" (ρ outside [1 - ε, 1 + ε]). ValueError unless the parts are equal, of 2 steps or more.
     """

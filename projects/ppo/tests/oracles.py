@@ -1,0 +1,541 @@
+"""Toy environments, toy networks, and answers worked out another way: they use nothing of the files that are graded."""
+
+import contextlib
+import sys
+import types
+
+import gymnasium
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import nn
+from torch.distributions import Categorical
+
+from rollout import Rollout
+
+DOUBLE = torch.float64
+
+
+def seeded(seed=0):
+    """A generator of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, generator, scale=1.0):
+    """Return normal numbers, float32."""
+    return scale * torch.randn(shape, generator=generator)
+
+
+def gradients(output, inputs, cotangent=1.0):
+    """Return the gradients of sum(cotangent · output); zeros where it does not depend on an input."""
+    if not output.requires_grad:
+        raise AssertionError("the result is detached from its inputs: no gradient flows back")
+    return torch.autograd.grad((output * cotangent).sum(), inputs, allow_unused=True, materialize_grads=True)
+
+
+class _NoCompiler(types.ModuleType):
+    """Stands for torch._dynamo, of which an optimizer needs two functions that do nothing; for any other, the real one comes."""
+
+    graph_break = staticmethod(lambda *args, **kwargs: None)
+    disable = staticmethod(lambda function=None, *args, **kwargs: function)
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        _leave_compiler()
+        import torch._dynamo
+
+        return getattr(torch._dynamo, name)
+
+
+def _leave_compiler():
+    if isinstance(sys.modules.get("torch._dynamo"), _NoCompiler):
+        del sys.modules["torch._dynamo"], torch._dynamo
+
+
+@contextlib.contextmanager
+def without_compiler():
+    """Keep torch's compiler out: the first optimizer would import it, which takes longer than most tests."""
+    if "torch._dynamo" not in sys.modules:
+        sys.modules["torch._dynamo"] = torch._dynamo = _NoCompiler("torch._dynamo")
+    yield
+    _leave_compiler()
+
+
+# --- advantages -------------------------------------------------------------------------------------------------------
+
+
+def make_rollout(rewards, values, next_values, terminated, truncated, **columns):
+    """Return a rollout of which only the columns that gae reads are told."""
+    T, N = rewards.shape
+    given = {
+        "observations": torch.zeros(T, N, 2),
+        "actions": torch.zeros(T, N, dtype=torch.int64),
+        "log_probs": torch.zeros(T, N),
+    }
+    given |= columns
+    return Rollout(
+        **given,
+        values=values,
+        next_values=next_values,
+        rewards=rewards,
+        terminated=terminated,
+        truncated=truncated,
+    )
+
+
+def random_rollout(T, N, generator, **columns):
+    """Draw a rollout in which three steps in ten end, of each kind, and some in both ways."""
+    numbers = (normal(T, N, generator=generator) + 0.5 for _ in range(3))
+    ends = (torch.rand(T, N, generator=generator) < 0.3 for _ in range(2))
+    return make_rollout(*numbers, *ends, **columns)
+
+
+def advantages_by_sum(rollout, gamma, lam, wrong=None):
+    """A_t as the double sum of (γλ)^k·δ_{t+k} up to the end of t's episode, in float64; `wrong` makes one mistake."""
+    rewards, values, following = (x.double() for x in (rollout.rewards, rollout.values, rollout.next_values))
+    terminated, truncated = rollout.terminated, rollout.truncated
+    if wrong == "done shifted":
+        terminated, truncated = (
+            torch.cat((ends[1:], torch.zeros_like(ends[:1]))) for ends in (terminated, truncated)
+        )
+    if wrong == "done late":
+        terminated, truncated = (
+            torch.cat((torch.zeros_like(ends[:1]), ends[:-1])) for ends in (terminated, truncated)
+        )
+    if wrong == "reset":  # V of the step that stands next in the rollout, of another episode after an end
+        following = torch.cat((values[1:], following[-1:]))
+    if wrong == "two ahead":
+        following = torch.cat((following[1:], following[-1:]))
+    if wrong == "last step":
+        following = torch.cat((following[:-1], torch.zeros_like(following[-1:])))
+    lost = {
+        "truncation ends": terminated | truncated,
+        "no termination": torch.zeros_like(terminated),
+        "exchanged": truncated,
+    }.get(wrong, terminated)
+    stops = {
+        "leaks": torch.zeros_like(terminated),
+        "leaks at truncation": terminated,
+        "leaks at termination": truncated,
+    }.get(wrong, terminated | truncated)
+    discount = 1.0 if wrong == "no gamma in delta" else gamma
+    delta = rewards + discount * following * ~lost - (0 if wrong == "no baseline" else values)
+    if wrong == "end kills reward":
+        delta = (rewards + gamma * following) * ~lost - values
+    decay = {"no lambda": gamma, "no gamma": lam, "one step": 0.0, "defaults": 0.99 * 0.95}.get(
+        wrong, gamma * lam
+    )
+    if wrong == "defaults":
+        delta = rewards + 0.99 * following * ~lost - values
+    T, N = rewards.shape
+    advantages = torch.zeros(T, N, dtype=DOUBLE)
+    for n in range(N):
+        for t in range(T):
+            weight = 1.0
+            for k in range(t, T):
+                advantages[t, n] += weight * delta[k, n]
+                weight *= decay
+                if stops[k, n]:
+                    break
+    return advantages + values if wrong == "returns" else advantages
+
+
+GAE_MISTAKES = {
+    "done shifted": "done is shifted by one: step t ends its episode itself, terminated[t] and truncated[t] belong to it",
+    "done late": "done is shifted by one: step t looks at the end of step t - 1",
+    "truncation ends": "truncation is treated as termination: an episode that was cut off has a future, γ·V(s_{t+1})",
+    "no termination": "termination is ignored: after a real end there is no γ·V(s_{t+1})",
+    "exchanged": "terminated and truncated are exchanged: termination has no future, truncation has one",
+    "leaks": "advantages leak over the end of an episode: done cuts A_{t+1} off",
+    "leaks at truncation": "advantages leak over a truncation: the next row is another episode there too",
+    "leaks at termination": "advantages leak over a termination: the next row is another episode there too",
+    "reset": "V(s_{t+1}) is taken from the next row, the reset observation after an end: next_values has what the step led to",
+    "two ahead": "bootstraps two steps ahead: next_values[t] is V(s_{t+1}) already",
+    "last step": "the last step has no V(s_{t+1}): the rollout stops there, the episode does not",
+    "end kills reward": "the reward of the terminating step is lost: only V(s_{t+1}) is",
+    "no gamma in delta": "γ is missing before V(s_{t+1}) in δ",
+    "no gamma": "the sum decays by λ alone, not by γ·λ",
+    "no lambda": "λ is missing: the sum decays by γ alone",
+    "one step": "only δ_t is there: add γ·λ·A_{t+1}, from the last step backwards",
+    "no baseline": "V(s_t) is not subtracted",
+    "returns": "these are the returns A + V, not the advantages",
+    "defaults": "gamma and lam are ignored",
+}
+
+
+def gae_mistakes(rollout, gamma, lam):
+    """Return assert_close's `mistakes`, those that change this rollout's advantages."""
+    right = advantages_by_sum(rollout, gamma, lam)
+    values = {
+        diagnosis: advantages_by_sum(rollout, gamma, lam, wrong) for wrong, diagnosis in GAE_MISTAKES.items()
+    }
+    return {diagnosis: value for diagnosis, value in values.items() if not torch.allclose(value, right)}
+
+
+# --- functions that stand in for the learner's ------------------------------------------------------------------------
+
+
+def gae(rollout, *, gamma=0.99, lam=0.95):
+    return advantages_by_sum(rollout, gamma, lam).float()
+
+
+def clipped_loss(log_probs, old_log_probs, advantages, *, clip=0.2):
+    _one_shape(log_probs, old_log_probs, advantages)
+    return -_objective((log_probs - old_log_probs).exp(), advantages, clip).mean()
+
+
+def value_loss(values, returns):
+    _one_shape(values, returns)
+    return F.mse_loss(values, returns) / 2
+
+
+def entropy(logits):
+    return Categorical(logits=logits, validate_args=False).entropy()
+
+
+def _one_shape(*tensors):
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+        raise ValueError(f"a loss gets tensors of the shapes {shapes}: all are (batch,)")
+
+
+def _objective(ratio, advantages, clip):
+    """ρA, but a constant in the two quadrants where ρ has gone far enough."""
+    up, down = (advantages > 0) & (ratio > 1 + clip), (advantages < 0) & (ratio < 1 - clip)
+    return torch.where(
+        up, (1 + clip) * advantages, torch.where(down, (1 - clip) * advantages, ratio * advantages)
+    )
+
+
+# --- environments -----------------------------------------------------------------------------------------------------
+
+
+def _spaces(environments, low, high, d, n_actions, dtype):
+    n = environments.num_envs
+    environments.single_observation_space = Box(low, high, (d,), dtype)
+    environments.observation_space = Box(low, high, (n, d), dtype)
+    environments.single_action_space = Discrete(n_actions)
+    environments.action_space = MultiDiscrete([n_actions] * n)
+
+
+class Scripted(VectorEnv):
+    """Environments whose episodes end where `ends` says, and whose observations say where they are from.
+
+    `ends` has a word per environment and a letter per step: "." goes on, "T" terminates, "L" hits the time limit, "B" does
+    both. An observation is (environment, episode, step in it, clock). `log` has what happened in each step.
+    """
+
+    n_actions = 3
+
+    def __init__(self, *ends, mode=AutoresetMode.SAME_STEP, dtype=np.float64, reward_dtype=np.float64):
+        self.ends, self.dtype, self.reward_dtype, self.num_envs = ends, dtype, reward_dtype, len(ends)
+        self.metadata, self.autoreset_mode = {"autoreset_mode": mode}, mode
+        _spaces(self, 0, 100, 4, self.n_actions, dtype)
+        self.resets, self.log = [], []
+        self._begin()
+
+    def _begin(self):
+        self.clock, self.where = 0, np.array([[i, 0, 0] for i in range(self.num_envs)])
+
+    def observe(self):
+        clock = np.full((self.num_envs, 1), self.clock)
+        return np.concatenate((self.where, clock), axis=1).astype(self.dtype)
+
+    def reset(self, *, seed=None, options=None):
+        self.resets.append(seed)
+        self._begin()
+        return self.observe(), {}
+
+    def step(self, actions):
+        before, letters = self.observe(), [word[self.clock] for word in self.ends]
+        terminated, truncated = (np.isin(letters, list(kind)) for kind in ("TB", "LB"))
+        self.clock += 1
+        self.where[:, 2] += 1
+        led_to, infos = self.observe(), {}
+        for i in np.flatnonzero(terminated | truncated):
+            infos = self._add_info(infos, {"final_obs": led_to[i].copy(), "final_info": {}}, i)
+            self.where[i, 1:] = self.where[i, 1] + 1, 0
+        rewards = (10 * np.arange(self.num_envs) + self.clock).astype(self.reward_dtype)
+        entry = {"before": before, "led_to": led_to, "after": self.observe(), "rewards": rewards}
+        entry |= {"terminated": terminated, "truncated": truncated, "actions": np.array(actions).copy()}
+        self.log.append({name: torch.as_tensor(value) for name, value in entry.items()})
+        return self.observe(), rewards.copy(), terminated.copy(), truncated.copy(), infos
+
+    def column(self, name, start=0):
+        """What the log says from step `start` on, time first."""
+        return torch.stack([entry[name] for entry in self.log[start:]])
+
+
+class Bandit(VectorEnv):
+    """Shows which action has a reward of 1, another one in each step; a time limit cuts an episode off after 4 steps."""
+
+    def __init__(self, num_envs, n_actions):
+        self.num_envs, self.n_actions = num_envs, n_actions
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.autoreset_mode = AutoresetMode.SAME_STEP
+        _spaces(self, 0, 1, n_actions, n_actions, np.float32)
+
+    def _observe(self):
+        self.shown = self.np_random.integers(self.n_actions, size=self.num_envs)
+        return np.eye(self.n_actions, dtype=np.float32)[self.shown]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.clock = 0
+        return self._observe(), {}
+
+    def step(self, actions):
+        rewards = (np.asarray(actions) == self.shown).astype(np.float64)
+        self.clock += 1
+        ended, infos = np.full(self.num_envs, self.clock % 4 == 0), {}
+        observations = self._observe()
+        for i in np.flatnonzero(ended):
+            infos = self._add_info(infos, {"final_obs": observations[i].copy(), "final_info": {}}, i)
+        return (
+            self._observe() if ended.any() else observations,
+            rewards,
+            np.zeros_like(ended),
+            ended,
+            infos,
+        )
+
+
+class Corridor(gymnasium.Env):
+    """An episode of as many steps as its seed says; it terminates where the seed is even, else a time limit cuts it off.
+
+    The action that the observation's largest entry names has the reward 2^step, any other one -1000.
+    """
+
+    def __init__(self):
+        self.observation_space, self.action_space = Box(-9, 9, (4,), np.float64), Discrete(4)
+        self.seeds, self.running = [], False
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(seed)
+        self.length, self.clock, self.running = (3 if seed is None else seed % 7 + 1), 0, True
+        return self._observe(), {}
+
+    def _observe(self):
+        self.best = (self.clock * 3 + self.length) % 4
+        observation = np.full(4, -1.5)
+        observation[self.best] = 0.5
+        return observation
+
+    def step(self, action):
+        assert self.running, (
+            "plays on after an episode's end: an episode ends where it is terminated or truncated, and no other one is counted"
+        )
+        reward = 2.0**self.clock if int(action) == self.best else -1000.0
+        self.clock += 1
+        self.running = self.clock < self.length
+        ended, kind = not self.running, self.seeds[-1] is not None and self.seeds[-1] % 2 == 0
+        return self._observe(), reward, ended and kind, ended and not kind, {}
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+class _Value(nn.Module):
+    """A value that is another one for every observation, without rounding."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.weight = nn.Parameter(0.125 ** torch.arange(d))
+
+    def forward(self, observations):
+        dtype = observations.dtype
+        assert dtype == torch.float32, f"the network gets observations of {dtype}: they become float32"
+        return (observations * self.weight).sum(-1, keepdim=True)
+
+
+class Teller(nn.Module):
+    """A network for collect: it draws any action alike, and remembers what it was asked."""
+
+    def __init__(self, d=4, n_actions=Scripted.n_actions):
+        super().__init__()
+        self.value, self.n_actions, self.seen, self.generators = _Value(d), n_actions, [], []
+
+    def act(self, observations, *, generator=None):
+        self.seen.append(observations.detach().clone())
+        self.generators.append(generator)
+        actions = torch.randint(self.n_actions, observations.shape[:1], generator=generator)
+        return actions, self.log_prob(observations, actions)
+
+    def log_prob(self, observations, actions):
+        """A number that is another one for every observation and action."""
+        return -(self.value(observations)[..., 0] + actions / 1024)
+
+
+class Greedy(nn.Module):
+    """A network for evaluate: the largest entry of the observation is the action; drawn ones are another."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.drawn = False
+
+    def greedy(self, observations):
+        dtype = observations.dtype
+        assert dtype == torch.float32, f"the network gets observations of {dtype}: they become float32"
+        return (observations * self.weight).argmax(dim=-1)
+
+    def act(self, observations, *, generator=None):
+        self.drawn = True
+        actions = (self.greedy(observations) + 1) % 4
+        return actions, torch.zeros(actions.shape)
+
+    def policy(self, observations):
+        return observations * self.weight
+
+
+class Linear(nn.Module):
+    """A network for update: logits and values are linear, and judge remembers which steps it was asked for.
+
+    The first feature of an observation is its number, divided by the number of all.
+    """
+
+    def __init__(self, d, n_actions, n, generator):
+        super().__init__()
+        self.n, self.asked = n, []
+        self.of_policy = nn.Parameter(normal(d, n_actions, generator=generator, scale=0.5))
+        self.of_value = nn.Parameter(normal(d, generator=generator, scale=0.5))
+
+    def judge(self, observations, actions):
+        shapes = tuple(observations.shape), tuple(actions.shape)
+        right = observations.ndim == 2 and shapes[1] == shapes[0][:1]
+        assert right, f"judge gets shapes {shapes}, expected (batch, d) and (batch,)"
+        self.asked.append((observations[:, 0] * self.n).round().long())
+        logits = observations @ self.of_policy
+        log_probs = logits.log_softmax(-1).gather(-1, actions[:, None])[:, 0]
+        return log_probs, entropy(logits), observations @ self.of_value
+
+
+def judged_rollout(T, N, network, generator, *, drift):
+    """Draw a rollout for a Linear network; its log-probabilities are off by up to `drift`."""
+    d, n_actions = network.of_policy.shape
+    observations = normal(T, N, d, generator=generator)
+    observations[..., 0] = torch.arange(T * N).view(T, N) / (T * N)
+    actions = torch.randint(n_actions, (T, N), generator=generator)
+    with torch.no_grad():
+        log_probs = (observations @ network.of_policy).log_softmax(-1).gather(-1, actions[..., None])[..., 0]
+    log_probs = log_probs + drift * (2 * torch.rand(T, N, generator=generator) - 1)
+    return random_rollout(T, N, generator, observations=observations, actions=actions, log_probs=log_probs)
+
+
+# --- the update -------------------------------------------------------------------------------------------------------
+
+
+def updated(network, rollout, settings, parts, lr, wrong=None):
+    """Return the change of a Linear network's parameters and the metrics, by SGD over `parts` in float64.
+
+    `wrong` makes one mistake of UPDATE_MISTAKES.
+    """
+    start = [p.detach().double() for p in (network.of_policy, network.of_value)]
+    weights, left, records = [w.clone() for w in start], [0.0, 0.0], []
+    gamma, lam = (0.99, 0.95) if wrong == "default gae" else (settings.gamma, settings.lam)
+    table = _flat(rollout, advantages_by_sum(rollout, gamma, lam), wrong)
+    for rows in parts:
+        leaves = [w.clone().requires_grad_() for w in weights]
+        loss, record = _loss(leaves, [column[rows] for column in table], table[3], settings, wrong)
+        got = torch.autograd.grad(loss, leaves)
+        got = [g + old for g, old in zip(got, left, strict=True)]
+        left = got if wrong == "no zero_grad" else left
+        factors = _factors(got, settings.max_norm, wrong)
+        weights = [w - lr * f * g for w, f, g in zip(weights, factors, got, strict=True)]
+        records.append(record)
+    change = torch.cat([(w - old).flatten() for w, old in zip(weights, start, strict=True)])
+    return change, {name: sum(record[name] for record in records) / len(records) for name in records[0]}
+
+
+def _flat(rollout, advantages, wrong):
+    """Observations, actions, old log-probabilities, advantages and returns, one row per step."""
+    values = rollout.values.double()
+    returns = {
+        "returns without V": advantages,
+        "returns are rewards": rollout.rewards.double(),
+        "one-step returns": rollout.rewards + 0.9 * rollout.next_values * ~rollout.terminated,
+    }.get(wrong, advantages + values)
+    columns = [
+        rollout.observations.double(),
+        rollout.actions,
+        rollout.log_probs.double(),
+        advantages,
+        returns,
+    ]
+    if wrong == "axes":
+        columns[3:] = [column.T.reshape(column.shape) for column in columns[3:]]
+    if wrong == "normalised early":
+        columns[4] = (advantages - advantages.mean()) / advantages.std() + values
+    return [column.flatten(0, 1) for column in columns]
+
+
+def _loss(leaves, part, all_advantages, settings, wrong):
+    observations, actions, old, a, returns = part
+    policy = Categorical(logits=observations @ leaves[0])
+    log_probs, entropies = policy.log_prob(actions), policy.entropy()
+    over = all_advantages if wrong in ("normalised over all", "normalised early") else a
+    if wrong == "only scaled":
+        a = a / over.std()
+    elif wrong == "only centred":
+        a = a - over.mean()
+    elif wrong != "not normalised":
+        a = (a - over.mean()) / (over.std() + 1e-8)
+    clip = {"default clip": 0.2, "no clip": 1e9}.get(wrong, settings.clip)
+    ratio = (log_probs - old).exp()
+    policy_loss = -_objective(ratio, a, clip).mean()
+    value_weight = {"no value": 0.0, "value twice": 2 * settings.value_weight, "value weight": 1.0}
+    entropy_weight = {"no entropy": 0.0, "entropy sign": -settings.entropy_weight, "entropy weight": 1.0}
+    error = F.mse_loss(observations @ leaves[1], returns) / 2
+    loss = (
+        policy_loss
+        + value_weight.get(wrong, settings.value_weight) * error
+        - entropy_weight.get(wrong, settings.entropy_weight)
+        * (entropies.sum() if wrong == "entropy sum" else entropies.mean())
+    )
+    record = {"entropy": entropies.mean(), "kl": (ratio - 1 - ratio.log()).mean()}
+    record["clip_fraction"] = ((ratio < 1 - settings.clip) | (ratio > 1 + settings.clip)).double().mean()
+    return loss, {name: value.item() for name, value in record.items()}
+
+
+def _factors(got, max_norm, wrong):
+    """What each gradient is multiplied by, so that the norm of all is at most `max_norm`."""
+    norms = [g.norm() for g in got]
+    total = sum(norm**2 for norm in norms) ** 0.5
+    if wrong == "default norm":
+        max_norm = 0.5
+    if wrong == "one norm each":
+        return [min(1.0, max_norm / norm) for norm in norms]
+    if wrong == "not cut":
+        return [1.0, 1.0]
+    return [max_norm / total if wrong == "always cut" else min(1.0, max_norm / total)] * 2
+
+
+UPDATE_MISTAKES = {
+    "not normalised": "the advantages are not normalised",
+    "normalised over all": "the advantages are normalised over the whole rollout, not in each part",
+    "normalised early": "the returns are made of normalised advantages: they are A + V of the rollout as gae gives it",
+    "only scaled": "the mean of the advantages is not subtracted",
+    "only centred": "the advantages are not divided by their standard deviation",
+    "default clip": "clip of the settings is not handed to clipped_loss",
+    "default gae": "gamma and lam of the settings are not handed to gae",
+    "no clip": "the policy's loss is not clipped",
+    "no value": "the value loss is missing",
+    "value weight": "value_weight is ignored",
+    "value twice": "the value loss counts twice: half of the squared error is in value_loss",
+    "no entropy": "the entropy is missing in the loss",
+    "entropy sign": "the entropy has the wrong sign: more of it is wanted, so the loss subtracts it",
+    "entropy weight": "entropy_weight is ignored",
+    "entropy sum": "the entropies are summed: their mean is in the loss",
+    "returns without V": "the values are trained on the advantages: returns = A + V of the rollout",
+    "returns are rewards": "the values are trained on single rewards: returns = A + V of the rollout",
+    "one-step returns": "the values are trained on r + γ·V(s_{t+1}): returns = A + V of the rollout",
+    "axes": "advantages and returns stand beside other steps' observations: flatten all columns in the same order",
+    "no zero_grad": "gradients of earlier parts are added: zero_grad is missing",
+    "not cut": "the gradients are not cut to max_norm",
+    "default norm": "max_norm of the settings is ignored",
+    "one norm each": "each gradient is cut by its own norm: max_norm is for the norm of all together",
+    "always cut": "a norm below max_norm is stretched to it: it is an upper bound",
+}
