@@ -20,7 +20,7 @@ __all__ = ["nearest_codes", "straight_through", "vq_losses", "ema_update", "rest
 def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
     """Return the index of the code nearest to each vector of z, (..., d) and (K, d) to (...); of equally near ones any."""
     # not ‖z‖² - 2z·e + ‖e‖²: far from the origin it rounds the difference away
-    distances = torch.cdist(z.flatten(0, -2), codebook, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(z.reshape(-1, z.shape[-1]), codebook, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.argmin(dim=-1).view(z.shape[:-1])
 
 
@@ -94,8 +94,8 @@ class VectorQuantizer(nn.Module):
     """Replace each vector of a feature map by the nearest of K codes.
 
     codebook : (K, d), starting standard normal, drawn with `generator`. Without `decay` it is a Parameter. With `decay` it is a
-    buffer, which `ema_update` moves in training; beside it are the buffers counts (K,), starting at 1, and sums (K, d), starting
-    as the codes.
+    buffer, which `ema_update` moves in training. Beside it, either way, are the buffers counts (K,), starting at 1, and sums
+    (K, d), starting as the codes. decay : as it was given
     """
 
     codebook: Tensor
@@ -148,7 +148,7 @@ class VQVAE(nn.Module):
         self.quantizer = VectorQuantizer(n_codes, d, decay=decay, generator=generator)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the reconstruction (of the shape of x), z and z_q (B, d, 4, 4), and the indices (B, 4, 4)."""
+        """Return the reconstruction (of the shape of x), z and its codes z_q (B, d, 4, 4), and the indices (B, 4, 4)."""
         z = self.encoder(x)
         z_q, indices = self.quantizer(z)
         return self.decoder(straight_through(z, z_q)), z, z_q, indices
@@ -166,11 +166,11 @@ def train(
     model: VQVAE, images: Tensor, n_epochs: int, *, batch_size: int = 64, learning_rate: float = 3e-3, beta: float = 0.25,
     restart: bool = True, seed: int = 0,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Train with Adam on images (n, 1, 8, 8), each epoch in a new random order; return a record per epoch.
+    """Train with Adam on images (n, 1, 8, 8), in training mode, each epoch in a new random order; return a record per epoch.
 
     The loss is the sum of `vq_losses`; where a moving average moves the codes, without the codebook's. With `restart` an epoch
     begins with `restart_dead_codes`: codes that the epoch before never used (in the first: all) restart from the vectors of all
-    images. A record: "n_restarted", and of the whole epoch "reconstruction" (its mean loss), "n_used" (codes) and "perplexity".
+    images. A record: "n_restarted", and of the whole epoch "reconstruction" (its loss, a mean over the images), "n_used" (codes) and "perplexity".
     """
     generator, quantizer = Generator().manual_seed(seed), model.quantizer
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
