@@ -5,7 +5,7 @@
     L = ‖x - x̂‖² + ‖sg(z) - e_k‖² + β·‖z - sg(e_k)‖²           sg: a constant for the gradient
 
 The contract: images are (B, 1, 8, 8) float32 in [0, 1], feature maps (B, d, H, W), vectors (..., d), the codebook (K, d),
-indices int64 from 0 to K - 1. Squared errors are means over all elements. Random numbers come from the generator that is passed.
+indices int64 from 0 to K - 1. Squared errors are means over all elements. Random numbers come from the generator passed.
 
 Source: van den Oord, Vinyals and Kavukcuoglu 2017, arXiv 1711.00937; the moving average is their appendix A.1.
 """
@@ -170,8 +170,8 @@ def train(
 
     The loss is the sum of `vq_losses`; where a moving average moves the codes, without the codebook's. With `restart` an epoch
     begins with `restart_dead_codes`: codes that the epoch before never used (in the first: all) restart from the vectors of all
-    images. A record: "n_restarted", and of the whole epoch "reconstruction" (that loss, a mean over the images), "n_used" (codes)
-    and "perplexity".
+    images. A record: "n_restarted", and of the whole epoch "reconstruction" (that loss, a mean over the images), "n_used"
+    (codes) and "perplexity".
     """
     generator, quantizer = Generator().manual_seed(seed), model.quantizer
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
