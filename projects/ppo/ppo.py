@@ -55,7 +55,7 @@ def value_loss(values: Tensor, returns: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return -Σ p·log p of p = softmax(logits), (..., n_actions) to (...), in nats; finite, as its gradient, if p underflows."""
+    """Return -Σ p·log p of p = softmax(logits), (..., n_actions) to (...), in nats; finite with its gradient if p underflows."""
     log_p = logits.log_softmax(dim=-1)
     return -(log_p.exp() * log_p).sum(dim=-1)
 

@@ -138,7 +138,7 @@ def advantages_by_sum(rollout, gamma, lam, wrong=None):
             for k in range(t, T):
                 advantages[t, n] += weight * delta[k, n]
                 weight *= decay
-                if stops[k, n]:
+                if stops[k, n] or (wrong == "forwards" and k > t):
                     break
     return advantages + values if wrong == "returns" else advantages
 
@@ -160,6 +160,7 @@ GAE_MISTAKES = {
     "no gamma": "the sum decays by λ alone, not by γ·λ",
     "no lambda": "λ is missing: the sum decays by γ alone",
     "one step": "only δ_t is there: add γ·λ·A_{t+1}, from the last step backwards",
+    "forwards": "only δ_t and δ_{t+1} are there: walk backwards, A_{t+1} must be finished before A_t",
     "no baseline": "V(s_t) is not subtracted",
     "returns": "these are the returns A + V, not the advantages",
     "defaults": "gamma and lam are ignored",
@@ -484,7 +485,7 @@ def _loss(leaves, part, all_advantages, settings, wrong):
     elif wrong != "not normalised":
         a = (a - over.mean()) / (over.std() + 1e-8)
     clip = {"default clip": 0.2, "no clip": 1e9}.get(wrong, settings.clip)
-    ratio = (log_probs - old).exp()
+    ratio = (log_probs - (log_probs.detach() if wrong == "old is new" else old)).exp()
     policy_loss = -_objective(ratio, a, clip).mean()
     value_weight = {"no value": 0.0, "value twice": 2 * settings.value_weight, "value weight": 1.0}
     entropy_weight = {"no entropy": 0.0, "entropy sign": -settings.entropy_weight, "entropy weight": 1.0}
@@ -521,6 +522,7 @@ UPDATE_MISTAKES = {
     "only centred": "the advantages are not divided by their standard deviation",
     "default clip": "clip of the settings is not handed to clipped_loss",
     "default gae": "gamma and lam of the settings are not handed to gae",
+    "old is new": "the old log-probabilities are asked anew: they are those of the rollout, of the policy that acted",
     "no clip": "the policy's loss is not clipped",
     "no value": "the value loss is missing",
     "value weight": "value_weight is ignored",
