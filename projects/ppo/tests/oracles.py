@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from rollout import Rollout
+from shared.testing.checks import lazily
 
 DOUBLE = torch.float64
 
@@ -168,12 +169,11 @@ GAE_MISTAKES = {
 
 
 def gae_mistakes(rollout, gamma, lam):
-    """Return assert_close's `mistakes`, those that change this rollout's advantages."""
-    right = advantages_by_sum(rollout, gamma, lam)
-    values = {
-        diagnosis: advantages_by_sum(rollout, gamma, lam, wrong) for wrong, diagnosis in GAE_MISTAKES.items()
+    """Return assert_close's `mistakes` for the advantages."""
+    return {
+        diagnosis: lazily(advantages_by_sum, rollout, gamma, lam, wrong)
+        for wrong, diagnosis in GAE_MISTAKES.items()
     }
-    return {diagnosis: value for diagnosis, value in values.items() if not torch.allclose(value, right)}
 
 
 # --- functions that stand in for the learner's ------------------------------------------------------------------------
@@ -443,8 +443,8 @@ def updated(network, rollout, settings, parts, lr, wrong=None):
         loss, record = _loss(leaves, [column[rows] for column in table], table[3], settings, wrong)
         got = torch.autograd.grad(loss, leaves)
         got = [g + old for g, old in zip(got, left, strict=True)]
-        left = got if wrong == "no zero_grad" else left
         factors = _factors(got, settings.max_norm, wrong)
+        left = [f * g for f, g in zip(factors, got, strict=True)] if wrong == "no zero_grad" else left
         weights = [w - lr * f * g for w, f, g in zip(weights, factors, got, strict=True)]
         records.append(record)
     change = torch.cat([(w - old).flatten() for w, old in zip(weights, start, strict=True)])

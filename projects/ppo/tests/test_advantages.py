@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracles import DOUBLE, GAE_MISTAKES, advantages_by_sum, gae_mistakes, make_rollout, random_rollout
+from oracles import DOUBLE, advantages_by_sum, gae_mistakes, make_rollout, random_rollout
 
 import ppo
 from shared.testing.checks import assert_close, assert_imports_only, unchanged
@@ -14,51 +14,36 @@ def test_written_out():
     assert_imports_only(ppo, {"torch", "numpy", "gymnasium", "rollout"})
 
 
-def hand_rollout(terminated=(), truncated=(), next_values=(0.5, 0.5, 0.5)):
-    """Return three steps of one environment: all rewards are 1, all values 1/2."""
-    ends = torch.zeros(2, 3, 1, dtype=torch.bool)
-    ends[0, list(terminated)] = True
-    ends[1, list(truncated)] = True
-    rewards, values, following = torch.ones(3, 1), torch.full((3, 1), 0.5), torch.tensor(next_values)[:, None]
-    return make_rollout(rewards, values, following, *ends)
-
-
-HAND = {
-    "no end": ({}, [2.12648, 1.634, 0.95]),
-    "terminated at t = 1": ({"terminated": [1]}, [1.31, 0.5, 0.95]),
-    "truncated at t = 1": ({"truncated": [1]}, [1.634, 0.95, 0.95]),
-    "both at t = 1": ({"terminated": [1], "truncated": [1]}, [1.31, 0.5, 0.95]),
-    "truncated at t = 1, V = 2 there": (
-        {"truncated": [1], "next_values": (0.5, 2.0, 0.5)},
-        [2.606, 2.3, 0.95],
-    ),
-    "terminated at t = 1, V = 2 there": (
-        {"terminated": [1], "next_values": (0.5, 2.0, 0.5)},
-        [1.31, 0.5, 0.95],
-    ),
-    "terminated at t = 2": ({"terminated": [2]}, [1.8932, 1.31, 0.5]),
-    "truncated at t = 2, V = 2 there": (
-        {"truncated": [2], "next_values": (0.5, 0.5, 2.0)},
-        [2.82632, 2.606, 2.3],
-    ),
-    "truncated at t = 0, terminated at t = 1": ({"truncated": [0], "terminated": [1]}, [0.95, 0.5, 0.95]),
-}
+HAND = [  # how each step ends ("T" terminated, "L" cut off by the time limit, "B" both), V(s_{t+1}), the advantages
+    ("...", (0.5, 0.5, 0.5), (2.12648, 1.634, 0.95)),
+    (".T.", (0.5, 0.5, 0.5), (1.31, 0.5, 0.95)),
+    (".L.", (0.5, 0.5, 0.5), (1.634, 0.95, 0.95)),
+    (".B.", (0.5, 0.5, 0.5), (1.31, 0.5, 0.95)),
+    (".L.", (0.5, 2.0, 0.5), (2.606, 2.3, 0.95)),
+    (".T.", (0.5, 2.0, 0.5), (1.31, 0.5, 0.95)),
+    ("..T", (0.5, 0.5, 2.0), (1.8932, 1.31, 0.5)),
+    ("..L", (0.5, 0.5, 2.0), (2.82632, 2.606, 2.3)),
+    ("LT.", (0.5, 0.5, 0.5), (0.95, 0.5, 0.95)),
+]
 
 
 @pytest.mark.grades("gae")
-@pytest.mark.parametrize("case", HAND)
-def test_gae_by_hand(case):
-    """r = 1, V = 1/2, γ = .9, λ = .8: δ is .95, or .5 where there is no future; γλ is .72."""
-    options, expected = HAND[case]
-    rollout = hand_rollout(**options)
-    expected = torch.tensor(expected)[:, None]
-    got = ppo.gae(rollout, gamma=0.9, lam=0.8)
-    mistakes = gae_mistakes(rollout, 0.9, 0.8)
-    assert_close(got, expected, rtol=1e-5, what=f"advantages ({case})", mistakes=mistakes)
+def test_gae_by_hand():
+    """r = 1, V = 1/2, γ = .9, λ = .8: δ is .95, .5 where there is no future, 2.3 where V(s_{t+1}) is 2; γλ is .72."""
+    words, following, expected = zip(*HAND, strict=True)
+    following, expected = torch.tensor(following).T, torch.tensor(expected).T
+    terminated, truncated = (
+        torch.tensor([[letter in kind for letter in word] for word in words]).T for kind in ("TB", "LB")
+    )
+    values = torch.full((3, len(words)), 0.5)
+    rollout = make_rollout(torch.ones_like(values), values, following, terminated, truncated)
+    got, mistakes = ppo.gae(rollout, gamma=0.9, lam=0.8), gae_mistakes(rollout, 0.9, 0.8)
+    what = f"advantages of environments that end as {', '.join(words)}"
+    assert_close(got, expected, rtol=1e-5, what=what, mistakes=mistakes)
 
 
 @pytest.mark.grades("gae")
-@pytest.mark.parametrize(("T", "N"), [(7, 4), (1, 3), (12, 5)])
+@pytest.mark.parametrize(("T", "N"), [(7, 4), (1, 3), (9, 1)])
 def test_gae_is_the_double_sum(T, N, generator):
     """Random numbers, ends and sizes; the rollout is left as it is."""
     for _ in range(4):
@@ -96,13 +81,9 @@ def test_gae_at_the_ends_of_its_options(gamma, lam, generator):
 def test_gae_by_default(generator):
     """γ = .99 and λ = .95, as the signature says."""
     rollout = random_rollout(6, 3, generator)
-    mistakes = {
-        GAE_MISTAKES[wrong]: advantages_by_sum(rollout, 0.99, 0.95, wrong)
-        for wrong in ("no lambda", "no gamma")
-    }
     expected = advantages_by_sum(rollout, 0.99, 0.95)
     got = ppo.gae(rollout)
-    assert_close(got, expected, dtype=torch.float32, n=18, what="advantages by default", mistakes=mistakes)
+    assert_close(got, expected, dtype=torch.float32, n=18, what="advantages by default")
 
 
 @pytest.mark.grades("gae")

@@ -8,7 +8,7 @@ from oracles import DOUBLE, gradients, normal
 from torch.distributions import Categorical
 
 import ppo
-from shared.testing.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, expect_error, lazily, unchanged
 
 # --- the clipped loss -------------------------------------------------------------------------------------------------
 
@@ -45,52 +45,58 @@ LOSS_MISTAKES = {
 }
 
 
-def loss_mistakes(ratio, advantages, clip, expected):
-    """Return assert_close's `mistakes`, those that change this loss."""
-    values = {name: wrong(ratio, advantages, clip) for name, wrong in LOSS_MISTAKES.items()}
-    return {name: value for name, value in values.items() if not torch.allclose(value, expected, rtol=1e-3)}
+def losses(batches, loss, **options):
+    """Return the losses of some batches of (ratios, advantages)."""
+    return torch.stack([loss(torch.tensor(r), torch.tensor(a), **options) for r, a in batches])
 
 
-def samples(ratios, old=(-1.0, -0.25, -2.0, -0.5, -3.0, -1.5, -0.75, -4.0)):
+def loss_mistakes(batches, clip):
+    """Return assert_close's `mistakes` for the losses of some batches."""
+    return {name: lazily(losses, batches, wrong, c=clip) for name, wrong in LOSS_MISTAKES.items()}
+
+
+def samples(ratios):
     """Return log-probabilities of these ratios, as leaves, and old ones."""
-    old = torch.tensor(old[: len(ratios)])
-    return (old + torch.tensor(ratios).log()).requires_grad_(), old
+    old = torch.tensor((-1.0, -0.25, -2.0, -0.5, -3.0)[: len(ratios)])
+    return (old + torch.as_tensor(ratios).log()).requires_grad_(), old
+
+
+def loss_of(ratios, advantages, **options):
+    """The learner's loss of one batch."""
+    return ppo.clipped_loss(*samples(ratios), advantages, **options).detach()
 
 
 @pytest.mark.grades("clipped_loss")
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "clip", "expected"),
+    ("clip", "rows"),
     [
-        (1.5, 2.0, 0.2, -2.4),  # min(3, 2.4)
-        (0.5, 2.0, 0.2, -1.0),  # min(1, 1.6)
-        (1.5, -2.0, 0.2, 3.0),  # min(-3, -2.4)
-        (0.5, -2.0, 0.2, 1.6),  # min(-1, -1.6)
-        (1.25, 2.0, 0.5, -2.5),
-        (1.75, 2.0, 0.5, -3.0),
-        (0.25, -4.0, 0.5, 2.0),
+        # ρ, A, and min(ρA, clipped ρ·A) with its sign turned
+        (0.2, [(1.5, 2.0, -2.4), (0.5, 2.0, -1.0), (1.5, -2.0, 3.0), (0.5, -2.0, 1.6), (1.1, 3.0, -3.3)]),
+        (0.5, [(1.25, 2.0, -2.5), (1.75, 2.0, -3.0), (0.25, -4.0, 2.0), (0.75, -4.0, 3.0), (2.0, -1.0, 2.0)]),
     ],
 )
-def test_clipped_loss_by_hand(ratio, advantage, clip, expected):
-    """One sample in each quadrant: sign of A by side of ρ; then another clip."""
-    log_probs, old = samples([ratio])
-    advantages, expected = torch.tensor([advantage]), torch.tensor(expected)
-    got = ppo.clipped_loss(log_probs, old, advantages, clip=clip)
-    mistakes = loss_mistakes(torch.tensor([ratio]), advantages, clip, expected)
-    what = f"loss (ρ = {ratio}, A = {advantage}, ε = {clip})"
-    assert_close(got, expected, rtol=1e-5, what=what, mistakes=mistakes)
+def test_clipped_loss_by_hand(clip, rows):
+    """Single samples, one in each quadrant: sign of A by side of ρ."""
+    batches = [([ratio], [advantage]) for ratio, advantage, _ in rows]
+    expected = torch.tensor([row[-1] for row in rows])
+    shown = ", ".join(f"({ratio}, {advantage})" for ratio, advantage, _ in rows)
+    got, mistakes = losses(batches, loss_of, clip=clip), loss_mistakes(batches, clip)
+    assert_close(got, expected, rtol=1e-5, what=f"losses at (ρ, A) = {shown}, ε = {clip}", mistakes=mistakes)
 
 
 @pytest.mark.grades("clipped_loss")
 def test_clipped_loss_is_a_mean():
-    """All four quadrants together: (-2.4 - .5 + 4.5 + .8)/4, by the smaller of each sample."""
-    ratios = [1.5, 0.25, 1.5, 0.5]
-    log_probs, old = samples(ratios)
-    advantages = torch.tensor([2.0, 2.0, -3.0, -1.0])
+    """All four quadrants together: (-2.4 - .5 + 4.5 + .8)/4, (-1.2 - 2 + 3 + .8)/4, by the smaller of each sample."""
+    batches = [
+        ([1.5, 0.25, 1.5, 0.5], [2.0, 2.0, -3.0, -1.0]),
+        ([2.0, 0.5, 1.5, 0.5], [1.0, 4.0, -2.0, -1.0]),
+    ]
+    got, mistakes = losses(batches, loss_of), loss_mistakes(batches, 0.2)
+    assert_close(got, torch.tensor([0.6, 0.15]), rtol=1e-5, what="losses of two batches", mistakes=mistakes)
+    log_probs, old = samples(batches[0][0])
+    advantages = torch.tensor(batches[0][1])
     with unchanged(log_probs, old, advantages):
-        got = ppo.clipped_loss(log_probs, old, advantages)
-    expected = torch.tensor(0.6)
-    mistakes = loss_mistakes(torch.tensor(ratios), advantages, 0.2, expected)
-    assert_close(got, expected, rtol=1e-5, what="loss of four samples", mistakes=mistakes)
+        ppo.clipped_loss(log_probs, old, advantages)
 
 
 QUADRANTS = {  # ratio, advantage, factor of the gradient -A·ρ/batch

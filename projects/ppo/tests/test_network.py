@@ -149,6 +149,20 @@ def test_act_returns_actions_and_their_log_probabilities(network, generator):
     assert_close(log_probs.detach(), expected, what="log-probabilities", mistakes=mistakes, **how)
 
 
+def test_act_draws_for_each_observation_alone(network):
+    """Equal observations get different actions, and neighbours do not copy each other."""
+    p = forward(network.policy, torch.zeros(1, 5))[0].detach().softmax(-1)
+    generator = seeded(2)
+    actions = torch.stack([network.act(torch.zeros(400, 5), generator=generator)[0] for _ in range(12)])
+    always = bool((actions == actions[0, 0]).all())
+    assert not always, "always the same action is taken: draw it with the policy's probabilities"
+    alike = (actions[:, 1:] == actions[:, :-1]).float().mean().item()
+    expected = (p**2).sum().item()  # of independent draws, with a standard deviation below 0.01
+    assert abs(alike - expected) < 0.05, (
+        f"draws depend on each other: {alike:.0%} of neighbours have the same action, expected {expected:.0%}"
+    )
+
+
 def test_act_draws_with_the_policys_probabilities(network, generator):
     """Three observations, 8,000 draws each: each frequency within five standard deviations of its probability."""
     n, x = 8000, normal(3, 5, generator=generator)
@@ -157,23 +171,8 @@ def test_act_draws_with_the_policys_probabilities(network, generator):
     for row in range(3):
         got = torch.bincount(actions[:, row], minlength=4) / n
         far = ((got - p[row]).abs() / (p[row] * (1 - p[row]) / n).sqrt()).max().item()
-        greedy = got.max() == 1
-        said = (
-            "the most probable action is always taken" if greedy else "actions come with wrong probabilities"
-        )
         shown = f"got {got.tolist()}, the policy says {[round(q, 4) for q in p[row].tolist()]}"
-        assert far < 5, f"{said}: {shown}"
-
-
-def test_act_draws_for_each_observation_alone(network):
-    """Equal observations get different actions, and neighbours do not copy each other."""
-    p = forward(network.policy, torch.zeros(1, 5))[0].detach().softmax(-1)
-    actions = network.act(torch.zeros(4000, 5), generator=seeded(2))[0]
-    alike = (actions[1:] == actions[:-1]).float().mean().item()
-    expected = (p**2).sum().item()  # of independent draws, with a standard deviation below 0.01
-    assert abs(alike - expected) < 0.05, (
-        f"draws depend on each other: {alike:.0%} of neighbours have the same action, expected {expected:.0%}"
-    )
+        assert far < 5, f"actions come with wrong probabilities: {shown}"
 
 
 def test_act_draws_by_the_generator(network):

@@ -1,6 +1,6 @@
 """The update. Oracle: the same epochs and parts by SGD in float64, with torch.distributions and a double sum for the advantages.
 
-The other units are lent, so that none of yours needs to be written; only the last test uses all of yours.
+The other units are lent, so that none of yours needs to be written.
 """
 
 import itertools
@@ -9,11 +9,11 @@ import math
 import oracles
 import pytest
 import torch
-from oracles import UPDATE_MISTAKES, Linear, Scripted, judged_rollout, seeded, updated, without_compiler
+from oracles import UPDATE_MISTAKES, Linear, judged_rollout, seeded, updated, without_compiler
 
 import ppo
 from rollout import Settings
-from shared.testing.checks import assert_close, expect_error, unchanged
+from shared.testing.checks import assert_close, expect_error, lazily, unchanged
 
 LENT = ("gae", "clipped_loss", "value_loss", "entropy")
 # every option at a value that is not the default
@@ -59,10 +59,11 @@ def check_change(network, rollout, settings, change):
     """Compare the change of the parameters with the oracle's, over the parts that judge was asked for."""
     expected, _ = updated(network, rollout, settings, network.asked, LR)
     mistakes = {
-        diagnosis: updated(network, rollout, settings, network.asked, LR, wrong)[0]
+        diagnosis: lazily(
+            lambda wrong: updated(network, rollout, settings, network.asked, LR, wrong)[0], wrong
+        )
         for wrong, diagnosis in UPDATE_MISTAKES.items()
     }
-    mistakes = {name: got for name, got in mistakes.items() if not torch.allclose(got, expected, rtol=1e-3)}
     how = {"dtype": torch.float32, "rtol": 2e-4}  # float32 over the parts, and 1e-6 that torch adds to a norm
     assert_close(change, expected, what="change of the parameters", mistakes=mistakes, **how)
 
@@ -231,23 +232,5 @@ METRIC_HINTS = {
 def test_first_part_has_ratio_one(generator):
     """One epoch of one part with the policy that acted: no kl, and nothing is clipped."""
     *_, metrics = improved(generator, drift=0.0)
-    assert abs(metrics["kl"]) < 1e-6, f"kl of the first part is {metrics['kl']:.3g}: ρ is not 1 there"
-    assert metrics["clip_fraction"] == 0, f"{metrics['clip_fraction']:.0%} of the first part are clipped"
-
-
-@pytest.mark.grades("ActorCritic", "collect", "gae", "clipped_loss", "value_loss", "entropy", "update")
-def test_first_part_of_a_real_rollout():
-    """Your network acts and is judged at once: ρ = 1 to 1e-6, so the loss is the mean of -A, and nothing is clipped."""
-    environments = Scripted(*("..T..L.B.T.." for _ in range(4)))
-    network = ppo.ActorCritic(4, 3, generator=seeded(0))
-    start = torch.as_tensor(environments.observe()).float()
-    rollout, _ = ppo.collect(network, environments, start, 12, generator=seeded(1))
-    log_probs, _, values = network.judge(rollout.observations.flatten(0, 1), rollout.actions.flatten())
-    ratio = (log_probs.detach() - rollout.log_probs.flatten()).exp()
-    worst = (ratio - 1).abs().max().item()
-    assert worst < 1e-6, f"ρ of a fresh rollout is off 1 by {worst:.2g}: act and judge see different policies"
-    assert_close(values.detach(), rollout.values.flatten(), rtol=1e-5, what="values of judge and of collect")
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    metrics = ppo.update(network, optimizer, rollout, Settings(**PLAIN), generator=seeded(2))
     assert abs(metrics["kl"]) < 1e-6, f"kl of the first part is {metrics['kl']:.3g}: ρ is not 1 there"
     assert metrics["clip_fraction"] == 0, f"{metrics['clip_fraction']:.0%} of the first part are clipped"
