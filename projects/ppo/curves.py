@@ -88,8 +88,9 @@ def draw(curves: Mapping[str, Sequence[Records]], path: Path) -> None:
     for name, seeds in curves.items():
         grid = sorted({record["step"] for records in seeds for record in records})
         worst, median, best = summary(seeds, grid)
-        (line,) = axes.plot(grid, median, label=f"{name}, {len(seeds)} seeds")
+        (line,) = axes.plot(grid, median, label=f"{name}, {len(seeds)} seed{'s' * (len(seeds) > 1)}")
         axes.fill_between(grid, worst, best, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set_xlim(left=0)
     axes.set(xlabel="steps of all environments", ylabel="return of an episode")
     axes.legend(frameon=False)
     figure.savefig(path)

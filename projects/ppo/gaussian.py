@@ -23,7 +23,7 @@ from rollout import Settings
 __all__ = ["GaussianActorCritic", "PENDULUM"]
 
 PENDULUM = Settings(
-    gamma=0.9, n_steps=256, n_epochs=10, n_minibatches=32, learning_rate=1e-3, entropy_weight=0.0
+    gamma=0.9, n_steps=256, n_epochs=10, n_minibatches=16, learning_rate=1e-3, entropy_weight=0.0
 )
 
 
