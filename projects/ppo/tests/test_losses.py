@@ -86,13 +86,13 @@ def test_clipped_loss_by_hand(clip, rows):
 
 @pytest.mark.grades("clipped_loss")
 def test_clipped_loss_is_a_mean():
-    """All four quadrants together: (-2.4 - .5 + 4.5 + .8)/4, (-1.2 - 2 + 3 + .8)/4, by the smaller of each sample."""
+    """All four quadrants together: (-2.4 - .5 + 4.5 + .8)/4, (-3.6 + 1.5)/2, by the smaller of each sample."""
     batches = [
         ([1.5, 0.25, 1.5, 0.5], [2.0, 2.0, -3.0, -1.0]),
-        ([2.0, 0.5, 1.5, 0.5], [1.0, 4.0, -2.0, -1.0]),
+        ([2.0, 1.5], [3.0, -1.0]),
     ]
     got, mistakes = losses(batches, loss_of), loss_mistakes(batches, 0.2)
-    assert_close(got, torch.tensor([0.6, 0.15]), rtol=1e-5, what="losses of two batches", mistakes=mistakes)
+    assert_close(got, torch.tensor([0.6, -1.05]), rtol=1e-5, what="losses of two batches", mistakes=mistakes)
     log_probs, old = samples(batches[0][0])
     advantages = torch.tensor(batches[0][1])
     with unchanged(log_probs, old, advantages):
