@@ -18,8 +18,10 @@ __all__ = ["nearest_codes", "straight_through", "vq_losses", "ema_update", "rest
 
 
 def nearest_codes(z: Tensor, codebook: Tensor) -> Tensor:
-    """Return the index of the code nearest to each vector of z, (..., d) and (K, d) to (...); of equally near ones any."""
-    # not ‖z‖² - 2z·e + ‖e‖²: far from the origin it rounds the difference away
+    """Return the index of the code nearest to each vector of z, (..., d) and (K, d) to (...); of equally near ones any.
+
+    Further: right far from the origin too, where ‖z‖² - 2z·e + ‖e‖² rounds the difference away.
+    """
     distances = torch.cdist(z.reshape(-1, z.shape[-1]), codebook, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.argmin(dim=-1).view(z.shape[:-1])
 
