@@ -12,6 +12,10 @@ from shared.testing.checks import assert_close
 SETTINGS = Settings(n_steps=3, learning_rate=0.04, gamma=0.9, n_epochs=2, n_minibatches=2)
 
 
+# np.array(action) is as right as action.numpy(), but torch's tensors do not know the keyword `copy` of NumPy 2 yet
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_compiler():
     with without_compiler():

@@ -10,6 +10,9 @@ import ppo
 from rollout import Settings
 from shared.testing.checks import assert_close
 
+# np.array(action) is as right as action.numpy(), but torch's tensors do not know the keyword `copy` of NumPy 2 yet
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_compiler():
