@@ -185,19 +185,6 @@ def test_refuses_other_spaces(observations, actions, named, toy, asked):
         curves.learning_curve(toy(observations, actions), 0, 1)
 
 
-@pytest.mark.grades("learning_curve")
-def test_a_real_curve():
-    """Two updates on CartPole, twice: the same records from the same seed."""
-    settings = Settings(n_steps=32)
-    one, again, other = (
-        curves.learning_curve("CartPole-v1", s, 2, settings, num_envs=4)[1] for s in (0, 0, 1)
-    )
-    assert [record["step"] for record in one] == [128, 256]
-    assert one == again, "the same seed gives other records"
-    assert one != other, "two seeds give the same records"
-    assert 5 < one[0]["return"] < 60, f"an untrained policy returns {one[0]['return']}"
-
-
 # --- curves on common steps -------------------------------------------------------------------------------------------
 
 RECORDS = [{"step": 10.0}, {"step": 20.0, "return": 5.0}, {"step": 30.0}, {"step": 40.0, "return": 9.0}]
@@ -263,52 +250,3 @@ def test_summary_by_hand(monkeypatch):
     for (name, values), mine in zip(expected.items(), got, strict=True):
         hint = "worst, median and best, in this order, over the curves; NaN until each has begun"
         assert_close(mine, np.array(values), what=name, mistakes=mistakes, hint=hint)
-
-
-# --- the figure and the command ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.grades("draw")
-def test_draw(tmp_path):
-    """A line and a range per name, written in the format that the file's name says."""
-    later = [record | {"step": 2 * record["step"]} for record in RECORDS]
-    for name in ("a.svg", "b.png"):
-        curves.draw({"plain": [RECORDS, later], "other": [later]}, tmp_path / name)
-    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
-    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG"), "the file's ending says the format"
-    for name in ("plain, 2 seeds", "other, 1 seed"):
-        assert name in text, f"the figure does not say {name!r}"
-    for number in (0, 40, 80):
-        assert f"<!-- {number} -->" in text, f"no tick at step {number}: the curves end at step 80"
-    assert text.count('id="FillBetweenPolyCollection') == 2 or text.count('id="PolyCollection') == 2, (
-        "expected a shaded range for each of two names"
-    )
-
-
-@pytest.mark.grades("draw")
-def test_the_command(tmp_path, monkeypatch, capsys):
-    """One line per seed with its greedy return, and the figure where --out says."""
-    calls = []
-
-    def learning_curve(environment_id, seed, n_updates, settings=None, **options):
-        calls.append((environment_id, seed, n_updates))
-        return str(seed), [{"step": 8.0, "return": float(seed)}]
-
-    def evaluate(network, environment, *, n_episodes=20, seed=0):
-        return torch.tensor([1.0, 3.0, 5.0]) + int(network)
-
-    monkeypatch.setattr(curves, "learning_curve", learning_curve)
-    monkeypatch.setattr(curves, "evaluate", evaluate, raising=False)
-    monkeypatch.setattr(ppo, "evaluate", evaluate)
-    out = tmp_path / "figure.svg"
-    curves.main(["CartPole-v1", "--seeds", "2", "--updates", "3", "--out", str(out)])
-    assert calls == [("CartPole-v1", 0, 3), ("CartPole-v1", 1, 3)], f"trained {calls}"
-    printed = capsys.readouterr().out
-    for text in ("seed 0", "3.0", "seed 1", "4.0"):
-        assert text in printed, f"{text!r} is not in what is printed:\n{printed}"
-    assert out.exists(), "no figure where --out says"
-    calls.clear()
-    monkeypatch.chdir(tmp_path)
-    curves.main([])
-    assert calls == [("CartPole-v1", seed, 146) for seed in range(3)], f"without options it trained {calls}"
-    assert (tmp_path / "curves.svg").exists(), "without --out the figure is curves.svg"
