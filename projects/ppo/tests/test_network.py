@@ -164,8 +164,8 @@ def test_act_draws_for_each_observation_alone(network):
 
 
 def test_act_draws_with_the_policys_probabilities(network, generator):
-    """Three observations, 8,000 draws each: each frequency within five standard deviations of its probability."""
-    n, x = 8000, normal(3, 5, generator=generator)
+    """Three observations, 50,000 draws each: each frequency within five standard deviations of its probability."""
+    n, x = 50_000, normal(3, 5, generator=generator)
     p = forward(network.policy, x)[0].detach().softmax(-1)
     actions = network.act(x.repeat(n, 1), generator=seeded(5))[0].view(n, 3)
     for row in range(3):

@@ -62,6 +62,7 @@ class Improve:
 
     def __init__(self):
         self.optimizers, self.changes, self.rollouts, self.settings, self.draws = [], [], [], [], []
+        self.replaced = []  # what update was asked, in whose place this stands
 
     def __call__(self, network, optimizer, rollout, settings, *, generator=None):
         self.optimizers.append(optimizer)
@@ -80,14 +81,16 @@ class Weights(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(3))
+        self.weight = nn.Parameter(torch.full((3,), 3.0))
 
 
 def trained(monkeypatch, n_updates=4, *, seed=0, given=True):
     """Train with stand-ins for collect and update; return them, the environments and the records."""
     played, improve, environments = Played(), Improve(), Scripted("." * 20, "." * 20)
     monkeypatch.setattr(ppo, "collect", played)
-    monkeypatch.setattr(ppo, "update", lambda *args, **kwargs: {"entropy": 0.0})
+    monkeypatch.setattr(
+        ppo, "update", lambda *args, **kwargs: improve.replaced.append(args) or {"entropy": 0.0}
+    )
     options = {"improve": improve}
     if not given:
         monkeypatch.setattr(ppo, "update", improve)
@@ -105,6 +108,7 @@ def test_collects_and_updates_in_turn(given, monkeypatch):
     calls = len(improve.rollouts)
     ignored = "`improve` is ignored: it replaces update" if given else "update is never asked"
     assert calls > 0, ignored
+    assert not improve.replaced, "update is asked beside `improve`, which replaces it"
     assert len(played.calls) == calls == len(records) == 4, (
         f"4 updates: {len(played.calls)} rollouts were collected, {calls} used, and there are {len(records)} records"
     )
@@ -146,6 +150,10 @@ def test_the_learning_rate_falls_to_zero(monkeypatch):
         return torch.stack([-0.04 * factor * g / (g.abs() + eps) for factor in factors])
 
     falling = [1.0, 0.8, 0.6, 0.4, 0.2]
+    decayed, weights = [], torch.full((3,), 3.0, dtype=torch.float64)
+    for factor, step in zip(falling, steps(falling), strict=True):
+        decayed.append(step - 0.04 * factor * 0.01 * weights)
+        weights = weights + decayed[-1]
     mistakes = {
         "the learning rate stays as it is: it falls to zero": steps([1.0] * 5),
         "the learning rate is one update ahead: the first update has all of it": steps(
@@ -154,6 +162,7 @@ def test_the_learning_rate_falls_to_zero(monkeypatch):
         "the learning rate reaches 0 in the last update, which is wasted": steps([1.0, 0.75, 0.5, 0.25, 0.0]),
         "the factors multiply up: the rate falls faster and faster": steps([1.0, 0.8, 0.48, 0.192, 0.0384]),
         "ε of Adam is 1e-8, not 1e-5": steps(falling, 1e-8),
+        "the weights decay: Adam is asked for, not AdamW": torch.stack(decayed),
         "plain gradient steps: Adam is asked for": torch.stack([-0.04 * f * g for f in falling]),
     }
     changes = torch.stack(improve.changes)
