@@ -45,17 +45,13 @@ def mistakes_of(values, old_values, returns, clip):
         "min for max: the larger of both errors counts": halves(
             step.clamp(-clip, clip), torch.minimum
         ).mean(),
-        "the clipped error alone counts: it is the larger of both": held.mean(),
-        "nothing is clipped": free.mean(),
+        "the clipped error counts for all samples: choose the larger of both in each": held.mean(),
+        "this is the error without clipping: V is held near old_values": free.mean(),
         "the half is missing": 2 * right.mean(),
-        "the larger of both means: choose in each sample, then take the mean": max(free.mean(), held.mean()),
         "the sum over the batch: its mean is asked for": right.sum(),
         "clipped on one side only: V may move by ε either way": halves(step.clamp(max=clip)).mean(),
         "the step is clipped, but not added to old_values": halves(
             step.clamp(-clip, clip) - old_values
-        ).mean(),
-        "clipped around the returns: V is held near old_values": halves(
-            returns - old_values + (values - returns).clamp(-clip, clip)
         ).mean(),
         "clipped as a share of old_values: ε is in units of V": halves(
             old_values * (share.clamp(1 - clip, 1 + clip) - 1)

@@ -237,8 +237,8 @@ def test_summary_by_hand(monkeypatch):
     got = curves.summary([RECORDS[:k] for k in (2, 3, 1)], [10.0, 20.0, 30.0, 40.0])
     assert len(got) == 3, f"{len(got)} arrays, expected worst, median and best"
     expected = {
-        "worst": [NAN, 2.0, 1.0, 4.0],
         "median": [NAN, 4.0, 2.0, 5.0],
+        "worst": [NAN, 2.0, 1.0, 4.0],
         "best": [NAN, 9.0, 7.0, 12.0],
     }
     mistakes = {
@@ -247,6 +247,6 @@ def test_summary_by_hand(monkeypatch):
             [2.0, 4.0, 2.0, 5.0]
         ),
     }
-    for (name, values), mine in zip(expected.items(), got, strict=True):
+    for (name, values), mine in zip(expected.items(), (got[1], got[0], got[2]), strict=True):
         hint = "worst, median and best, in this order, over the curves; NaN until each has begun"
         assert_close(mine, np.array(values), what=name, mistakes=mistakes, hint=hint)
