@@ -261,7 +261,7 @@ TRAIN_MISTAKES = {
     "beta ignored": "beta is not handed on",
     "beta twice": "β is in the third term already",
     "default rate": "learning_rate is not handed on",
-    "patched": "vq_losses gets what straight_through made of the codes: its codebook term moves no code",
+    "patched": "vq_losses gets what straight_through made of the codes: its codebook term moves the encoder, and no code",
     "SGD": "trained with plain SGD, not with Adam",
     "AdamW": "trained with AdamW, which shrinks the weights too",
 }
@@ -281,9 +281,10 @@ def replayed(start, images, rows, *, beta, rate, wrong=None):
         x = images[batch]
         reconstruction, z, z_q, _ = start.reconstruct(x, batch, seen // n)
         seen += len(batch)
+        z_q = straight_through(z, z_q) if wrong == "patched" else z_q
         terms = list(lent_losses(x, reconstruction, z, z_q, beta=beta))
         learns = isinstance(start.quantizer.codebook, nn.Parameter)
-        absent = {"no codebook term": 1, "no commitment": 2, "no reconstruction": 0, "patched": 1}.get(wrong)
+        absent = {"no codebook term": 1, "no commitment": 2, "no reconstruction": 0}.get(wrong)
         if not (learns or wrong == "with codebook term"):
             terms[1] = 0
         if absent is not None:

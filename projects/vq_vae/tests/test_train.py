@@ -23,7 +23,7 @@ from oracles import (
 )
 
 import vq_vae
-from shared.testing.checks import assert_close, unchanged
+from shared.testing.checks import assert_close, lazily, unchanged
 
 N, K = 10, 7
 OPTIONS = {"batch_size": 4, "learning_rate": 0.02, "beta": 0.7}
@@ -108,7 +108,9 @@ def test_seed(restarts):
     assert orders[0] == orders[1], f"the orders {same}"
     assert draws[0] == draws[1], f"the restarted rows {same}"
     assert orders[0] != orders[2], "another seed gives the same orders"
-    assert len(set(draws[0])) == 3, "restart_dead_codes gets a generator in the same state every time"
+    assert len(set(draws[0])) == len(draws[0]), (
+        "restart_dead_codes gets a generator in the same state every time"
+    )
 
 
 @pytest.mark.grades("train")
@@ -133,11 +135,8 @@ def test_parameters_move(decay, options):
     how = {"beta": how["beta"], "rate": how["learning_rate"]}
     expected = replayed(copy.deepcopy(start), images, model.rows, **how)
     mistakes = {
-        diagnosis: replayed(copy.deepcopy(start), images, model.rows, **how, wrong=wrong)
+        diagnosis: lazily(replayed, copy.deepcopy(start), images, model.rows, **how, wrong=wrong)
         for wrong, diagnosis in TRAIN_MISTAKES.items()
-    }
-    mistakes = {
-        name: value for name, value in mistakes.items() if not torch.allclose(value, expected, rtol=1e-3)
     }
     mistakes["no parameter moved"] = start.state()
     # float32 over nine steps of Adam, which divides by the root of the squared gradients

@@ -29,10 +29,8 @@ def check_update(state, z, indices, decay, rtol=1e-5):
     }
     for number, name in ((1, "counts"), (2, "sums"), (0, "codebook")):
         got, wanted = state[number], expected[number]
-        if not torch.allclose(before[number].double(), wanted):
-            hint = f"{name} did not change: all three tensors are updated in place"
-            assert not torch.equal(got, before[number]), hint
         here = {d: values[number] for d, values in mistakes.items()}
+        here[f"{name} did not change: all three tensors are updated in place"] = before[number].double()
         here = {
             d: value
             for d, value in here.items()
@@ -53,15 +51,15 @@ def fresh(n_codes, d, generator):
 
 @pytest.mark.grades("ema_update")
 def test_update_by_hand():
-    """Decay 0.5: code 0 has count 2 and sum (2, 4) and gets (3, 1) and (5, 3); code 1 gets nothing, code 2 one vector."""
+    """Decay 1/4: code 0 has count 4 and sum (4, 8) and gets (3, 1) and (5, 3); code 1 gets nothing, code 2 one vector."""
     codebook = torch.tensor([[1.0, 2.0], [7.0, -7.0], [0.5, 0.5]])
-    counts, sums = torch.tensor([2.0, 4.0, 1.0]), torch.tensor([[2.0, 4.0], [8.0, 4.0], [0.5, 0.5]])
+    counts, sums = torch.tensor([4.0, 4.0, 2.0]), torch.tensor([[4.0, 8.0], [8.0, 4.0], [1.0, 1.0]])
     z, indices = torch.tensor([[3.0, 1.0], [-1.0, 2.0], [5.0, 3.0]]), torch.tensor([0, 2, 0])
     state = codebook.clone(), counts.clone(), sums.clone()
-    check_update(state, z, indices, 0.5)
-    assert_close(state[1], torch.tensor([2.0, 2.0, 1.0]), what="counts")
-    assert_close(state[2], torch.tensor([[5.0, 4.0], [4.0, 2.0], [-0.25, 1.25]]), what="sums")
-    assert_close(state[0], torch.tensor([[2.5, 2.0], [7.0, -7.0], [-0.25, 1.25]]), what="codebook")
+    check_update(state, z, indices, 0.25)
+    assert_close(state[1], torch.tensor([2.5, 1.0, 1.25]), what="counts")
+    assert_close(state[2], torch.tensor([[7.0, 5.0], [2.0, 1.0], [-0.5, 1.75]]), what="sums")
+    assert_close(state[0], torch.tensor([[2.8, 2.0], [7.0, -7.0], [-0.4, 1.4]]), what="codebook")
 
 
 @pytest.mark.grades("ema_update")
@@ -121,7 +119,13 @@ def restarted(z, usage=USAGE, *, generator, learns=False):
     state.append(normal(len(usage), 3, generator=start))
     before = [tensor.detach().clone() for tensor in state]
     with unchanged(z, usage):
-        n = vq_vae.restart_dead_codes(*state, usage, z, generator=generator)
+        try:
+            n = vq_vae.restart_dead_codes(*state, usage, z, generator=generator)
+        except (IndexError, ValueError, RuntimeError) as error:
+            if isinstance(error, NotImplementedError):
+                raise
+            case = f"with {len(z)} vectors for {int((usage == 0).sum())} dead codes"
+            raise AssertionError(f"restart_dead_codes fails {case}: {error}") from error
     state = [tensor.detach() for tensor in state]
     alive = usage > 0
     for name, now, old in zip(STATE, state, before, strict=True):
@@ -286,9 +290,9 @@ def test_quantizer_starts_normal(decay, generator):
     assert standard, f"the codes do not start standard normal: {said}"
 
 
-def codes_mistakes(quantizer, z):
+def codes_mistakes(codebook, z):
     """Return what wrong handling of the axes gives."""
-    (B, d, H, W), codebook = z.shape, quantizer.codebook.detach()
+    B, d, H, W = z.shape
 
     def found(vectors):
         return codebook[squared_distances(vectors, codebook).argmin(-1)]
@@ -316,12 +320,12 @@ SHAPES = [(2, 3, 4, 5), (3, 4, 4, 4), (2, 2, 5, 2), (1, 5, 3, 1)]
 def test_quantizer_finds_the_codes(shape, decay, generator):
     """Codes where z was, and their indices; sizes all different, and all equal, where no shape betrays a wrong order."""
     quantizer, z = quantizer_and_map(shape, generator, decay=decay)
-    quantizer.eval()
+    codebook = quantizer.eval().codebook.detach().clone()
     with unchanged(z):
         codes, indices = quantizer(z)
-    expected = squared_distances(z.permute(0, 2, 3, 1), quantizer.codebook).argmin(-1)
-    mistakes = codes_mistakes(quantizer, z)
-    values = look_up(quantizer.codebook.detach(), expected)
+    expected = squared_distances(z.permute(0, 2, 3, 1), codebook).argmin(-1)
+    mistakes = codes_mistakes(codebook, z)
+    values = look_up(codebook, expected)
     assert_close(codes.detach(), values, rtol=1e-6, what=f"codes of {shape}", mistakes=mistakes)
     assert_close(indices, expected, what=f"indices of {shape}")
 
