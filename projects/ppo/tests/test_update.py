@@ -36,11 +36,14 @@ def lent(monkeypatch):
         monkeypatch.setattr(ppo, name, getattr(oracles, name))
 
 
-def improved(generator, *, drift=0.5, seed=0, global_seed=0, **options):
-    """Update a linear network once; return it as it was, its rollout, how it changed, and what update returned."""
+def improved(generator, *, drift=0.5, seed=0, global_seed=0, columns=None, **options):
+    """Update a linear network once; return it as it was, its rollout, how it changed, and what update returned.
+
+    `columns` stand in the place of the rollout's own.
+    """
     settings = Settings(**PLAIN | options)
     network = Linear(D, 4, T * N, generator)
-    rollout = judged_rollout(T, N, network, generator, drift=drift)
+    rollout = judged_rollout(T, N, network, generator, drift=drift)._replace(**columns or {})
     before = [p.detach().clone() for p in network.parameters()]
     optimizer = torch.optim.SGD(network.parameters(), lr=LR)
     with unchanged(*rollout), torch.random.fork_rng(devices=[]):
@@ -171,21 +174,31 @@ def test_two_epochs_of_three_parts(generator):
 
 @pytest.mark.grades("update")
 @pytest.mark.usefixtures("lent")
-def test_equal_advantages(generator):
-    """All advantages equal: 0/(0 + 1e-8) is 0, and no NaN."""
-    network = Linear(D, 4, T * N, generator)
-    rollout = judged_rollout(T, N, network, generator, drift=0.0)
-    rollout = rollout._replace(
-        rewards=torch.ones(T, N), values=torch.zeros(T, N), terminated=torch.ones(T, N, dtype=torch.bool)
-    )
-    optimizer = torch.optim.SGD(network.parameters(), lr=LR)
-    before = network.of_policy.detach().clone()
-    settings = Settings(**PLAIN | {"entropy_weight": 0.0})
-    ppo.update(network, optimizer, rollout, settings, generator=generator)
-    moved = (network.of_policy.detach() - before).abs().max().item()
-    assert moved < 1e-5, (
-        f"equal advantages move the policy by {moved:.3g}: 1e-8 is added to their standard deviation"
-    )
+@pytest.mark.parametrize("spread", [0.0, 3e-8])
+def test_equal_advantages(spread, generator):
+    """Advantages that are equal, or nearly so: (A - mean)/(std + 1e-8) is 0, or 3/4 of what it is without 1e-8."""
+    zeros = torch.zeros(T, N)
+    columns = {
+        "rewards": spread * torch.randn(T, N, generator=generator),
+        "values": zeros,
+        "next_values": zeros,
+    }
+    options = {"entropy_weight": 0.0, "value_weight": 0.0}
+    network, rollout, settings, change, _ = improved(generator, columns=columns, **options)
+    if spread == 0:
+        moved = change.abs().max().item()
+        hint = "1e-8 is added to their standard deviation"
+        assert moved < 1e-6, f"equal advantages move the policy by {moved:.3g}: {hint}"
+    else:
+        check_change(network, rollout, settings, change)
+
+
+@pytest.mark.grades("update")
+@pytest.mark.usefixtures("lent")
+def test_parts_of_two_steps(generator):
+    """The smallest parts that have a standard deviation are not refused."""
+    network, rollout, settings, change, _ = improved(generator, n_minibatches=24)
+    check_change(network, rollout, settings, change)
 
 
 # --- what it returns --------------------------------------------------------------------------------------------------
