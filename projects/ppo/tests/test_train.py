@@ -85,17 +85,21 @@ class Weights(nn.Module):
 
 
 def trained(monkeypatch, n_updates=4, *, seed=0, given=True):
-    """Train with stand-ins for collect and update; return them, the environments and the records."""
+    """Train with stand-ins for collect and update; return them, the environments and the records.
+
+    The seed None leaves it out.
+    """
     played, improve, environments = Played(), Improve(), Scripted("." * 20, "." * 20)
     monkeypatch.setattr(ppo, "collect", played)
     monkeypatch.setattr(
         ppo, "update", lambda *args, **kwargs: improve.replaced.append(args) or {"entropy": 0.0}
     )
-    options = {"improve": improve}
-    if not given:
+    options = {} if seed is None else {"seed": seed}
+    if given:
+        options["improve"] = improve
+    else:
         monkeypatch.setattr(ppo, "update", improve)
-        options = {}
-    records = ppo.train(Weights(), environments, n_updates, SETTINGS, seed=seed, **options)
+    records = ppo.train(Weights(), environments, n_updates, SETTINGS, **options)
     assert isinstance(records, list), f"train returns a {type(records).__name__}, not a list of records"
     return played, improve, environments, records
 
@@ -236,6 +240,14 @@ def test_seed(monkeypatch):
     for draws in (a.draws, in_a.draws):
         again = torch.equal(draws[0], draws[1])
         assert not again, "the generator is seeded anew for every update: all have the same draws"
+
+
+@pytest.mark.grades("train")
+def test_seed_by_default(monkeypatch):
+    """The seed is 0, as the signature says."""
+    (zero, _, env_zero, _), (default, _, env_default, _) = (trained(monkeypatch, seed=s) for s in (0, None))
+    same = torch.equal(zero.draws[0], default.draws[0]) and env_zero.resets == env_default.resets
+    assert same, "without a seed the draws are others than with seed=0"
 
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------
