@@ -36,7 +36,7 @@ def check_nearest(z, codebook, what):
         "the code of the smallest dot product is taken": (a @ b.mT).argmin(-1),
         "‖z‖² - z·e + ‖e‖²: the product counts twice in ‖z - e‖²": (b.square().sum(-1) - a @ b.mT).argmin(-1),
         "this is cosine similarity, which forgets the length": (
-            a @ (b / b.norm(dim=-1, keepdim=True)).mT
+            a @ torch.nn.functional.normalize(b, dim=-1).mT
         ).argmax(-1),
         "the farthest code is taken: argmax of the distances": distances.argmax(-1),
         "the distance is the sum of absolute differences, not of squares": (a[..., None, :] - b)
@@ -59,7 +59,8 @@ def check_nearest(z, codebook, what):
         size = a.square().sum(-1) + b.square().sum(-1).max()
         got = torch.where(excess <= 1e-5 * size, expected, got)
     vacuous_ok = "one vector has one index" if expected.numel() == 1 else None
-    assert_close(got, expected, what=what, mistakes=mistakes, vacuous_ok=vacuous_ok)
+    hint = "these are not the codes of the smallest ‖z - e‖²"
+    assert_close(got, expected, what=what, mistakes=mistakes, hint=hint, vacuous_ok=vacuous_ok)
 
 
 @pytest.mark.grades("nearest_codes")
