@@ -33,10 +33,14 @@ __all__ = [
     "class_frequencies",
     "draw_each_place",
     "fit_judge",
+    "fit_tokenizer_and_prior",
+    "held_out_bits",
     "judge_samples",
     "linear_probe",
     "load_split",
+    "main",
     "one_hot_tokens",
+    "probe_tokens",
     "share_read_as",
     "token_bits",
     "untrained_tokens",
@@ -110,13 +114,16 @@ def share_read_as(judge: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (judge(images).argmax(dim=-1) == labels).double().mean().item()
 
 
-def class_frequencies(tokens: Tensor, labels: Tensor, n_codes: int, *, n_classes: int = 10) -> Tensor:
+def class_frequencies(
+    tokens: Tensor, labels: Tensor, n_codes: int, *, n_classes: int = 10, smoothing: float = 0.0
+) -> Tensor:
     """Return how often each digit has each token at each place, (n_classes, 16, n_codes), summing to 1 over the codes.
 
-    Each code is counted once more than it occurs (Laplace), so that nothing is impossible.
+    smoothing : so much is added to each count, so that nothing is impossible.
     """
     counts = F.one_hot(tokens.flatten(1), n_codes).float()
-    per_class = torch.stack([counts[labels == label].sum(dim=0) for label in range(n_classes)]) + 1
+    per_class = torch.stack([counts[labels == label].sum(dim=0) for label in range(n_classes)])
+    per_class += smoothing
     return per_class / per_class.sum(dim=-1, keepdim=True)
 
 
@@ -165,8 +172,10 @@ def held_out_bits(model: VQVAE, prior: Prior, split: Split) -> dict[str, float]:
     """Return the bits that the tokens of a held-out digit cost: uniformly, by `judge_samples`' frequencies, by the prior."""
     n_codes, labels = len(model.quantizer.codebook), split.test_labels
     seen, tokens = model.encode(split.train_images), model.encode(split.test_images)
-    per_class = class_frequencies(seen, split.train_labels, n_codes)
-    overall = class_frequencies(seen, torch.zeros_like(split.train_labels), n_codes, n_classes=1)
+    smoothing = 0.1  # of 0, 0.01, 0.1 and 1 the best for both
+    per_class = class_frequencies(seen, split.train_labels, n_codes, smoothing=smoothing)
+    one = torch.zeros_like(split.train_labels)
+    overall = class_frequencies(seen, one, n_codes, n_classes=1, smoothing=smoothing)
     return {
         "uniform": tokens[0].numel() * math.log2(n_codes),
         "places": token_bits(overall.log()[torch.zeros_like(labels)], tokens),

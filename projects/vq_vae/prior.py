@@ -21,10 +21,15 @@ __all__ = ["Prior", "prior_loss", "sample", "train_prior"]
 
 
 class Prior(nn.Module):
-    """A pre-norm transformer of `n_layers` on n_tokens places: the label's vector, then those of the tokens but the last.
+    """A transformer on n_tokens places: the label's vector, then those of the tokens but the last, each plus its place's vector.
 
-    Each place has a learned vector of its own, which is added. There is no dropout. All weights start from `seed`. The numbers
-    n_codes and n_tokens are attributes.
+    label, token, position : two nn.Embedding and a Parameter (n_tokens, d_model), all starting normal with deviation 0.02
+    blocks : nn.TransformerEncoder of `n_layers` layers with gelu and 4·d_model hidden features, the norms before attention and
+        before the hidden features; and one more nn.LayerNorm at the end. No dropout.
+    head : nn.Linear to n_codes
+    n_codes, n_tokens : as they are given
+
+    All weights are drawn from `seed`.
     """
 
     def __init__(
