@@ -3,10 +3,11 @@
     python curves.py CartPole-v1 --seeds 3 --updates 146 --out curves.svg
     python curves.py Pendulum-v1 --updates 73
 
-One seed is an anecdote: two runs that differ in the seed alone may differ more than two algorithms (Henderson et al. 2018, arXiv
-1709.06560). Each curve is the mean return of the episodes that ended in a rollout, by the policy that explores; the greedy
-policy is evaluated afterwards. Any environment goes whose observations are a vector and whose actions are numbers
-0 … n - 1 or a vector; vectors are clipped to the bounds of the environment.
+One seed is an anecdote: runs that differ in nothing but the seed may differ more than two algorithms do. A curve has the mean
+return of the episodes that ended in a rollout, by the policy that explores; the greedy policy is evaluated afterwards. Any
+environment goes whose observations are a vector and whose actions are 0 … n - 1 or a vector.
+
+Source: Henderson et al. 2017, "Deep Reinforcement Learning that Matters", arXiv 1709.06560.
 """
 
 import argparse
