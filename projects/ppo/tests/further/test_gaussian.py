@@ -16,6 +16,7 @@ from torch.distributions import Normal
 import gaussian
 import ppo
 from gaussian import GaussianActorCritic
+from rollout import Settings
 from shared.testing.checks import assert_close, assert_imports_only, unchanged
 
 pytestmark = pytest.mark.grades("GaussianActorCritic")
