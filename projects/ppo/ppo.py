@@ -110,7 +110,9 @@ def collect(
             led_to[i] = infos["final_obs"][i]
         seen = map(torch.as_tensor, (led_to, rewards, terminated, truncated))
         steps.append((observations, actions, log_probs, *seen))
-        observations = torch.as_tensor(following).float()
+        observations = torch.tensor(
+            following, dtype=torch.float32
+        )  # a copy: environments may reuse their buffer
     s, actions, log_probs, s_next, rewards, *ends = map(torch.stack, zip(*steps, strict=True))
     values, next_values = (network.value(states.float())[..., 0] for states in (s, s_next))
     return Rollout(s, actions, log_probs, values, next_values, rewards.float(), *ends), observations
@@ -160,7 +162,7 @@ def train(
     """
     generator, improve = Generator().manual_seed(seed), improve or update
     optimizer = torch.optim.Adam(network.parameters(), eps=1e-5)
-    states = torch.as_tensor(environments.reset(seed=seed)[0]).float()
+    states = torch.tensor(environments.reset(seed=seed)[0], dtype=torch.float32)
     records, sums = [], torch.zeros(environments.num_envs)
     for i in range(n_updates):
         optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - i / n_updates)

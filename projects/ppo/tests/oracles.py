@@ -61,8 +61,10 @@ def without_compiler():
     """Keep torch's compiler out: the first optimizer would import it, which takes longer than most tests."""
     if "torch._dynamo" not in sys.modules:
         sys.modules["torch._dynamo"] = torch._dynamo = _NoCompiler("torch._dynamo")
-    yield
-    _leave_compiler()
+    try:
+        yield
+    finally:
+        _leave_compiler()
 
 
 # --- advantages -------------------------------------------------------------------------------------------------------
