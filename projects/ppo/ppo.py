@@ -108,11 +108,11 @@ def collect(
         led_to = following.copy()
         for i in np.flatnonzero(terminated | truncated):
             led_to[i] = infos["final_obs"][i]
-        seen = map(torch.as_tensor, (led_to, rewards, terminated, truncated))
+        seen = map(
+            torch.tensor, (led_to, rewards, terminated, truncated)
+        )  # copies: the buffers may be reused
         steps.append((observations, actions, log_probs, *seen))
-        observations = torch.tensor(
-            following, dtype=torch.float32
-        )  # a copy: environments may reuse their buffer
+        observations = torch.tensor(following, dtype=torch.float32)
     s, actions, log_probs, s_next, rewards, *ends = map(torch.stack, zip(*steps, strict=True))
     values, next_values = (network.value(states.float())[..., 0] for states in (s, s_next))
     return Rollout(s, actions, log_probs, values, next_values, rewards.float(), *ends), observations
