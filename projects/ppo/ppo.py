@@ -108,9 +108,7 @@ def collect(
         led_to = following.copy()
         for i in np.flatnonzero(terminated | truncated):
             led_to[i] = infos["final_obs"][i]
-        seen = map(
-            torch.tensor, (led_to, rewards, terminated, truncated)
-        )  # copies: the buffers may be reused
+        seen = map(torch.tensor, (led_to, rewards, terminated, truncated))  # copies: buffers may be reused
         steps.append((observations, actions, log_probs, *seen))
         observations = torch.tensor(following, dtype=torch.float32)
     s, actions, log_probs, s_next, rewards, *ends = map(torch.stack, zip(*steps, strict=True))
