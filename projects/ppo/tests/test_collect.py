@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from oracles import Scripted, Teller, seeded
+from oracles import seeded
+from toys import Scripted, Teller
 
 import ppo
 from rollout import Rollout

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from oracles import Corridor, Greedy, Scripted, make_rollout, without_compiler
+from oracles import make_rollout, without_compiler
 from torch import nn
+from toys import Corridor, Greedy, Scripted
 
 import ppo
 from rollout import Settings

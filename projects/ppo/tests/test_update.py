@@ -9,7 +9,8 @@ import math
 import oracles
 import pytest
 import torch
-from oracles import UPDATE_MISTAKES, Linear, judged_rollout, seeded, updated, without_compiler
+from oracles import UPDATE_MISTAKES, seeded, updated, without_compiler
+from toys import Linear, judged_rollout
 
 import ppo
 from rollout import Settings

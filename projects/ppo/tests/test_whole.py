@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from oracles import Bandit, Corridor, Scripted, seeded, without_compiler
+from oracles import seeded, without_compiler
+from toys import Bandit, Corridor, Scripted
 
 import ppo
 from rollout import Settings

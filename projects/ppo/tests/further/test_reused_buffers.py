@@ -4,7 +4,8 @@ import gymnasium
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from oracles import Teller, seeded, without_compiler
+from oracles import seeded, without_compiler
+from toys import Teller
 
 import ppo
 from rollout import Settings

@@ -10,8 +10,9 @@ import oracles
 import pytest
 import test_update
 import torch
-from oracles import DOUBLE, Linear, judged_rollout, normal, seeded, updated
+from oracles import DOUBLE, normal, seeded, updated
 from test_update import LENT, LR, PLAIN, D, N, T
+from toys import Linear, judged_rollout
 
 import early_stop
 import ppo

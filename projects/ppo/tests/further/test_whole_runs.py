@@ -6,8 +6,9 @@ import gymnasium
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from oracles import Bandit, seeded
+from oracles import seeded
 from test_gaussian import Target
+from toys import Bandit
 
 import curves
 import early_stop
