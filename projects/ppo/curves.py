@@ -81,7 +81,10 @@ def summary(curves: Sequence[Records], grid: npt.ArrayLike) -> tuple[Numbers, Nu
 
 
 def draw(curves: Mapping[str, Sequence[Records]], path: Path) -> None:
-    """Draw the curves under each name, of several seeds, as a median in a shaded range; write the figure to `path`."""
+    """Draw the curves under each name, of several seeds, as a median in a shaded range; write the figure to `path`.
+
+    The legend says "NAME, 3 seeds" of each (or "1 seed"), and the steps begin at 0. The ending of `path` is the format.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
@@ -108,7 +111,10 @@ def _make_network(environments: SyncVectorEnv, generator: Generator) -> ActorCri
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, print the greedy returns of each seed, draw."""
+    """Train seeds 0, 1, …, print "seed 0: …" with the greedy mean return of each, draw.
+
+    The first command of the module's docstring has the defaults: without arguments it does the same.
+    """
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("environment", nargs="?", default="CartPole-v1", help="a name known to Gymnasium")
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, …")
