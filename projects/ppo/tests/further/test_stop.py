@@ -10,7 +10,7 @@ import oracles
 import pytest
 import test_update
 import torch
-from oracles import DOUBLE, normal, seeded, updated
+from oracles import DOUBLE, normal, seeded, updated, without_compiler
 from test_update import LENT, LR, PLAIN, D, N, T
 from toys import Linear, judged_rollout
 
@@ -25,6 +25,12 @@ OF_THE_CORE = {name for name, test in vars(test_update).items() if name.startswi
 globals().update(
     {name: getattr(test_update, name) for name in OF_THE_CORE - {"test_first_part_of_a_real_rollout"}}
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_compiler():
+    with without_compiler():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from oracles import seeded
+from oracles import seeded, without_compiler
 from test_gaussian import Target
 from toys import Bandit
 
@@ -17,18 +17,24 @@ from gaussian import GaussianActorCritic
 from rollout import Settings
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_compiler():
+    with without_compiler():
+        yield
+
+
 @pytest.mark.grades("GaussianActorCritic")
 def test_train_learns_a_target():
-    """30 updates: the mean finds the shown target, and the width shrinks."""
+    """12 updates: the mean finds the shown target, and the width shrinks."""
     network = GaussianActorCritic(2, 2, hidden=16, generator=seeded(1))
-    settings = Settings(n_steps=32, learning_rate=1e-2, gamma=0.5, entropy_weight=0.0)
-    records = ppo.train(network, Target(8), 30, settings, seed=0)
+    settings = Settings(n_steps=32, learning_rate=3e-2, gamma=0.5, entropy_weight=0.0)
+    records = ppo.train(network, Target(8), 12, settings, seed=0)
     first, last = records[0]["return"], records[-1]["return"]
-    assert last > first / 4, f"the return of 5 steps went from {first:.2f} to {last:.2f} in 30 updates"
-    assert network.log_std.max() < -0.3, f"the width did not shrink: log_std is {network.log_std.tolist()}"
+    assert last > first / 8, f"the return of 5 steps went from {first:.2f} to {last:.2f} in 12 updates"
+    assert network.log_std.max() < -1, f"the width did not shrink: log_std is {network.log_std.tolist()}"
     shown = torch.tensor([[0.5, 0.5], [-0.7, 0.2], [0.1, -0.6]])
     error = (network.greedy(shown) - shown * torch.tensor([1.0, -1.0])).abs().max()
-    assert error < 0.25, f"the greedy action is off its target by {error:.2f}"
+    assert error < 0.15, f"the greedy action is off its target by {error:.2f}"
 
 
 @pytest.mark.grades("GaussianActorCritic")
