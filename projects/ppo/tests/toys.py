@@ -77,12 +77,11 @@ class Bandit(VectorEnv):
         _spaces(self, 0, 1, n_actions, n_actions, np.float32)
 
     def _observe(self):
-        self.shown = self.np_random.integers(self.n_actions, size=self.num_envs)
+        self.shown = self.random.integers(self.n_actions, size=self.num_envs)
         return np.eye(self.n_actions, dtype=np.float32)[self.shown]
 
     def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.clock = 0
+        self.random, self.clock = np.random.default_rng(seed), 0  # a seed may be a list of seeds
         return self._observe(), {}
 
     def step(self, actions):
