@@ -1,4 +1,4 @@
-"""The units in other words, a model that remembers what it saw, and images to learn: nothing here is of the files that are graded."""
+"""The units in other words, a model that remembers what it saw, and images to learn: it uses nothing of the graded files."""
 
 import contextlib
 import math
@@ -38,7 +38,7 @@ def global_seed(seed):
 
 
 class _NoCompiler(types.ModuleType):
-    """Stands for torch._dynamo, of which an optimizer needs two functions that do nothing; for any other, the real one comes."""
+    """Stands for torch._dynamo, of which an optimizer needs two functions that do nothing; for others the real one comes."""
 
     graph_break = staticmethod(lambda *args, **kwargs: None)
     disable = staticmethod(lambda function=None, *args, **kwargs: function)
@@ -135,7 +135,7 @@ EMA_MISTAKES = {
     "no weight": "what is new is added without its weight 1 - decay",
     "all rows": "codes that this batch did not choose move too: they stay as they are",
     "only the chosen decay": "counts and sums of codes that were not chosen decay too: all rows do",
-    "moves the codes": "the average is of the codes: it is the counts and the sums that are averaged, and the code is sums/counts",
+    "moves the codes": "the average is of the codes: it is the counts and the sums that are averaged; a code is sums/counts",
     "batch mean": "the codes become the mean of this batch alone: the history in counts and sums is lost",
     "over n": "the sums are divided by the counts of this batch, not by the averaged counts",
     "old counts": "the sums are divided by the counts from before the update",
@@ -203,7 +203,7 @@ def numbered_images(n, generator):
 class Remembering(nn.Module):
     """An autoencoder that notes which images it sees, and chooses codes by their number and the epoch, three codes an epoch.
 
-    Image i has the code (i mod 3) + 2·epoch, mod K, everywhere. It remembers what happens in training; in evaluation it forgets.
+    Image i has the code (i mod 3) + 2·epoch, mod K, everywhere. It remembers what it sees in training, not in evaluation.
     """
 
     latest = None

@@ -134,7 +134,7 @@ def test_straight_through_gradient(codes_learn, generator):
         "no gradient reaches z: z itself is outside the detach, the difference is inside"
     )
     to_z = gradients(got, (z,), cotangent)[0]
-    assert to_z.any(), "no gradient reaches z: it cancels, since z_q - z is not detached"
+    assert to_z.any(), "no gradient reaches z: of z + (z_q - z) the difference is detached, and nothing else"
     if codes_learn:
         to_z_q = gradients(got, (z_q,), cotangent)[0]
         assert not to_z_q.any(), (

@@ -103,7 +103,10 @@ def test_options_are_handed_on(decay, generator):
         f"decay is not handed to the quantizer: {quantizer.decay}, given was {decay}"
     )
     assert quantizer.had_generator, "the generator is not handed to the quantizer"
-    assert vq_vae.VQVAE(3, 2).quantizer.decay == 0.99, "decay is 0.99 by default"
+    quantizer = vq_vae.VQVAE().quantizer
+    assert quantizer.decay == 0.99, f"decay is 0.99 by default, got {quantizer.decay}"
+    shape = tuple(quantizer.codebook.shape)
+    assert shape == (64, 8), f"by default there are 64 codes of size 8, got {shape}"
 
 
 @pytest.mark.grades("VQVAE")

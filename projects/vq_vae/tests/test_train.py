@@ -144,6 +144,23 @@ def test_parameters_move(decay, options):
 
 
 @pytest.mark.grades("train")
+def test_defaults(restarts):
+    """Batches of 64, a learning rate of 0.003, β 0.25, restarts, and the seed 0."""
+    runs = []
+    for options in ({}, {"seed": 0}):
+        model, images = Remembering(70, n_codes=K), numbered_images(70, seeded(2))
+        start = copy.deepcopy(model)
+        vq_vae.train(model, images, 2, **options)
+        runs.append(model)
+    assert [len(rows) for rows in model.rows] == [64, 6] * 2, "batch_size is 64 by default"
+    assert len(restarts) == 4, "restart is True by default"
+    assert runs[0].rows == runs[1].rows, "seed is 0 by default"
+    expected = replayed(start, images, model.rows, beta=0.25, rate=3e-3)
+    hint = "beta is 0.25 by default, and learning_rate 0.003"
+    assert_close(runs[0].state(), expected, rtol=2e-4, what="parameters after training", hint=hint)
+
+
+@pytest.mark.grades("train")
 @pytest.mark.parametrize("decay", [None, 0.9])
 def test_restart_at_the_start_of_an_epoch(decay, restarts):
     """With the usage of the whole epoch before, none in the first; with the vectors of all images, as they are then."""
