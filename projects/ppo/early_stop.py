@@ -64,8 +64,8 @@ def update(
         nn.utils.clip_grad_norm_(network.parameters(), settings.max_norm)
         optimizer.step()
         n_parts += 1
-    means = np.mean(records, axis=0).tolist()
-    return dict(zip(("entropy", "kl", "clip_fraction", "n_parts"), (*means, float(n_parts)), strict=True))
+    entropy, kl, clip_fraction = np.mean(records, axis=0).tolist()
+    return {"entropy": entropy, "kl": kl, "clip_fraction": clip_fraction, "n_parts": float(n_parts)}
 
 
 def _parts(rollout: Rollout, settings: Settings, generator: Generator | None) -> Iterator[tuple[Tensor, ...]]:
