@@ -34,7 +34,7 @@ def bound(z: Tensor, levels: Sequence[int]) -> Tensor:
 
 def round_straight_through(x: Tensor) -> Tensor:
     """Return x rounded, with the gradient of x."""
-    return x.round() + (x - x.detach())  # exactly 0, so that the value stays a whole number to the last bit
+    return x + (x.round() - x).detach()
 
 
 def codes_to_indices(codes: Tensor, levels: Sequence[int]) -> Tensor:

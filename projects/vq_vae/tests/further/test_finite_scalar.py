@@ -216,7 +216,7 @@ def test_indices_to_codes_by_hand():
 
 
 @pytest.mark.grades("codes_to_indices")
-@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("levels", [*LEVELS, (83, 99)], ids=str)
 def test_every_code_has_its_index(levels):
     """All codes, the first channel fastest, are 0, 1, 2, …"""
     digits = torch.tensor([row[::-1] for row in itertools.product(*(range(L) for L in reversed(levels)))])

@@ -14,9 +14,18 @@ from shared.testing.checks import assert_close, assert_imports_only, expect_erro
 pytestmark = pytest.mark.module("product")
 
 
+decode_product = product.decode_product  # what is graded; the other tests get a right one
+
+
 @pytest.fixture(autouse=True)
 def lent_units(monkeypatch):
     lent.lend(monkeypatch, product)
+    monkeypatch.setattr(product, "decode_product", by_columns)
+
+
+def by_columns(indices, codebooks):
+    """Look the codes up group by group, and join them."""
+    return torch.cat([codebook[indices[..., g]] for g, codebook in enumerate(codebooks)], dim=-1)
 
 
 def by_brute_force(z, codebooks):
@@ -156,7 +165,7 @@ def test_decode_product(shape, generator):
         ).mT.flatten(-2),
         "the groups have an axis of their own": lambda: expected.unflatten(-1, (3, 2)),
     }
-    got = product.decode_product(indices, codebooks)
+    got = decode_product(indices, codebooks)
     assert_close(got, expected, what=f"decoded indices {(*shape, 3)}", mistakes=mistakes, hint="other codes")
 
 

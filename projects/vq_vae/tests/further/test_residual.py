@@ -48,7 +48,7 @@ DIAGNOSES = {
 }
 
 
-def check(got, z, codebooks, what):
+def check(got, z, codebooks, what, hint=None):
     """Compare (indices, sums) with the loops."""
     assert isinstance(got, tuple), f"{what} returns a tuple, indices and the sums of codes"
     indices, codes = got
@@ -56,10 +56,12 @@ def check(got, z, codebooks, what):
     wrong = {text: by_loops(z, codebooks, name) for name, text in DIAGNOSES.items()}
     mistakes = {text: pair[0] for text, pair in wrong.items()}
     mistakes["the levels are on the first axis: they belong on the last"] = expected.movedim(-1, 0)
-    assert_close(indices, expected, what=f"{what}: indices", mistakes=mistakes)
+    assert_close(indices, expected, what=f"{what}: indices", mistakes=mistakes, hint=hint)
     mistakes = {text: pair[1] for text, pair in wrong.items()}
     mistakes["this is what is left over: return the sum of the codes"] = z.detach() - sums
-    assert_close(codes, sums, dtype=z.dtype, n=z.shape[-1], what=f"{what}: codes", mistakes=mistakes)
+    assert_close(
+        codes, sums, dtype=z.dtype, n=z.shape[-1], what=f"{what}: codes", mistakes=mistakes, hint=hint
+    )
 
 
 @pytest.mark.grades
@@ -230,7 +232,8 @@ def test_residual_quantizer_moves_each_level():
     codes, indices = quantizer(z)
     vectors = lent.channels_last(z)
     chosen, _ = by_loops(vectors, before)
-    check((indices.reshape(-1, 3), lent.channels_last(codes)), vectors, before, "forward in training")
+    hint = "codes, and what they leave over, are from before this batch moves any"
+    check((indices.reshape(-1, 3), lent.channels_last(codes)), vectors, before, "forward in training", hint)
     rest, ones = vectors.double(), torch.ones(4, dtype=torch.float64)
     for n, level in enumerate(quantizer.levels):
         state = before[n], ones, before[n]
