@@ -25,7 +25,7 @@ from oracles import (
 import vq_vae
 from shared.testing.checks import assert_close, lazily, unchanged
 
-N, K = 10, 7
+N, K = 10, 9
 OPTIONS = {"batch_size": 4, "learning_rate": 0.02, "beta": 0.7}
 
 
@@ -243,6 +243,7 @@ def test_records(decay):
             "n_used": {
                 "this counts the codes of the last batch, not of the epoch": (usages[2] > 0).sum().item(),
                 "this counts over all epochs so far": (all_usage > 0).sum().item(),
+                "a code that was chosen once is in use too": (usage > 1).sum().item(),
                 "this is how many codes nothing chose": (usage == 0).sum().item(),
                 "this counts vectors, not codes": usage.sum().item(),
             },
