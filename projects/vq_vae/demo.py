@@ -163,9 +163,7 @@ def rate_distortion(demo: Demo, data: Split) -> Run:
         [f"{k}", f"{n}", *(f"{error:.4f}" for error in row), f"{(runs[k].usage > 0).sum()}"]
         for k, n, row in zip(RATES, bits, errors, strict=True)
     ]
-    caption = (
-        "Mean squared error of a pixel of held-out digits. Codebooks, networks and axes are not counted."
-    )
+    caption = f"Error of held-out digits after {N_EPOCHS} epochs. Codebooks, networks and axes are not counted as bits."
     columns = ["K", "bits per digit", *methods.values(), "codes in use"]
     demo.table("rate_distortion", columns, rows, caption=caption)
     demo.figure(
@@ -173,8 +171,8 @@ def rate_distortion(demo: Demo, data: Split) -> Run:
         fig,
         alt="Error over bits per digit, three falling curves. The VQ-VAE's begins far below that of K-means on patches, and "
         "crosses it on the way to many bits.",
-        caption="Bits against error of held-out digits. With few codes the VQ-VAE is far ahead, because its networks see the "
-        "neighbours as well; with many, K-means on patches of four pixels is.",
+        caption=f"Bits against error of held-out digits, after {N_EPOCHS} epochs. With few codes the VQ-VAE is far ahead; with "
+        "many, K-means on patches of four pixels is.",
     )
     return runs[N_CODES]
 
@@ -322,13 +320,13 @@ def compare_faults(demo: Demo, data: Split, *, n_codes: int = 64, n_epochs: int 
         moved = [part for part, g in zip(("vectors", "codes"), gradients, strict=True) if g is not None]
         size = z.square().mean().sqrt().item()
         demo.number(f"loss_{key}", loss, ".4f", f"reconstruction loss, last epoch, {name}")
-        demo.number(f"size_{key}", size, ".2g", f"size of z (root mean square), {name}")
+        demo.number(f"size_{key}", size, ".2f", f"size of z (root mean square), {name}")
         used = f"{(usage > 0).sum()}, {perplexity(usage):.0f}"
-        rows.append([name, f"{loss:.4f}", f"{error:.4f}", used, f"{size:.2g}", " and ".join(moved)])
+        rows.append([name, f"{loss:.4f}", f"{error:.4f}", used, f"{size:.2f}", " and ".join(moved)])
     columns = ["", "loss", "held-out error", "codes in use, perplexity", "size of z", "codebook loss moves"]
     caption = (
         f"{n_codes} codes, {n_epochs} epochs, one fault at a time. Loss: the reconstruction's in the last epoch. Size: root mean "
-        "square. The second and third row train as well as the first: only the gradient of the single term tells."
+        "square. The second and third row train as well as the first; what the single term moves tells them apart."
     )
     demo.table("faults", columns, rows, caption=caption)
 
