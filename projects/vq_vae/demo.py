@@ -125,7 +125,7 @@ def straight_through_figure(demo: Demo) -> None:
         "straight_through",
         fig,
         alt="A plane cut into the cells of six codes, with seven vectors. Left: an arrow at each code, and a parallel one of "
-        "the same length at each vector of its cell. Right: arrows from codes to their vectors, and from vectors to their codes.",
+        "the same length at each vector of its cell. Right: arrows from codes to vectors, and from vectors to their codes.",
         caption="Descent steps, all by autograd. Left: where the decoder wants the code to be; each vector of the cell gets "
         "just that step, and the code none. Right: the other two losses draw them together (commitment four times as long "
         "as it is). Nothing moves the code that no vector chose.",
@@ -325,8 +325,8 @@ def compare_faults(demo: Demo, data: Split, *, n_codes: int = 64, n_epochs: int 
         rows.append([name, f"{loss:.4f}", f"{error:.4f}", used, f"{size:.2f}", " and ".join(moved)])
     columns = ["", "loss", "held-out error", "codes in use, perplexity", "size of z", "codebook loss moves"]
     caption = (
-        f"{n_codes} codes, {n_epochs} epochs, one fault at a time. Loss: the reconstruction's in the last epoch. Size: root mean "
-        "square. The second and third row train as well as the first; what the single term moves tells them apart."
+        f"{n_codes} codes, {n_epochs} epochs, one fault at a time. Loss: the reconstruction's in the last epoch. Size: root "
+        "mean square. The second and third row train as well as the first; what the single term moves tells them apart."
     )
     demo.table("faults", columns, rows, caption=caption)
 
