@@ -73,7 +73,7 @@ class ProductQuantizer(nn.Module):
     def restart(self, usage: Tensor, z: Tensor, *, generator: Generator | None = None) -> int:
         """Restart the dead codes of each group, ``usage == 0`` in (G, K), as the core does, from z (n, d); return how many."""
         n_restarted = 0
-        groups = cast("Iterable[VectorQuantizer]", self.groups)
+        groups = cast(Iterable[VectorQuantizer], self.groups)
         for group, used, part in zip(groups, usage, _split(z, len(self.groups), dim=-1), strict=True):
             state = group.codebook, group.counts, group.sums
             n_restarted += restart_dead_codes(*state, used, part, generator=generator)

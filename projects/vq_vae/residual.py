@@ -79,7 +79,7 @@ class ResidualQuantizer(nn.Module):
         They become what the levels before, already restarted, leave over of the vectors z (n, d).
         """
         n_restarted = 0
-        levels = cast("Iterable[VectorQuantizer]", self.levels)
+        levels = cast(Iterable[VectorQuantizer], self.levels)
         for level, used in zip(levels, usage, strict=True):
             state = level.codebook, level.counts, level.sums
             n_restarted += restart_dead_codes(*state, used, z, generator=generator)

@@ -75,11 +75,16 @@ def test_prior_parts():
 
 @pytest.mark.grades("Prior")
 def test_prior_defaults():
-    """16 tokens and 10 classes."""
-    model = prior.Prior(7, d_model=8, n_layers=1)
+    """16 tokens, 10 classes, 64 features, 4 heads, 2 layers, seed 0."""
+    model = prior.Prior(7)
     with torch.no_grad():
         got = tuple(model(torch.zeros(3, 16, dtype=torch.long), torch.tensor([0, 9, 4])).shape)
     assert got == (3, 16, 7), f"logits (3, 16, 7) for 3 images of 16 tokens of 7 codes, got {got}"
+    layers = model.blocks.layers
+    sizes = (*model.label.weight.shape, layers[0].self_attn.num_heads, len(layers))
+    assert sizes == (10, 64, 4, 2), f"10 classes, 64 features, 4 heads, 2 layers by default, got {sizes}"
+    alike = torch.equal(model.head.weight, prior.Prior(7, seed=0).head.weight)
+    assert alike, "the seed is 0 by default"
 
 
 @pytest.mark.grades("Prior")
@@ -327,7 +332,8 @@ def test_sample_has_the_right_frequencies(temperature, top_k):
     """Every sequence as often as the product of its probabilities; 30,000 for each label."""
     chain, n = Chain(), 30_000
     labels = torch.tensor([0, 1]).repeat(n)
-    got = prior.sample(chain, labels, temperature=temperature, top_k=top_k, generator=seeded(1))
+    options = {"top_k": top_k} if temperature == 1 else {"temperature": temperature, "top_k": top_k}
+    got = prior.sample(chain, labels, **options, generator=seeded(1))
     assert got.shape == (2 * n, 4), f"tokens are (B, n_tokens), got {tuple(got.shape)}"
     assert got.dtype == torch.int64, f"tokens are int64, got {got.dtype}"
     place = torch.tensor([27, 9, 3, 1])
@@ -488,11 +494,16 @@ def test_train_prior_step_by_step(lent_loss):
 
 @pytest.mark.grades("train_prior")
 def test_train_prior_seed(lent_loss):
-    """One seed gives one order, another seed another; the noise has a default above 0."""
+    """One seed gives one order, another seed another; the defaults are seed 0, 64 images a batch, and some noise."""
     orders = []
-    for seed in (1, 1, 2):
+    for options in ({}, {"seed": 0}, {"seed": 2}):
         model = Table(n_classes=70)
-        prior.train_prior(model, torch.zeros(70, 6, dtype=torch.long), torch.arange(70), 1, seed=seed)
+        before = model.table.detach().clone()
+        prior.train_prior(model, torch.zeros(70, 6, dtype=torch.long), torch.arange(70), 1, **options)
+        step = (
+            (model.table - before).abs().max().item()
+        )  # two steps of Adam, of about the rate and half of it
+        assert 1e-3 < step < 6e-3, f"two steps move a weight by {step:.4f}: the rate is 0.002 by default"
         assert len(model.asked) == 2, f"70 images in batches of 64 by default, got {len(model.asked)}"
         orders.append(torch.cat(model.asked).tolist())
     assert orders[0] == orders[1] != orders[2], "the order does not come from the seed"
