@@ -87,16 +87,16 @@ def draw(curves: Mapping[str, Sequence[Records]], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(layout="constrained")
     axes = figure.subplots()
     for name, seeds in curves.items():
         grid = sorted({record["step"] for records in seeds for record in records})
         worst, median, best = summary(seeds, grid)
         (line,) = axes.plot(grid, median, label=f"{name}, {len(seeds)} seed{'s' * (len(seeds) > 1)}")
-        axes.fill_between(grid, worst, best, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.fill_between(grid, worst, best, color=line.get_color(), alpha=0.2)
     axes.set_xlim(left=0)
     axes.set(xlabel="steps of all environments", ylabel="return of an episode")
-    axes.legend(frameon=False)
+    axes.legend()
     figure.savefig(path)
 
 
