@@ -121,6 +121,8 @@ def averaged(codebook, counts, sums, z, indices, decay, wrong=None):
         moved = sums / n[:, None]
     if wrong == "old counts":
         moved = sums / old_counts[:, None]
+    if wrong == "too early":
+        moved = old_sums / old_counts[:, None]
     if wrong == "old sums":
         moved = old_sums / counts[:, None]
     if wrong == "smoothed":
@@ -140,6 +142,7 @@ EMA_MISTAKES = {
     "over n": "the sums are divided by the counts of this batch, not by the averaged counts",
     "old counts": "the sums are divided by the counts from before the update",
     "old sums": "the sums from before the update are used",
+    "too early": "the codes are sums/counts from before the update: first counts and sums, then the codes",
     "smoothed": "the counts are smoothed: the code is sums/counts, nothing added",
 }
 
@@ -257,7 +260,7 @@ class Remembering(nn.Module):
 
 TRAIN_MISTAKES = {
     "no zero_grad": "gradients add up from batch to batch: zero_grad is missing",
-    "no codebook term": "the codebook's term is not in the loss: without a moving average nothing else moves the codes",
+    "no codebook term": "the codebook's term moves no code: it belongs to the loss, and the codebook to the optimizer",
     "with codebook term": "the codebook's term is in the loss although a moving average moves the codes",
     "no commitment": "the commitment is not in the loss",
     "no reconstruction": "the reconstruction is not in the loss",

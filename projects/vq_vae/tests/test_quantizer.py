@@ -47,7 +47,7 @@ def fresh(n_codes, d, generator):
 @pytest.mark.grades("ema_update")
 def test_update_by_hand():
     """Decay 1/4: code 0 has count 4 and sum (4, 8) and gets (3, 1) and (5, 3); code 1 gets nothing, code 2 one vector."""
-    codebook = torch.tensor([[1.0, 2.0], [7.0, -7.0], [0.5, 0.5]])
+    codebook = torch.tensor([[1.5, 2.5], [7.0, -7.0], [0.25, 0.75]])
     counts, sums = torch.tensor([4.0, 4.0, 2.0]), torch.tensor([[4.0, 8.0], [8.0, 4.0], [1.0, 1.0]])
     z, indices = torch.tensor([[3.0, 1.0], [-1.0, 2.0], [5.0, 3.0]]), torch.tensor([0, 2, 0])
     state = codebook.clone(), counts.clone(), sums.clone()

@@ -203,7 +203,7 @@ def test_gradient_goes_straight_through(decay, generator):
         assert not gradients(reconstruction, (learned,), cotangent)[0].any(), (
             "the reconstruction moves the codebook"
         )
-        hint = "z_q is no function of the codebook: it is the codes themselves, not what straight_through made of them"
+        hint = "z_q carries no gradient to the codebook: hand out the codes as the quantizer returns them"
         to_codes = gradients(z_q, (learned,))[0] if z_q.requires_grad else torch.zeros(1)
         assert to_codes.any(), hint
     if z_q.requires_grad:

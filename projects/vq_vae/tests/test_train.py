@@ -80,6 +80,7 @@ def test_every_image_once_an_epoch(restart):
     """Batches of four, the last of two; a new random order in each epoch."""
     model, _, records = trained(5, restart=restart)
     sizes = [len(rows) for rows in model.rows]
+    assert sizes, "the model is not in training mode when it sees the images, or it sees none"
     assert sizes == [4, 4, 2] * 5, (
         f"batches of {sizes[:6]} …: 10 images in batches of 4 are 4, 4 and 2, in all five epochs"
     )
