@@ -27,7 +27,7 @@ __all__ = ["ProductQuantizer", "decode_product", "product_codes"]
 def product_codes(z: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
     """Return for each vector the index of the nearest code of each group, (..., G), and these codes side by side, (..., d)."""
     groups = _split(z, len(codebooks), dim=-1)
-    chosen = [nearest_codes(group, codebook) for group, codebook in zip(groups, codebooks, strict=True)]
+    chosen = [nearest_codes(group, codebooks[g]) for g, group in enumerate(groups)]
     indices = torch.stack(chosen, dim=-1)
     return indices, decode_product(indices, codebooks)
 
@@ -65,8 +65,11 @@ class ProductQuantizer(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the codes (B, d, H, W), from before this batch moves them, and the indices (B, H, W, G)."""
         parts = _split(z, len(self.groups), dim=1)
-        pairs = [group(part) for group, part in zip(self.groups, parts, strict=True)]
-        codes, indices = zip(*pairs, strict=True)
+        codes, indices = [], []
+        for g, group in enumerate(self.groups):
+            chosen, index = group(parts[g])
+            codes.append(chosen)
+            indices.append(index)
         return torch.cat(codes, dim=1), torch.stack(indices, dim=-1)
 
     @torch.no_grad()
