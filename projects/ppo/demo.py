@@ -207,7 +207,7 @@ def draw_faults(demo: Demo, runs: Mapping[str, list[Records]]) -> None:
         alt="Four panels, each with three grey curves of the right code and three red ones of a faulty version. With actions "
         "stored one step late the red curves stay near zero. In the other three panels red and grey rise alike.",
         caption="Four faults, three seeds each (red), beside the right code (grey). One of them shows at once. The other three "
-        "learn CartPole as well as the right code: a rising curve proves little.",
+        "learn CartPole, too, within the luck of the seeds: a rising curve proves little.",
     )
 
 
