@@ -88,7 +88,7 @@ def learn(demo: Demo) -> None:
     demo.number("value_upright", float(np.median(upright)), ".0f", "V of the upright pole after a run")
     demo.number("value_most", 1 / (1 - GAMMA), ".0f", "the most that V can be: 1/(1 - γ)")
     demo.figure(
-        "learning",
+        "learning_curves",
         fig,
         alt="Return of an episode over the number of steps, three seeds: all rise to a few hundred within 20,000 steps, fall "
         "back and rise again, each at another time. A star at the end of each is the return of its greedy policy.",
@@ -314,13 +314,13 @@ def limit_time(demo: Demo) -> None:
     right.set(xscale="log", xlabel="time limit", title="what V becomes")
     right.set_xticks([10, 100, 1000, 10_000], ["10", "100", "1,000", "10,000"])
     right.legend(frameon=False, fontsize=9, loc="lower right")
-    demo.number("limit_true", true, ".0f", "1 for ever at γ = 0.99: the true value")
+    demo.number("value_true", true, ".0f", "1 for ever at γ = 0.99: the true value")
     bootstrapped = learned_value(limit, lam, is_an_end=False)
-    demo.number("limit_bootstrapped", bootstrapped, ".1f", "V with a limit of 100 steps, bootstrapped")
-    for n in (100, 500):
+    demo.number("value_bootstrapped", bootstrapped, ".1f", "V with a limit of 100 steps, bootstrapped")
+    for n, key in ((limit, "value_wrong"), (500, "value_wrong_500")):
         label = f"V with a limit of {n} steps that is treated as an end, λ = 0.95"
-        demo.number(f"limit_end_{n}", learned_value(n, lam, is_an_end=True), ".1f", label)
-        demo.number(f"limit_exact_{n}", fixed_point(n, lam), ".1f", "the same in closed form")
+        demo.number(key, learned_value(n, lam, is_an_end=True), ".1f", label)
+        demo.number(f"{key}_exact", fixed_point(n, lam), ".1f", "the same in closed form")
     demo.figure(
         "time_limit",
         fig,
@@ -355,12 +355,22 @@ def trade(demo: Demo) -> None:
             for off in (biased, noisy - biased, noisy):  # of the first third, far from the end
                 cells.append(off[: T // 3].square().mean().sqrt().item())
         errors[lam] = cells[2]
+        if lam in (0, 1):
+            demo.number(f"gae_bias_{lam:g}", cells[0], ".2f", f"bias of A + V at λ = {lam:g}")
+            demo.number(f"gae_std_{lam:g}", cells[1], ".2f", f"standard deviation of A + V at λ = {lam:g}")
         rows.append([f"{lam:g}", *(f"{cell:.2f}" for cell in (*cells[:4], cells[5]))])
     best = min(errors, key=errors.__getitem__)
-    demo.number("lambda_best", best, "g", "the best λ of the table, where V's errors are independent")
+    demo.number("gae_best_lambda", best, "g", "the best λ of the table, where V's errors are independent")
     for lam, key in ((0.0, "0"), (best, "least"), (0.95, "95"), (1.0, "1")):
-        demo.number(f"lambda_error_{key}", errors[lam], ".2f", f"RMS error of A + V at λ = {lam:g}")
-    columns = ["λ", "bias", "deviation", "RMS error", "bias, V too high by 5", "RMS error, V too high by 5"]
+        demo.number(f"gae_error_{key}", errors[lam], ".2f", f"RMS error of A + V at λ = {lam:g}")
+    columns = [
+        "λ",
+        "bias",
+        "standard deviation",
+        "RMS error",
+        "bias, V too high by 5",
+        "RMS error, V too high by 5",
+    ]
     caption = (
         f"A + V as an estimate of the true value: rewards 1 ± {sd:g}, γ = {GAMMA}, V wrong by ±{wrong:g} with a sign of its "
         f"own in each state, and in the last two columns by +{wrong:g} everywhere; {N:,} episodes. λ = 0 believes V, λ = 1 the "
