@@ -82,8 +82,17 @@ RECORDS = [{"step": 10.0}, {"step": 20.0, "return": 5.0}, {"step": 30.0}, {"step
 
 
 @pytest.mark.grades("draw")
-def test_draw(tmp_path):
+def test_draw(tmp_path, monkeypatch):
     """A line and a range per name, written in the format that the file's name says."""
+    from matplotlib.axes import Axes
+
+    lines, plot = [], Axes.plot
+
+    def noted(*args, **kwargs):
+        lines.extend(drawn := plot(*args, **kwargs))
+        return drawn
+
+    monkeypatch.setattr(Axes, "plot", noted)
     later = [record | {"step": 2 * record["step"]} for record in RECORDS]
     for name in ("a.svg", "b.png"):
         curves.draw({"plain": [RECORDS, later], "other": [later]}, tmp_path / name)
@@ -91,6 +100,9 @@ def test_draw(tmp_path):
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG"), "the file's ending says the format"
     for name in ("plain, 2 seeds", "other, 1 seed"):
         assert name in text, f"the figure does not say {name!r}"
+    assert "1 seeds" not in text, "the legend says '1 seeds'"
+    points = [(x, y) for x, y in zip(*lines[1].get_data(), strict=True) if y == y]
+    assert {(40.0, 5.0), (80.0, 9.0)} <= set(points), f"the second line goes through {points}"
     for number in (0, 40, 80):
         assert f"<!-- {number} -->" in text, f"no tick at step {number}: the curves go from 0 to 80"
     ranges = text.count('id="FillBetweenPolyCollection') + text.count('id="PolyCollection')
