@@ -68,7 +68,7 @@ class FiniteScalarQuantizer(nn.Module):
 
 def _checked(levels: Sequence[int], vectors: Tensor | None = None) -> Tensor:
     """Return the levels as a tensor (n,), int64, or raise for those that cannot be."""
-    if min(levels, default=0) < 3 or math.prod(levels) >= 2**63:
+    if min(levels) < 3 or math.prod(levels) >= 2**63:
         raise ValueError(f"levels must be at least 3, for less than 2^63 codes, got {tuple(levels)}")
     if vectors is not None and vectors.shape[-1] != len(levels):
         raise ValueError(f"{len(levels)} levels for vectors of shape {tuple(vectors.shape)}")
