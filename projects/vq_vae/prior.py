@@ -21,7 +21,7 @@ __all__ = ["Prior", "prior_loss", "sample", "train_prior"]
 
 
 class Prior(nn.Module):
-    """A transformer on n_tokens places: the label's vector, then those of the tokens but the last, each plus its place's vector.
+    """A transformer on n_tokens places: the label's vector, then those of the tokens but the last, each plus its place's.
 
     label, token, position : two nn.Embedding and a Parameter (n_tokens, d_model), all starting normal with deviation 0.02
     blocks : nn.TransformerEncoder of `n_layers` layers with gelu and 4·d_model hidden features, the norms before attention and
