@@ -1,12 +1,14 @@
 """The same algorithm twice: ours and stable-baselines3's PPO, the same networks, settings and environments, on one thread.
 
-Time of training, of an update and of GAE, in turns; then what both have learned after 150,000 steps of CartPole-v1. Last, how
-many of the known wrong answers to the core learn CartPole as well.
+Time of training, of an update and of GAE, in turns; then what both have learned after 150,000 steps of CartPole-v1. Then what
+the further modules do on Pendulum-v1. Last, how many of the known wrong answers to the core learn CartPole as well.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import sys
 import time
 import warnings
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -24,9 +27,11 @@ with warnings.catch_warnings():
     from stable_baselines3.common.buffers import RolloutBuffer
     from stable_baselines3.common.env_util import make_vec_env
 
+import early_stop
 import ppo
 from curves import learning_curve, make_environment, make_environments
 from demo import HERE, greedy_return, planted, run
+from gaussian import PENDULUM
 from rollout import Rollout, Settings
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
@@ -59,7 +64,7 @@ def their_model(n_updates: int, seed: int) -> Any:
         "MlpPolicy",
         make_vec_env(
             CARTPOLE, n_envs=N
-        ),  # in one process; its Monitor sums the rewards of an episode, as our train does
+        ),  # in one process; its Monitor sums an episode's rewards, as our train does
         # What is left is counted after the collection there, before it here.
         learning_rate=lambda left: s.learning_rate * (left + 1 / n_updates),
         n_steps=s.n_steps,
@@ -161,7 +166,7 @@ def compare_update(bench: Benchmark) -> None:
 
 def compare_training(bench: Benchmark) -> None:
     """Time whole training, from a new network on."""
-    n_updates = 2 if QUICK else 10
+    n_updates = 1 if QUICK else 5
     bench.compare(
         "training, CartPole-v1",
         f"{n_updates * STEPS:,} steps of {N} environments",
@@ -174,7 +179,7 @@ def compare_training(bench: Benchmark) -> None:
 
 def compare_returns(bench: Benchmark) -> None:
     """Train with three seeds to the same number of steps, and evaluate both greedily on the same 20 episodes."""
-    n_updates = 5 if QUICK else 150_000 // STEPS
+    n_updates = 2 if QUICK else 150_000 // STEPS
     runs: dict[str, Callable[[int], Any]] = {
         "ours": lambda seed: learning_curve(CARTPOLE, seed, n_updates, SETTINGS, num_envs=N)[0],
         PEER: lambda seed: Greedy(their_run(n_updates, seed)),
@@ -198,9 +203,38 @@ def compare_returns(bench: Benchmark) -> None:
         bench.record(f"CartPole-v1 after {n_updates * STEPS:,} steps", f"seed {seed}", columns)
 
 
+def compare_on_pendulum(bench: Benchmark) -> None:
+    """Train Pendulum-v1 with PENDULUM and with one thing changed at a time; evaluate greedily, three seeds."""
+    n_updates, seeds = (2, (0,)) if QUICK else (73, (0, 1, 2))
+    stop = functools.partial(early_stop.update, target_kl=0.02)
+    clip = functools.partial(early_stop.update, target_kl=math.inf)
+    change: dict[str, tuple[Any, Any]] = {
+        "PENDULUM": (PENDULUM, None),
+        "γ = 0.99": (dataclasses.replace(PENDULUM, gamma=0.99), None),
+        "a time limit is an end": (PENDULUM, planted("gae_truncation_is_termination").update),
+        "stopped at a KL of 0.02": (PENDULUM, stop),
+        "40 epochs": (dataclasses.replace(PENDULUM, n_epochs=40), None),
+        "40 epochs, stopped at a KL of 0.02": (dataclasses.replace(PENDULUM, n_epochs=40), stop),
+        "V clipped, ε = 0.2": (PENDULUM, functools.partial(clip, value_clip=0.2)),
+        "V clipped, ε = 10": (PENDULUM, functools.partial(clip, value_clip=10.0)),
+    }
+    for name, (settings, improve) in change.items():
+        greedy, seconds = [], []
+        for seed in seeds:
+            start = time.perf_counter()
+            network, _ = learning_curve("Pendulum-v1", seed, n_updates, settings, improve=improve)
+            seconds.append(time.perf_counter() - start)
+            greedy.append(ppo.evaluate(network, make_environment("Pendulum-v1"), seed=1000).mean().item())
+        columns = {
+            "greedy return of each seed": ", ".join(f"{mean:.0f}" for mean in greedy),
+            "seconds of a run": f"{np.median(seconds):.1f}",
+        }
+        bench.record(f"Pendulum-v1 after {n_updates * N * PENDULUM.n_steps:,} steps", name, columns)
+
+
 def try_the_catalogue(bench: Benchmark) -> None:
     """Train each known wrong answer to the core with one seed, and sort them by their greedy return."""
-    n_updates, every = (2, 20) if QUICK else (50, 1)
+    n_updates, every = (2, 20) if QUICK else (25, 1)
     names = [name for name, mistake in load_mistakes(load_project(HERE)).items() if mistake.file == "ppo.py"]
     right = flat(run(ppo, 0, n_updates)[0])
     outcomes: dict[str, list[str]] = {
@@ -240,6 +274,7 @@ def main() -> None:
     compare_update(bench)
     compare_gae(bench)
     compare_returns(bench)
+    compare_on_pendulum(bench)
     try_the_catalogue(bench)
     bench.save()
 

@@ -1,6 +1,6 @@
 """Learning curves of several seeds: the median of their episode returns, and the range from the worst to the best.
 
-    python curves.py CartPole-v1 --seeds 3 --updates 146 --out curves.svg
+    python curves.py CartPole-v1 --seeds 3 --updates 73 --out curves.svg
     python curves.py Pendulum-v1 --updates 73
 
 One seed is an anecdote: runs that differ in nothing but the seed may differ more than two algorithms do. A curve has the mean
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("environment", nargs="?", default="CartPole-v1", help="a name known to Gymnasium")
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, …")
-    parser.add_argument("--updates", type=int, default=146, help="of a rollout of 8 environments each")
+    parser.add_argument("--updates", type=int, default=73, help="of a rollout of 8 environments each")
     parser.add_argument("--out", type=Path, default=Path("curves.svg"))
     options = parser.parse_args(arguments)
     curves = []

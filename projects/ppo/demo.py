@@ -38,7 +38,7 @@ from shared.testing.mistakes import load_mistakes
 HERE = Path(__file__).resolve().parent
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"  # Okabe and Ito
 SEEDS, TARGET, GAMMA = (0, 1, 2), 475, 0.99
-STEPS_OF_AN_UPDATE, FAULT_UPDATES = 8 * Settings().n_steps, 50
+STEPS_OF_AN_UPDATE, FAULT_UPDATES = 8 * Settings().n_steps, 25
 Records = list[dict[str, float]]
 Numbers = npt.NDArray[np.float64]
 
@@ -50,7 +50,7 @@ FAULTS = {  # of tests/mistakes.toml: what each of them is called here
 }
 
 
-def smooth(records: Records, width: int = 5) -> tuple[Numbers, Numbers]:
+def smooth(records: Records, width: int = 3) -> tuple[Numbers, Numbers]:
     """Return the steps, and the mean return of the last `width` rollouts."""
     steps = np.array([record["step"] for record in records])
     returns = on_grid(records, steps)
@@ -92,7 +92,7 @@ def learn(demo: Demo) -> None:
         fig,
         alt="Return of an episode over the number of steps, three seeds: all rise to a few hundred within 20,000 steps, fall "
         "back and rise again, each at another time. A star at the end of each is the return of its greedy policy.",
-        caption="CartPole-v1, one code, three seeds. Thin: the mean of one rollout's episodes; thick: of five rollouts; stars: "
+        caption="CartPole-v1, one code, three seeds. Thin: the mean of one rollout's episodes; thick: of three rollouts; stars: "
         "the greedy policy at the end. What differs here is luck alone.",
     )
 
@@ -161,7 +161,7 @@ def plant_faults(demo: Demo) -> None:
                 measures["return"].append(float(np.nanmean(returns)))
                 measures["greedy"].append(greedy_return(network, 10))
                 measures["KL"].append(float(np.mean([record["kl"] for record in records])))
-                measures["explained"].append(float(np.mean([r["explained"] for r in records[-10:]])))
+                measures["explained"].append(float(np.mean([r["explained"] for r in records[-5:]])))
                 advance()
     report_faults(demo, found)
     draw_faults(demo, runs)
@@ -183,7 +183,7 @@ def report_faults(demo: Demo, found: Mapping[str, Mapping[str, list[float]]]) ->
     columns = ["", "return in training", "greedy return", "KL of an update", "V explains", "sets it apart"]
     caption = (
         f"{steps} steps of CartPole-v1: mean of three seeds (least–most). V explains: of the variance of the returns, in the "
-        "last ten rollouts. The last column names what lies outside the range of the right code with all three seeds."
+        "last five rollouts. The last column names what lies outside the range of the right code with all three seeds."
     )
     demo.table("faults", columns, rows, caption=caption)
 

@@ -30,15 +30,16 @@ def gae(rollout: Rollout, *, gamma: float = 0.99, lam: float = 0.95) -> Tensor:
     """Return the advantages A_t of the module's formula, (T, N); A_T = 0. Source: Schulman et al. 2015, arXiv 1506.02438, eq. 16."""
     future, goes_on = rollout.next_values * ~rollout.terminated, ~(rollout.terminated | rollout.truncated)
     advantages = rollout.rewards + gamma * future - rollout.values  # δ, so far
+    decay = gamma * lam * goes_on
     for t in reversed(range(len(advantages) - 1)):
-        advantages[t] += gamma * lam * goes_on[t] * advantages[t + 1]
+        advantages[t] += decay[t] * advantages[t + 1]
     return advantages
 
 
 def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, *, clip: float = 0.2) -> Tensor:  # fmt: skip
     """Return the module's L, a scalar: minus the mean of the smaller of ρA and the clipped ρA.
 
-    All three are (batch,), else ValueError: (batch, 1) would be broadcast to a square. The gradient goes to `log_probs` alone;
+    All three have one shape, (batch,), else ValueError: (batch, 1) would be broadcast to a square. Only `log_probs` get a gradient;
     it is 0 where ρ has gone far enough its way, A > 0 and ρ > 1 + ε or A < 0 and ρ < 1 - ε, and there only. Source: eq. 7.
     """
     if not log_probs.shape == old_log_probs.shape == advantages.shape:
@@ -48,7 +49,7 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, *
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
-    """Return half the mean squared error, a scalar. The gradient goes to `values` alone. Both are (batch,), else ValueError."""
+    """Return half the mean squared error, a scalar. The gradient goes to `values` alone. Both have one shape, else ValueError."""
     if values.shape != returns.shape:
         raise ValueError(f"shapes differ: {values.shape}, {returns.shape}")
     return (values - returns.detach()).square().mean() / 2
@@ -159,7 +160,7 @@ def train(
     far) and, if episodes ended in the rollout, "return": the mean of their whole sums of rewards. `improve` replaces `update`.
     """
     generator, improve = Generator().manual_seed(seed), improve or update
-    optimizer = torch.optim.Adam(network.parameters(), eps=1e-5)
+    optimizer = torch.optim.Adam(network.parameters(), eps=1e-5, fused=True)
     states = torch.tensor(environments.reset(seed=seed)[0], dtype=torch.float32)
     records, sums = [], torch.zeros(environments.num_envs)
     for i in range(n_updates):

@@ -12,13 +12,13 @@ __all__ = ["Rollout", "Settings"]
 class Settings:
     """The settings of a run."""
 
-    n_steps: int = 128  # T, of each environment in a rollout
+    n_steps: int = 256  # T, of each environment in a rollout
     gamma: float = 0.99  # discount
     lam: float = 0.95  # λ of the advantages
     clip: float = 0.2  # ε of the clipped loss
     n_epochs: int = 4  # passes over a rollout
-    n_minibatches: int = 4  # parts of a pass, one gradient step each
-    learning_rate: float = 1e-3  # of the first update
+    n_minibatches: int = 8  # parts of a pass, one gradient step each
+    learning_rate: float = 2.5e-3  # of the first update
     value_weight: float = 0.5
     entropy_weight: float = 0.01
     max_norm: float = 0.5  # of all gradients together

@@ -3,9 +3,8 @@
     L = mean(max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²))/2
 
 It looks like the clipped ratio, but ε is in units of the returns: 0.2 is much where returns are near 1, and next to nothing
-where they are near -80. On Pendulum-v1 (settings PENDULUM, seeds 0 to 2) the greedy return is -178 to -210 without it, -190 to
--192 with ε = 10, and -548 to -1059 with ε = 0.2. It stands in OpenAI's baselines (ppo2), in no equation of the PPO paper.
-Engstrom et al. 2020, arXiv 2005.12729, see no advantage in it; Andrychowicz et al. 2020, arXiv 2006.05990, find that it hurts.
+where they are near -80: on Pendulum-v1 V then learns too slowly (MEASURED.md). It stands in OpenAI's baselines (ppo2), in no
+equation of the PPO paper. Engstrom et al. 2020, arXiv 2005.12729, see no advantage in it; Andrychowicz et al. 2020, arXiv 2006.05990, find that it hurts.
 """
 
 import torch
