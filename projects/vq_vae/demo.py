@@ -334,10 +334,17 @@ def compare_faults(demo: Demo, data: Split, *, n_codes: int = 64, n_epochs: int 
 # --- what the tokens are good for -------------------------------------------------------------------------------
 
 
+KINDS = {"pixels": "from pixels", "tokens": "from tokens", "untrained": "from an untrained encoder's tokens"}
+KINDS |= {"real": "held out", "reconstructed": "held out, decoded from tokens", "uniform": "all codes alike"}
+KINDS |= {"prior": "by the prior", "class_places": "each place alone, by class", "places": "each place alone"}
+
+
 def samples_figure(demo: Demo, data: Split, model: VQVAE, *, n_epochs: int = 30) -> None:
     """Read digits from tokens; train a prior on them, and draw with it, and each place on its own."""
     for key, share in evaluate.probe_tokens(model, data).items():
-        demo.number(f"probe_{key}", share, ".1%", f"held-out digits read by a linear classifier, {key}")
+        demo.number(
+            f"probe_{key}", share, ".1%", f"held-out digits that a linear classifier reads {KINDS[key]}"
+        )
     with torch.no_grad():
         tokens = model.encode(data.train_images)
     prior = Prior(N_CODES)
@@ -345,9 +352,9 @@ def samples_figure(demo: Demo, data: Split, model: VQVAE, *, n_epochs: int = 30)
     prior.eval()
     judge = evaluate.fit_judge(data.train_images, data.train_labels)
     for key, share in evaluate.judge_samples(model, prior, judge, data, n_per_digit=50).items():
-        demo.number(f"judged_{key}", share, ".1%", f"images that the judge reads as asked for, {key}")
+        demo.number(f"judged_{key}", share, ".1%", f"read as asked for by the judge: {KINDS[key]}")
     for key, bits in evaluate.held_out_bits(model, prior, data).items():
-        demo.number(f"bits_{key}", bits, ".0f", f"bits of a held-out digit's tokens, {key}")
+        demo.number(f"bits_{key}", bits, ".0f", f"bits of a held-out digit's tokens: {KINDS[key]}")
 
     frequencies = evaluate.class_frequencies(tokens, data.train_labels, N_CODES)
     with torch.no_grad():
@@ -369,8 +376,7 @@ def samples_figure(demo: Demo, data: Split, model: VQVAE, *, n_epochs: int = 30)
         alt="Sixty generated digits in ten columns, one per class. The upper four rows, by the prior, look like handwriting; "
         "the lower two, each token drawn alone, nearly as much, with a broken stroke here and there.",
         caption="Digits that a small transformer writes token by token, one column per class. Lower rows, the control: each "
-        "token drawn on its own, by how often that digit has it there. Sixteen tokens with a known class leave little to "
-        "know: a judge reads both kinds alike, and only the bits of held-out digits tell them apart.",
+        "token drawn on its own, by how often that digit has it there.",
     )
 
 
