@@ -272,10 +272,10 @@ def test_every_project_has_an_equation_words_and_a_headline(project):
     said = tour.Stop(project).said
     assert said["equations"]
     equation = ElementTree.fromstring(f"<math>{''.join(said['equations'])}</math>")
-    known = set("mrow mi mn mo mtext mspace msub msup msubsup munder mfrac msqrt".split())
+    known = set("mrow mi mn mo mtext mspace msub msup msubsup munder mover mfrac msqrt".split())
     assert {element.tag for element in equation.iter()} - {"math"} <= known
     assert all(not (element.text or "").strip() for element in equation.iter() if len(element))
-    counts = {"msub": 2, "msup": 2, "munder": 2, "mfrac": 2, "msubsup": 3}
+    counts = {"msub": 2, "msup": 2, "munder": 2, "mover": 2, "mfrac": 2, "msubsup": 3}
     assert all(len(element) == counts[element.tag] for element in equation.iter() if element.tag in counts)
     assert 3 < len(said["words"].split()) < 30
     results = tables.read_results(project)
