@@ -7,7 +7,7 @@
 The contract: T steps of N environments are tensors (T, N, ...), see rollout.py. s_{t+1} is what step t led to: after an
 episode's last step its final observation, not the first one of the next episode. An episode that a time limit cut off
 (truncated) has a future, which V must guess; one that ended (terminated) has none. Random numbers come from the generator that
-is passed; torch.distributions cannot take it. Sources: Schulman et al. 2017, arXiv 1707.06347; Pardo et al. 2018, 1712.00378.
+is passed, if one is. Sources: Schulman et al. 2017, arXiv 1707.06347; Pardo et al. 2018, arXiv 1712.00378.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ Environments = VectorEnv[Any, Any, Any]
 
 
 def gae(rollout: Rollout, *, gamma: float = 0.99, lam: float = 0.95) -> Tensor:
-    """Return the advantages A_t of the module's formula, (T, N); A_T = 0. Source: Schulman et al. 2015, arXiv 1506.02438, eq. 16."""
+    """Return A_t of the module's formula, (T, N); after the last step nothing is added. Source: arXiv 1506.02438, eq. 16."""
     future, goes_on = rollout.next_values * ~rollout.terminated, ~(rollout.terminated | rollout.truncated)
     advantages = rollout.rewards + gamma * future - rollout.values  # δ, so far
     decay = gamma * lam * goes_on
@@ -39,8 +39,8 @@ def gae(rollout: Rollout, *, gamma: float = 0.99, lam: float = 0.95) -> Tensor:
 def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, *, clip: float = 0.2) -> Tensor:  # fmt: skip
     """Return the module's L, a scalar: minus the mean of the smaller of ρA and the clipped ρA.
 
-    All three have one shape, (batch,), else ValueError: (batch, 1) would be broadcast to a square. Only `log_probs` get a gradient;
-    it is 0 where ρ has gone far enough its way, A > 0 and ρ > 1 + ε or A < 0 and ρ < 1 - ε, and there only. Source: eq. 7.
+    All three have one shape, else ValueError: (batch, 1) beside (batch,) would be broadcast to a square. Only `log_probs` get a
+    gradient, and none where ρ is far enough: where A > 0 and ρ > 1 + ε, or A < 0 and ρ < 1 - ε. Source: eq. 7.
     """
     if not log_probs.shape == old_log_probs.shape == advantages.shape:
         raise ValueError(f"shapes differ: {log_probs.shape}, {old_log_probs.shape}, {advantages.shape}")
@@ -49,20 +49,20 @@ def clipped_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, *
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
-    """Return half the mean squared error, a scalar. The gradient goes to `values` alone. Both have one shape, else ValueError."""
+    """Return half the mean squared error, a scalar. Only `values` get a gradient. Both have one shape, else ValueError."""
     if values.shape != returns.shape:
         raise ValueError(f"shapes differ: {values.shape}, {returns.shape}")
     return (values - returns.detach()).square().mean() / 2
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return -Σ p·log p of p = softmax(logits), (..., n_actions) to (...), in nats; finite with its gradient if p underflows."""
+    """Return -Σ p·log p of p = softmax(logits), (..., n_actions) to (...), in nats; finite even where p underflows."""
     log_p = logits.log_softmax(dim=-1)
     return -(log_p.exp() * log_p).sum(dim=-1)
 
 
 class ActorCritic(nn.Module):
-    """`policy`, from observations (..., d) to logits (..., n_actions), and `value`, to (..., 1): two separate networks.
+    """Two separate networks: `policy` maps observations (..., d) to logits (..., n_actions), `value` maps them to (..., 1).
 
     Each is an nn.Sequential: Linear, Tanh, Linear, Tanh, Linear, `hidden` wide. Weights start orthogonal, with gain √2, in the
     last layers 0.01 (policy: all actions begin nearly equal) and 1 (value), drawn with `generator`; biases start at zero.
@@ -94,10 +94,10 @@ class ActorCritic(nn.Module):
 def collect(
     network: ActorCritic, environments: Environments, observations: Tensor, n_steps: int, *, generator: Generator | None = None,
 ) -> tuple[Rollout, Tensor]:  # fmt: skip
-    """Play `n_steps` steps from `observations` (N, d) by ``network.act``; return the rollout and the observations after it.
+    """Play `n_steps` steps from `observations`, (N, d) float32; return the rollout and the observations after it.
 
-    ValueError unless the environments reset in the step that ends an episode (``AutoresetMode.SAME_STEP``); what the step led
-    to is then in ``infos["final_obs"]``. V is ``network.value``. Observations and rewards of any dtype become float32.
+    ``network.act`` is asked once a step, V is ``network.value``. ValueError unless environments reset in the step that ends an
+    episode (``AutoresetMode.SAME_STEP``); what that step led to is in ``infos["final_obs"]``. What they give becomes float32.
     """
     # The default, NEXT_STEP, puts a step between two episodes that is none: its action is ignored and its reward is 0.
     if (mode := environments.metadata.get("autoreset_mode")) != AutoresetMode.SAME_STEP:
@@ -122,17 +122,17 @@ def update(
 ) -> dict[str, float]:  # fmt: skip
     """Improve the network on one rollout: `n_epochs` passes, each in a new random order and in `n_minibatches` equal parts.
 
-        loss = clipped_loss + value_weight·value_loss - entropy_weight·mean(entropy),   returns = A + V of the rollout
-    ``network.judge`` is asked once per part. A is normalised in each, ``(A - A.mean()) / (A.std() + 1e-8)``; the norm of all
-    gradients is cut to `max_norm`. Return the means over all parts of "entropy", "kl" (the mean of ρ - 1 - log ρ) and
-    "clip_fraction" (ρ outside [1 - ε, 1 + ε]). ValueError unless the parts are equal, of 2 steps or more.
+        loss = clipped_loss + value_weight·value_loss - entropy_weight·mean(entropy)
+    The target of the values is A + V of the rollout, A as `gae` gives it; `clipped_loss` gets each part's A normalised, ``(A -
+    A.mean()) / (A.std() + 1e-8)``. ``network.judge`` is asked once per part; the norm of all gradients is cut to `max_norm`.
+    Return means over all parts of all epochs, before their step: "entropy", "kl" (of ρ - 1 - log ρ) and "clip_fraction" (ρ
+    outside [1 - ε, 1 + ε]). ValueError unless the T·N steps go into equal parts of 2 or more.
     """
     advantages = gae(rollout, gamma=settings.gamma, lam=settings.lam)
-    n, parts = advantages.numel(), settings.n_minibatches
+    n, parts, records = advantages.numel(), settings.n_minibatches, []
     if n % parts or n < 2 * parts:
         raise ValueError(f"{n} steps cannot be cut into {parts} equal parts of 2 or more")
     table = [column.flatten(0, 1) for column in (*rollout[:3], advantages, advantages + rollout.values)]
-    records = []
     for _ in range(settings.n_epochs):
         for rows in torch.randperm(n, generator=generator).chunk(parts):
             observations, actions, old_log_probs, a, returns = (column[rows] for column in table)
@@ -154,10 +154,11 @@ def update(
 def train(
     network: ActorCritic, environments: Environments, n_updates: int, settings: Settings, *, seed: int = 0, improve: Any = None,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Collect and update `n_updates` times, i = 0, 1, …, with Adam of ε = 1e-5 and the rate ``learning_rate·(1 - i/n_updates)``.
+    """Collect and update `n_updates` times, i = 0, 1, …, by Adam with ε = 1e-5 at the rate ``learning_rate·(1 - i/n_updates)``.
 
-    `seed` sets the environments and all draws. Return a record per update: that of `update`, "step" (steps of all environments so
-    far) and, if episodes ended in the rollout, "return": the mean of their whole sums of rewards. `improve` replaces `update`.
+    `seed` sets the environments and one generator for all draws. `improve` is called in the place of `update`. Return a record
+    per update: what `update` returned, "step" (steps of all environments so far) and, if episodes ended in the rollout,
+    "return": the mean of their sums of rewards, each from its first step, even where that was in an earlier rollout.
     """
     generator, improve = Generator().manual_seed(seed), improve or update
     optimizer = torch.optim.Adam(network.parameters(), eps=1e-5, fused=True)

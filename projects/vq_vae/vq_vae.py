@@ -5,8 +5,7 @@
     L = ‖x - x̂‖² + ‖sg(z) - e_k‖² + β·‖z - sg(e_k)‖²           sg: a constant for the gradient
 
 The contract: images are (B, 1, 8, 8) float32 in [0, 1], feature maps (B, d, H, W), vectors (..., d), the codebook (K, d),
-indices int64 from 0 to K - 1. Squared errors are means over all elements. Random numbers come from the generator passed.
-
+indices int64 from 0 to K - 1. ‖·‖² of L are means over all elements. Random numbers come from the generator that is passed.
 Source: van den Oord, Vinyals and Kavukcuoglu 2017, arXiv 1711.00937; the moving average is their appendix A.1.
 """
 
@@ -72,8 +71,7 @@ def restart_dead_codes(
 ) -> int:
     """Give codes that nothing chose, ``usage == 0``, a new life as vectors of z (n, d), in place; return how many.
 
-    They become different random rows of z, one each; if there are fewer rows than dead codes, only as many restart.
-    A new code has a count of 1, and its sum is itself.
+    They become different random rows of z, one each (only as many as there are rows), with a count of 1 and themselves as sum.
     """
     dead = (usage == 0).nonzero()[: len(z), 0]
     codebook[dead] = sums[dead] = z[torch.randperm(len(z), generator=generator)[: len(dead)]]
@@ -97,7 +95,7 @@ class VectorQuantizer(nn.Module):
 
     codebook : (K, d), starting standard normal, drawn with `generator`. Without `decay` it is a Parameter. With `decay` it is a
     buffer, which `ema_update` moves in training. Beside it, either way, are the buffers counts (K,), starting at 1, and sums
-    (K, d), starting as the codes. decay : as it was given
+    (K, d), starting as the codes. The attribute `decay` keeps the argument.
     """
 
     codebook: Tensor
@@ -116,7 +114,10 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("sums", codebook.clone())
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the codes nearest to z, both (B, d, H, W), from before this batch moves them, and their indices (B, H, W)."""
+        """Return the nearest codes of z (B, d, H, W), in its shape, from before this batch moves them, and indices (B, H, W).
+
+        The gradient of the codes goes to the codebook, if that is a Parameter, and never to z.
+        """
         vectors = z.movedim(1, -1)
         indices = nearest_codes(vectors, self.codebook)
         codes = self.codebook[indices].movedim(-1, 1)
@@ -156,7 +157,7 @@ class VQVAE(nn.Module):
         return self.decoder(straight_through(z, z_q)), z, z_q, indices
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return the tokens of images, (B, 1, 8, 8) to (B, 4, 4); no code moves."""
+        """Return the tokens of images, (B, 1, 8, 8) to (B, 4, 4); no code moves, and no part changes its mode."""
         return nearest_codes(self.encoder(x).movedim(1, -1), self.quantizer.codebook)
 
     def decode(self, indices: Tensor) -> Tensor:
@@ -168,12 +169,12 @@ def train(
     model: VQVAE, images: Tensor, n_epochs: int, *, batch_size: int = 64, learning_rate: float = 3e-3, beta: float = 0.25,
     restart: bool = True, seed: int = 0,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """Train with Adam on images (n, 1, 8, 8), in training mode, each epoch in a new random order; return a record per epoch.
+    """Train with Adam on images (n, 1, 8, 8), in training mode, all of them in each epoch, in a new order; return its records.
 
     The loss is the sum of `vq_losses`; where a moving average moves the codes, without the codebook's. With `restart` an epoch
     begins with `restart_dead_codes`: codes that the epoch before never used (in the first: all) restart from the vectors of all
-    images. A record: "n_restarted", and of the whole epoch "reconstruction" (that loss, a mean over the images), "n_used"
-    (codes) and "perplexity".
+    images. A record, one per epoch: "n_restarted", and of the whole epoch "reconstruction" (that loss, a mean over the images),
+    "n_used" (codes) and "perplexity". `seed` is that of a generator of its own.
     """
     generator, quantizer = Generator().manual_seed(seed), model.quantizer
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)

@@ -100,9 +100,20 @@ def test_weights_come_from_the_generator():
         "the weights do not come from the generator: the same seed gives another network"
     )
     assert not torch.equal(first, weights(4)), "the weights do not depend on the generator's seed"
-    policy, value = (layers.state_dict() for layers in _two(seeded(3)))
-    alike = torch.equal(policy["0.weight"], value["0.weight"])
-    assert not alike, "policy and value start with the same weights: each is drawn anew"
+    policy, value = (next(layers.parameters()) for layers in _two(seeded(3)))
+    assert not torch.equal(policy, value), "policy and value start with the same weights: each is drawn anew"
+    for which, mine, other in zip(("policy", "value"), _two(seeded(3)), _two(seeded(4)), strict=True):
+        alike = torch.equal(next(mine.parameters()), next(other.parameters()))
+        assert not alike, f"the weights of `{which}` do not depend on the generator's seed"
+
+
+def test_without_a_generator():
+    """Two networks differ, and two draws: the default is torch's own generator, not one that begins anew."""
+    one, two = (next(ppo.ActorCritic(6, 4, hidden=8).parameters()) for _ in range(2))
+    assert not torch.equal(one, two), "without a generator every network starts with the same weights"
+    network = ppo.ActorCritic(6, 4, hidden=8)
+    first, second = (network.act(torch.zeros(60, 6))[0] for _ in range(2))
+    assert not torch.equal(first, second), "without a generator every call draws the same actions"
 
 
 def _two(generator):
@@ -226,6 +237,17 @@ def test_judge(network, generator):
     assert_close(got[1].detach(), policy.entropy(), what="entropies", mistakes=mistakes, **how)
     mistakes = {"the values are (N, 1): against returns (N,) they become a square": values}
     assert_close(got[2].detach(), values[:, 0], what="values", mistakes=mistakes, **how)
+
+
+def test_one_environment(network, generator):
+    """N = 1 is a batch, too."""
+    x = normal(1, 5, generator=generator)
+    actions, log_probs = network.act(x, generator=generator)
+    results = {"actions": actions, "log π by act": log_probs, "greedy actions": network.greedy(x)}
+    names = ("log π by judge", "entropies", "values")
+    results |= dict(zip(names, network.judge(x, actions), strict=True))
+    for name, result in results.items():
+        assert result.shape == (1,), f"{name} of one environment have shape {tuple(result.shape)}, not (1,)"
 
 
 @pytest.mark.parametrize("which", range(3))

@@ -27,12 +27,12 @@ def no_compiler():
 
 # rewards of three steps of two environments, and how they end: "T" terminated, "L" cut off by the time limit
 ROLLOUTS = [
-    ([[1, 10], [2, 20], [3, 30]], "..|L.|.."),
+    ([[1, 10], [2, 20], [3, 30]], "..|LL|.."),
     ([[4, 40], [5, 50], [6, 60]], "T.|..|.L"),
     ([[7, 70], [8, 80], [9, 90]], "..|..|.."),
     ([[1, 100], [2, 200], [3, 300]], "L.|.T|T."),
 ]
-RETURNS = [3.0, (7 + 210) / 2, None, (36 + 540 + 5) / 3]
+RETURNS = [(3 + 30) / 2, (7 + 180) / 2, None, (36 + 540 + 5) / 3]
 
 
 def ends(word, kind):
@@ -61,7 +61,8 @@ class Improve:
 
     gradients = torch.tensor([1.0, -1e-5, 3e-5])
 
-    def __init__(self):
+    def __init__(self, factors=(1.0,)):
+        self.factors = factors  # of the gradients, one update after the other
         self.optimizers, self.changes, self.rollouts, self.settings, self.draws = [], [], [], [], []
         self.replaced = []  # what update was asked, in whose place this stands
 
@@ -71,7 +72,7 @@ class Improve:
         self.settings.append(settings)
         self.draws.append(None if generator is None else torch.rand(4, generator=generator))
         before = network.weight.detach().clone()
-        network.weight.grad = self.gradients.clone()
+        network.weight.grad = self.factors[len(self.changes) % len(self.factors)] * self.gradients
         optimizer.step()
         self.changes.append(network.weight.detach() - before)
         return {"entropy": 0.5 - len(self.changes), "kl": 0.25}
@@ -85,12 +86,12 @@ class Weights(nn.Module):
         self.weight = nn.Parameter(torch.full((3,), 3.0))
 
 
-def trained(monkeypatch, n_updates=4, *, seed=0, given=True):
+def trained(monkeypatch, n_updates=4, *, seed=0, given=True, factors=(1.0,)):
     """Train with stand-ins for collect and update; return them, the environments and the records.
 
     The seed None leaves it out.
     """
-    played, improve, environments = Played(), Improve(), Scripted("." * 20, "." * 20)
+    played, improve, environments = Played(), Improve(factors), Scripted("." * 20, "." * 20)
     monkeypatch.setattr(ppo, "collect", played)
     monkeypatch.setattr(
         ppo, "update", lambda *args, **kwargs: improve.replaced.append(args) or {"entropy": 0.0}
@@ -129,14 +130,13 @@ def test_collects_and_updates_in_turn(given, monkeypatch):
 
 @pytest.mark.grades("train")
 def test_goes_on_from_the_last_observations(monkeypatch):
-    """The first rollout begins at the reset observations, in float32; each later one where the last one stopped."""
+    """The first rollout begins at the reset observations; each later one where the last one stopped."""
     played, _, environments, _ = trained(monkeypatch)
     resets = len(environments.resets)
     assert resets == 1, f"the environments are reset {resets} times: once is enough, episodes span rollouts"
     first, *later = (call[2] for call in played.calls)
-    assert first.dtype == torch.float32, f"collect gets observations of {first.dtype}, not float32"
     expected = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0]])
-    assert_close(first, expected, rtol=0, what="observations at the start")
+    assert_close(first.float(), expected, rtol=0, what="observations at the start")
     for number, observations in enumerate(later):
         stale = bool((observations == first).all())
         hint = "every rollout begins at the first observations" if stale else "another start"
@@ -178,6 +178,31 @@ def test_the_learning_rate_falls_to_zero(monkeypatch):
 
 
 @pytest.mark.grades("train")
+def test_adam_remembers(monkeypatch):
+    """Gradients that change from update to update: the moments of Adam, with torch's defaults, by its formula in float64."""
+    factors = (1.0, -2.0, 0.5, 3.0, -1.0)
+    _, improve, _, _ = trained(monkeypatch, 5, factors=factors)
+
+    def steps(beta1, beta2):
+        first = second = torch.zeros(3, dtype=torch.float64)
+        taken = []
+        for i, factor in enumerate(factors):
+            g = factor * Improve.gradients.double()
+            first, second = beta1 * first + (1 - beta1) * g, beta2 * second + (1 - beta2) * g**2
+            mean, root = first / (1 - beta1 ** (i + 1)), (second / (1 - beta2 ** (i + 1))).sqrt()
+            taken.append(-0.04 * (1 - i / 5) * mean / (root + 1e-5))
+        return torch.stack(taken)
+
+    mistakes = {
+        "the betas are not Adam's 0.9 and 0.999, but 0.9 and 0.95": steps(0.9, 0.95),
+        "no first moment: this is RMSprop": steps(0.0, 0.999),
+        "Adam without a memory: each step sees its own gradient alone": steps(0.0, 0.0),
+    }
+    how = {"dtype": torch.float32, "rtol": 1e-3, "mistakes": mistakes}
+    assert_close(torch.stack(improve.changes), steps(0.9, 0.999), what="steps of the optimizer", **how)
+
+
+@pytest.mark.grades("train")
 def test_step_counts_all_environments(monkeypatch):
     """Three steps of two environments are six; the records keep what update returned."""
     *_, records = trained(monkeypatch)
@@ -208,13 +233,27 @@ def test_returns(monkeypatch):
         )
     mistakes = {
         "the sums begin anew with every rollout: an episode that spans two is cut": [
-            3,
+            (3 + 30) / 2,
             (4 + 150) / 2,
             (1 + 300 + 5) / 3,
         ],
-        "a sum is not set to zero at the episode's end": [3, (10 + 210) / 2, (46 + 750 + 51) / 3],
-        "the sum of the returns, not their mean": [3, 217, 581],
-        "the mean reward of an episode, not the sum": [1.5, (3.5 + 35) / 2, (6 + 108 + 2.5) / 3],
+        "a sum is not set to zero at the episode's end": [
+            (3 + 30) / 2,
+            (10 + 210) / 2,
+            (46 + 750 + 51) / 3,
+        ],
+        "the sum of the returns, not their mean": [33, 187, 581],
+        "the mean reward of an episode, not the sum": [
+            (1.5 + 15) / 2,
+            (3.5 + 45) / 2,
+            (6 + 108 + 2.5) / 3,
+        ],
+        "of two episodes that end in the same step one is forgotten": [3, (7 + 180) / 2, (36 + 540 + 5) / 3],
+        "of two episodes that end in one step the first is forgotten": [
+            30,
+            (7 + 180) / 2,
+            (36 + 540 + 5) / 3,
+        ],
     }
     mistakes = {name: torch.tensor(value, dtype=torch.float32) for name, value in mistakes.items()}
     got = torch.tensor([float(records[number]["return"]) for number in (0, 1, 3)])
@@ -232,6 +271,9 @@ def test_seed(monkeypatch):
         trained(monkeypatch, seed=seed) for seed in (11, 11, 12)
     )
     assert env_a.resets[0] is not None, "the environments are not seeded: hand the seed to their reset"
+    if isinstance(env_a.resets[0], list):
+        same = len(set(env_a.resets[0])) < len(env_a.resets[0])
+        assert not same, "all environments have the same seed: they would play the same episodes"
     assert env_a.resets == env_b.resets != env_c.resets, "the environments' seed is not `seed`"
     for draws, other in ((a.draws, b.draws), (in_a.draws, in_b.draws)):
         for x, y in zip(draws, other, strict=True):

@@ -110,6 +110,11 @@ def test_a_new_order_in_each_epoch(generator):
     parts = [{frozenset(part.tolist()) for part in epoch} for epoch in epochs]
     hours = {frozenset(part.tolist()) for part in torch.arange(T * N).chunk(3)}
     assert parts[0] != hours, "the steps are shuffled within their parts only: a part is one stretch of time"
+    for what, group in (("time", torch.arange(T * N) // N), ("environment", torch.arange(T * N) % N)):
+        together = all(
+            torch.isin(group, group[part]).sum() == len(part) for epoch in epochs for part in epoch
+        )
+        assert not together, f"the steps of one {what} always share a part: shuffle all T·N steps"
     alike = any(a == b for a, b in itertools.pairwise(parts))
     assert not alike, "one permutation serves all epochs: draw a new one for each, so that the parts change"
 

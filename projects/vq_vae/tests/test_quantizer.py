@@ -135,6 +135,7 @@ def restarted(z, usage=USAGE, *, generator, learns=False):
     assert found == expected, (
         f"{found} codes restarted, expected {expected}: of {int((~alive).sum())} dead, with {len(z)} vectors"
     )
+    assert isinstance(n, int), f"it returns how many codes restarted, an int, and not a {type(n).__name__}"
     assert n == expected, f"it returns how many codes restarted, {expected}, and not {n}"
     same = (state[0][changed][:, None] == z).all(-1)
     assert same.any(1).all(), (
@@ -180,6 +181,8 @@ def test_restart_is_random(generator):
     seen = draws.flatten().bincount(minlength=9).tolist()  # 50 ± 4.7
     said = f"not all rows of z come equally often: of 90 draws of five rows {seen}, expected about 50 each"
     assert all(20 < n < 80 for n in seen), said
+    steps = (draws - draws.roll(1, dims=1))[:, 1:] % 9
+    assert (steps != steps[0, 0]).any(), "the rows are neighbours every time: each is drawn on its own"
     first, second = (restarted(z, generator=seeded(5)) for _ in range(2))
     assert torch.equal(first, second), (
         "two generators with the same seed give different rows: is the generator used?"
@@ -243,12 +246,12 @@ def state_of(quantizer):
 
 @pytest.mark.grades("VectorQuantizer")
 @pytest.mark.usefixtures("lent")
-@pytest.mark.parametrize("decay", [None, 0.9])
+@pytest.mark.parametrize("decay", [None, 0.9, 0.0])
 def test_quantizer_state(decay, generator):
     """What is a Parameter and what is a buffer; counts start at 1, sums as the codes."""
     quantizer = vq_vae.VectorQuantizer(5, 3, decay=decay, generator=generator)
     parameters, buffers = dict(quantizer.named_parameters()), dict(quantizer.named_buffers())
-    kind, where = ("a buffer", buffers) if decay else ("a Parameter", parameters)
+    kind, where = ("a Parameter", parameters) if decay is None else ("a buffer", buffers)
     assert "codebook" in where, f"with decay={decay} the codebook is {kind}"
     assert set(parameters) <= {"codebook"}, f"parameters that should not be there: {sorted(parameters)}"
     wanted = {"codebook": (5, 3), "counts": (5,), "sums": (5, 3)}

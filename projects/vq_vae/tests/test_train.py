@@ -97,17 +97,20 @@ def test_every_image_once_an_epoch(restart):
 @pytest.mark.grades("train")
 def test_seed(restarts):
     """The seed decides on all draws, and torch's own generator on none."""
-    orders, draws = [], []
+    orders, draws, states = [], [], []
     for seed, other in ((0, 1), (0, 2), (8, 1)):
         restarts.clear()
         with global_seed(other):
             orders.append(trained(3, seed=seed)[0].rows)
+            states.append(torch.get_rng_state())
         assert restarts, "codes restart at the beginning of an epoch: restart_dead_codes was not called"
         assert restarts[0]["generator"] is not None, "restart_dead_codes gets no generator"
         draws.append([given["draw"] for given in restarts])
     same = "depend on torch.manual_seed: draw with a generator of your own, from seed"
     assert orders[0] == orders[1], f"the orders {same}"
     assert draws[0] == draws[1], f"the restarted rows {same}"
+    seeded_anew = torch.equal(states[0], states[1])
+    assert not seeded_anew, "train sets torch's own seed: draw with a generator of your own, from seed"
     assert orders[0] != orders[2], "another seed gives the same orders"
     assert len(set(draws[0])) == len(draws[0]), (
         "restart_dead_codes gets a generator in the same state every time"
