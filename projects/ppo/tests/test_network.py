@@ -107,15 +107,6 @@ def test_weights_come_from_the_generator():
         assert not alike, f"the weights of `{which}` do not depend on the generator's seed"
 
 
-def test_without_a_generator():
-    """Two networks differ, and two draws: the default is torch's own generator, not one that begins anew."""
-    one, two = (next(ppo.ActorCritic(6, 4, hidden=8).parameters()) for _ in range(2))
-    assert not torch.equal(one, two), "without a generator every network starts with the same weights"
-    network = ppo.ActorCritic(6, 4, hidden=8)
-    first, second = (network.act(torch.zeros(60, 6))[0] for _ in range(2))
-    assert not torch.equal(first, second), "without a generator every call draws the same actions"
-
-
 def _two(generator):
     network = ppo.ActorCritic(6, 4, hidden=8, generator=generator)
     return network.policy, network.value
@@ -199,6 +190,15 @@ def test_act_draws_by_the_generator(network):
     assert torch.equal(first, draw(0, 1)[0]), "actions are not drawn with the generator that is passed"
     assert not torch.equal(first, draw(1, 0)[0]), "another seed of the generator gives the same actions"
     assert not torch.equal(first, second), "the generator stands still: the next call draws the same actions"
+
+
+def test_without_a_generator():
+    """Two networks differ, and two draws: the default is torch's own generator, not one that begins anew."""
+    one, two = (next(ppo.ActorCritic(6, 4, hidden=8).parameters()) for _ in range(2))
+    assert not torch.equal(one, two), "without a generator every network starts with the same weights"
+    network = ppo.ActorCritic(6, 4, hidden=8)
+    first, second = (network.act(torch.zeros(60, 6))[0] for _ in range(2))
+    assert not torch.equal(first, second), "without a generator every call draws the same actions"
 
 
 def test_greedy_takes_the_most_probable(network, generator):
