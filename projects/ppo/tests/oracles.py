@@ -157,7 +157,7 @@ GAE_MISTAKES = {
     "no gamma in delta": "γ is missing before V(s_{t+1}) in δ",
     "no gamma": "the sum decays by λ alone, not by γ·λ",
     "no lambda": "λ is missing: the sum decays by γ alone",
-    "one step": "only δ_t is there: add γ·λ·A_{t+1}, from the last step backwards",
+    "one step": "only δ_t is there: add γ·λ·A_{t+1} wherever this environment's episode goes on, from the last step backwards",
     "forwards": "only δ_t and δ_{t+1} are there: walk backwards, A_{t+1} must be finished before A_t",
     "no baseline": "V(s_t) is not subtracted",
     "returns": "these are the returns A + V, not the advantages",

@@ -246,7 +246,7 @@ def test_metrics(epochs, parts, drift, generator):
 
 
 METRIC_HINTS = {
-    "entropy": "the mean entropy of the policy, in nats",
+    "entropy": "the mean entropy of the policy, in nats, over all parts of all epochs",
     "kl": "kl is the mean of ρ - 1 - log ρ, with ρ = new over old",
     "clip_fraction": "the share of samples whose ρ is outside [1 - ε, 1 + ε], on either side and whatever A is",
 }
