@@ -1,9 +1,5 @@
 """Answers worked out another way, and functions that are lent: they use nothing of the files that are graded."""
 
-import contextlib
-import sys
-import types
-
 import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical
@@ -29,37 +25,6 @@ def gradients(output, inputs, cotangent=1.0):
     if not output.requires_grad:
         raise AssertionError("the result is detached from its inputs: no gradient flows back")
     return torch.autograd.grad((output * cotangent).sum(), inputs, allow_unused=True, materialize_grads=True)
-
-
-class _NoCompiler(types.ModuleType):
-    """Stands for torch._dynamo, of which an optimizer needs two functions that do nothing; for any other, the real one comes."""
-
-    graph_break = staticmethod(lambda *args, **kwargs: None)
-    disable = staticmethod(lambda function=None, *args, **kwargs: function)
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        _leave_compiler()
-        import torch._dynamo
-
-        return getattr(torch._dynamo, name)
-
-
-def _leave_compiler():
-    if isinstance(sys.modules.get("torch._dynamo"), _NoCompiler):
-        del sys.modules["torch._dynamo"], torch._dynamo
-
-
-@contextlib.contextmanager
-def without_compiler():
-    """Keep torch's compiler out: the first optimizer would import it, which takes longer than most tests."""
-    if "torch._dynamo" not in sys.modules:
-        sys.modules["torch._dynamo"] = torch._dynamo = _NoCompiler("torch._dynamo")
-    try:
-        yield
-    finally:
-        _leave_compiler()
 
 
 # --- advantages -------------------------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from oracles import make_rollout, without_compiler
+from oracles import make_rollout
 from torch import nn
 from toys import Corridor, Greedy, Scripted
 
 import ppo
 from rollout import Settings
 from shared.testing.checks import assert_close
+from shared.testing.no_compiler import without_compiler
 
 SETTINGS = Settings(n_steps=3, learning_rate=0.04, gamma=0.9, n_epochs=2, n_minibatches=2)
 

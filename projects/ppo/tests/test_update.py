@@ -9,12 +9,13 @@ import math
 import oracles
 import pytest
 import torch
-from oracles import UPDATE_MISTAKES, seeded, updated, without_compiler
+from oracles import UPDATE_MISTAKES, seeded, updated
 from toys import Linear, judged_rollout
 
 import ppo
 from rollout import Settings
 from shared.testing.checks import assert_close, expect_error, lazily, unchanged
+from shared.testing.no_compiler import without_compiler
 
 LENT = ("gae", "clipped_loss", "value_loss", "entropy")
 # every option at a value that is not the default

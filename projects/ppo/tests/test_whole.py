@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from oracles import seeded, without_compiler
+from oracles import seeded
 from toys import Bandit, Corridor, Scripted
 
 import ppo
 from rollout import Settings
 from shared.testing.checks import assert_close
+from shared.testing.no_compiler import without_compiler
 
 # np.array(action) is as right as action.numpy(), but torch's tensors do not know the keyword `copy` of NumPy 2 yet
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

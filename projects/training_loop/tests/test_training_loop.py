@@ -8,8 +8,6 @@ import copy
 import itertools
 import math
 import os
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -32,37 +30,16 @@ from torch import nn
 
 import training_loop
 from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.no_compiler import without_compiler
 
 REFUSED = (ValueError, KeyError)
-
-
-class _NoCompiler(types.ModuleType):
-    """Stands for torch._dynamo, of which an optimizer needs two functions that do nothing; for any other, the real one comes."""
-
-    graph_break = staticmethod(lambda *args, **kwargs: None)
-    disable = staticmethod(lambda function=None, *args, **kwargs: function)
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        leave_compiler()
-        import torch._dynamo
-
-        return getattr(torch._dynamo, name)
-
-
-def leave_compiler():
-    if isinstance(sys.modules.get("torch._dynamo"), _NoCompiler):
-        del sys.modules["torch._dynamo"], torch._dynamo
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_compiler():
     """The first optimizer imports torch's compiler: 2.7 s, which is longer than all tests of this file."""
-    if "torch._dynamo" not in sys.modules:
-        sys.modules["torch._dynamo"] = torch._dynamo = _NoCompiler("torch._dynamo")
-    yield
-    leave_compiler()
+    with without_compiler():
+        yield
 
 
 # --- the file -------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 import contextlib
 import math
-import sys
-import types
 
 import torch
 from torch import nn
@@ -35,35 +33,6 @@ def global_seed(seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-class _NoCompiler(types.ModuleType):
-    """Stands for torch._dynamo, of which an optimizer needs two functions that do nothing; for others the real one comes."""
-
-    graph_break = staticmethod(lambda *args, **kwargs: None)
-    disable = staticmethod(lambda function=None, *args, **kwargs: function)
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        _leave_compiler()
-        import torch._dynamo
-
-        return getattr(torch._dynamo, name)
-
-
-def _leave_compiler():
-    if isinstance(sys.modules.get("torch._dynamo"), _NoCompiler):
-        del sys.modules["torch._dynamo"], torch._dynamo
-
-
-@contextlib.contextmanager
-def without_compiler():
-    """Keep torch's compiler out: the first optimizer would import it, which takes longer than most tests."""
-    if "torch._dynamo" not in sys.modules:
-        sys.modules["torch._dynamo"] = torch._dynamo = _NoCompiler("torch._dynamo")
-    yield
-    _leave_compiler()
 
 
 # --- what stands in for the learner's units ---------------------------------------------------------------------------

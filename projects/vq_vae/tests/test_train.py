@@ -19,11 +19,11 @@ from oracles import (
     numbered_images,
     replayed,
     seeded,
-    without_compiler,
 )
 
 import vq_vae
 from shared.testing.checks import assert_close, lazily, unchanged
+from shared.testing.no_compiler import without_compiler
 
 N, K = 10, 9
 OPTIONS = {"batch_size": 4, "learning_rate": 0.02, "beta": 0.7}

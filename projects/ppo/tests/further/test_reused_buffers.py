@@ -4,12 +4,13 @@ import gymnasium
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from oracles import seeded, without_compiler
+from oracles import seeded
 from toys import Teller
 
 import ppo
 from rollout import Settings
 from shared.testing.checks import assert_close
+from shared.testing.no_compiler import without_compiler
 
 HINT = "the environments reuse their buffer of observations: keep a copy"
 

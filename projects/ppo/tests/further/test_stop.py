@@ -10,7 +10,7 @@ import oracles
 import pytest
 import test_update
 import torch
-from oracles import DOUBLE, normal, seeded, updated, without_compiler
+from oracles import DOUBLE, normal, seeded, updated
 from test_update import LENT, LR, PLAIN, D, N, T
 from toys import Linear, judged_rollout
 
@@ -19,6 +19,7 @@ import ppo
 import value_clipping
 from rollout import Settings
 from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.no_compiler import without_compiler
 
 pytestmark = pytest.mark.module("early_stop")
 OF_THE_CORE = {name for name, test in vars(test_update).items() if name.startswith("test_")}

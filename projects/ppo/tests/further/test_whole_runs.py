@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from oracles import seeded, without_compiler
+from oracles import seeded
 from test_gaussian import Target
 from toys import Bandit
 
@@ -15,6 +15,7 @@ import early_stop
 import ppo
 from gaussian import GaussianActorCritic
 from rollout import Settings
+from shared.testing.no_compiler import without_compiler
 
 
 @pytest.fixture(scope="module", autouse=True)

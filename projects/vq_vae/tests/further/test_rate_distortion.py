@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 
 import rate_distortion
 from shared.testing.checks import unchanged
+from shared.testing.no_compiler import without_compiler
 
 pytestmark = [pytest.mark.module("rate_distortion"), pytest.mark.timeout(60)]
 
@@ -107,7 +108,7 @@ def test_vq_vae_distortion():
     """Training helps; the seed is all that is random; the test images are the second ones."""
     generator = seeded(4)
     seen, held = oracles.blobs(64, generator), oracles.blobs(20, generator)
-    with oracles.without_compiler():
+    with without_compiler():
         errors = [rate_distortion.vq_vae_distortion(seen, held, 8, n_epochs=n, seed=s) for n, s in ((0, 0), (6, 0), (6, 0), (6, 1))]  # fmt: skip
         before = rate_distortion.vq_vae_distortion(seen, 0 * held, 8, n_epochs=0)
     assert isinstance(errors[0], float), f"a float is wanted, got {type(errors[0]).__name__}"

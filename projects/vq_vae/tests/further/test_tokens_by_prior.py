@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import oracles
 import pytest
 import torch
 from oracles import normal, seeded
@@ -11,6 +10,7 @@ from torch import nn
 
 import prior
 from shared.testing.checks import assert_close, assert_imports_only, expect_error, unchanged
+from shared.testing.no_compiler import without_compiler
 
 pytestmark = pytest.mark.module("prior")
 SMALL = {"n_tokens": 6, "n_classes": 3, "d_model": 8, "n_heads": 2, "n_layers": 2}
@@ -18,7 +18,7 @@ SMALL = {"n_tokens": 6, "n_classes": 3, "d_model": 8, "n_heads": 2, "n_layers": 
 
 @pytest.fixture(autouse=True)
 def quick():
-    with oracles.without_compiler():
+    with without_compiler():
         yield
 
 

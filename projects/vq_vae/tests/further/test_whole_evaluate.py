@@ -2,7 +2,6 @@
 
 import math
 
-import oracles
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -10,13 +9,14 @@ from test_evaluate import Reads
 
 import evaluate
 from shared.testing.checks import unchanged
+from shared.testing.no_compiler import without_compiler
 
 pytestmark = [pytest.mark.module("evaluate"), pytest.mark.timeout(60)]
 
 
 @pytest.fixture(autouse=True)
 def quick():
-    with oracles.without_compiler():
+    with without_compiler():
         yield
 
 
@@ -53,7 +53,7 @@ def test_fit_judge(split):
 
 @pytest.fixture(scope="module")
 def fitted(split):
-    with oracles.without_compiler():
+    with without_compiler():
         return evaluate.fit_tokenizer_and_prior(split, n_codes=16, n_epochs=10, n_prior_epochs=4, seed=1)
 
 
