@@ -50,7 +50,7 @@ N_TRAIN = 1437
 
 
 class Split(NamedTuple):
-    """The digits of scikit-learn, the last 360 held out: other writers than the first 1437."""
+    """The digits of scikit-learn, the first 1437 to train on and the last 360 held out."""
 
     train_images: Tensor
     train_labels: Tensor
