@@ -6,7 +6,8 @@
 
 The contract: B games at once. A frame (B, H, W) is grey, float32 in [-1, 1]. A history (B, L, H, W) holds the last L frames, the
 oldest first; its actions (B, L), int64, say what was done at each of them, the last one at the newest frame: that one leads to
-the next frame. World and Dream: see dream.py. Random numbers come from the generator that is passed, if one is.
+the next frame. World and Dream: see dream.py. Random numbers come from the generator
+that is passed, if one is, and are drawn on the CPU, wherever the frames are.
 Sources: Alonso et al. 2024 (DIAMOND), arXiv 2405.12399, and its code; Karras et al. 2022 (EDM), arXiv 2206.00364.
 """
 
@@ -48,7 +49,7 @@ def to_bytes(frames: Tensor) -> Tensor:
 
 def denoise(network: Denoiser, noisy: Tensor, sigma: Tensor, history: Tensor, actions: Tensor) -> Tensor:
     """Return D of the module's formula, (B, H, W), as bytes. `sigma` is (B,) or (); the network is asked once."""
-    c_in, c_skip, c_out, c_noise = preconditioning(sigma.expand(len(noisy))[:, None, None])
+    c_in, c_skip, c_out, c_noise = preconditioning(sigma.to(noisy).expand(len(noisy))[:, None, None])
     return to_bytes(c_skip * noisy + c_out * network(c_in * noisy, c_noise[:, 0, 0], history, actions))
 
 
@@ -176,4 +177,4 @@ def actor_critic_loss(
 
 
 def _draw(logits: Tensor, generator: Generator | None) -> Tensor:
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+    return torch.multinomial(logits.softmax(dim=-1).cpu(), 1, generator=generator)[:, 0].to(logits.device)
