@@ -37,10 +37,10 @@ class ActorCritic(nn.Module):
 
 @torch.no_grad()
 def act(
-    agent: ActorCritic, history: Tensor, *, greedy: bool = True, generator: Generator | None = None
+    agent: nn.Module, history: Tensor, *, greedy: bool = True, generator: Generator | None = None
 ) -> Tensor:
-    """Return the most probable action of each history, (B,), or one drawn from the policy."""
-    logits = agent(history)[0]
+    """Return the most probable action of each history, (B,), or one drawn from the policy; on the CPU, as the game is."""
+    logits = agent(history.to(next(agent.parameters()).device))[0].cpu()
     return logits.argmax(1) if greedy else torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
 
 

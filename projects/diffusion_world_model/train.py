@@ -1,136 +1,347 @@
 """Collect, learn the world, learn in its dream, repeat: from a few thousand real steps to an agent that plays.
 
-    python train.py                 minutes on one core; writes weights/catch.safetensors
-    python train.py --gust 0.4      the windy game, weights/gust.safetensors
+    python train.py                 minutes on one core (measured in MEASURED.md); writes weights/catch.safetensors
+    python train.py --gust 0.4      the windy game; writes weights/gust.safetensors
     python train.py --gpu           the same on a CUDA device
 
-A run is saved after each round and goes on from there when it is started again. No real transition enters the loss of the policy:
-real frames are what a dream begins with, and nothing more.
+A run is saved in build/ after each round, and goes on from there if it is started again. No real transition enters the loss of the
+policy: real frames are what a dream begins with, and nothing more. Source of the loop: DIAMOND, arXiv 2405.12399, algorithm 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import argparse
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
-from torch.nn import functional
+from torch.optim import Adam, AdamW, Optimizer
+from tqdm import tqdm
 
 from agent import ActorCritic, act, improve
 from diffusion_world_model import denoiser_loss, imagine, karras_sigmas, outcome_loss
 from dream import World
-from game import N_ACTIONS, Catch
+from game import N_ACTIONS, N_STEPS, Catch
 from unet import Outcome, UNet
 
-STAY, LENGTH = 1, 4  # the action that pads; frames of a history
+__all__ = ["Replay", "Run", "Settings", "beginnings", "collect", "load_weights", "save_weights", "score", "segments", "train"]  # fmt: skip
+
+LENGTH, N_OWN, STAY = (
+    4,
+    2,
+    1,
+)  # frames of a history; frames that the loss predicts in a row; the action that fills gaps
+Start = Callable[[int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a run. The rounds are tuples: real episodes, updates of the world, updates of the agent."""
+    """The settings of a run. A round is (real episodes, updates of the world, updates of the agent); the first plays at random."""
 
-    rounds: tuple[tuple[int, int, int], ...] = ((600, 1000, 100), (100, 400, 80))
-    gust: float = 0.0
-    batch_size: int = 64
-    world_rate: float = 1e-3
-    outcome_batch: int = 256
-    agent_rate: float = 1e-3
+    rounds: tuple[tuple[int, int, int], ...] = ((600, 800, 80), (100, 300, 60))
+    gust: float = 0.0  # of the game
+    epsilon: float = 0.2  # from the second round on: how often an action is random where the agent plays
+    batch_size: int = 64  # segments, for the denoiser
+    n_outcomes: int = 256  # steps, for reward and end
+    learning_rate: float = 1e-3  # of all three networks
     n_dreams: int = 128
     horizon: int = 9
     n_sampling_steps: int = 3
-    entropy_weight: float = 0.01
-    epsilon: float = 0.1
 
 
 class Replay(NamedTuple):
-    """Whole episodes of 9 steps: what was really seen and done. Frames and actions are padded in front for the first histories."""
+    """Whole episodes of 9 steps. Before the first frame stand three copies of it, and three times the action "stay"."""
 
-    frames: Tensor  # (n, 3 + 10, 12, 12): the first frame three times more
-    actions: Tensor  # (n, 3 + 9): "stay" three times in front
-    rewards: Tensor  # (n, 9)
+    frames: Tensor  # (n, 3 + 10, 12, 12) float32
+    actions: Tensor  # (n, 3 + 9) int64: actions[:, t] leads from frames[:, t] to frames[:, t + 1]
+    rewards: Tensor  # (n, 9) float32
     ends: Tensor  # (n, 9) bool
 
-    def join(self, other: Replay) -> Replay:
-        return Replay(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
+
+class Run:
+    """What a run learns, and the record of it: see `train`."""
+
+    def __init__(self, settings: Settings, *, seed: int, denoiser: nn.Module | None = None, device: str = "cpu") -> None:  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            denoiser, outcome, agent = denoiser or UNet(), Outcome(), ActorCritic()
+        # memory in this order makes small convolutions on a CPU a fifth faster
+        self.denoiser = denoiser.to(device, memory_format=torch.channels_last)
+        self.outcome, self.agent = outcome.to(device), agent.to(device)
+        rate, of_the_world = settings.learning_rate, [*denoiser.parameters(), *outcome.parameters()]
+        self.world_optimizer: Optimizer = AdamW(of_the_world, rate, weight_decay=1e-2)
+        self.agent_optimizer: Optimizer = Adam(agent.parameters(), rate, eps=1e-5)
+        self.generator = Generator().manual_seed(seed)
+        self.settings, self.seed, self.device = settings, seed, device
+        self.replay: Replay | None = None
+        self.records: list[dict[str, float]] = []
+        self.n_rounds = 0  # that are complete
+
+    @property
+    def world(self) -> World:
+        """The two networks that dream."""
+        return World(self.denoiser, self.outcome)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """All three, by name."""
+        return {"denoiser": self.denoiser, "outcome": self.outcome, "agent": self.agent}
 
 
-def collect(n: int, agent=None, *, gust=0.0, epsilon=1.0, seed: int, generator) -> Replay:
-    """Play n episodes; with probability epsilon an action is random."""
-    env = Catch(n, gust=gust)
-    frame = torch.tensor(env.reset(seed=seed)[0])
-    frames, actions, rewards, ends = [frame] * LENGTH, [torch.full((n,), STAY)] * (LENGTH - 1), [], []
-    ended = torch.zeros(n, dtype=torch.bool)
-    while not ended.any():
+# --- the real game -------------------------------------------------------------------------------------------
+
+
+def collect(
+    n: int, agent: nn.Module | None, *, gust: float = 0.0, epsilon: float = 0.0, greedy: bool = False, seed: int = 0,
+    generator: Generator | None = None,
+) -> Replay:  # fmt: skip
+    """Play n episodes side by side; an action is the agent's or, with probability `epsilon` or without an agent, random."""
+    game = Catch(n, gust=gust)
+    frames = [torch.tensor(game.reset(seed=seed)[0])] * LENGTH
+    actions, steps = [torch.full((n,), STAY)] * (LENGTH - 1), []
+    for _ in range(N_STEPS):
         action = torch.randint(N_ACTIONS, (n,), generator=generator)
         if agent is not None:
-            own = act(agent, torch.stack(frames[-LENGTH:], dim=1), greedy=False, generator=generator)
+            own = act(agent, torch.stack(frames[-LENGTH:], dim=1), greedy=greedy, generator=generator)
             action = torch.where(torch.rand(n, generator=generator) < epsilon, action, own)
-        following, reward, ended, _, infos = env.step(action.numpy())
-        following = infos.get("final_obs", following)
-        ended = torch.tensor(ended)
-        frames.append(torch.tensor(following))
+        frame, reward, ended, _, infos = game.step(action.numpy())
+        frames.append(torch.tensor(infos.get("final_obs", frame)))  # not the first frame of the next game
         actions.append(action)
-        rewards.append(torch.tensor(reward).float())
-        ends.append(ended)
-    return Replay(*(torch.stack(x, dim=1) for x in (frames, actions, rewards, ends)))
+        steps.append((torch.tensor(reward).float(), torch.tensor(ended)))
+    rewards, ends = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))
+    return Replay(torch.stack(frames, dim=1), torch.stack(actions, dim=1), rewards, ends)
 
 
-def train_world(world, optimizers, replay, n_updates, s: Settings, generator, control=None, log=None):
-    n, T = replay.rewards.shape
-    for u in range(n_updates):
-        i, t = (
-            torch.randint(n, (s.batch_size,), generator=generator),
-            torch.randint(T, (s.batch_size,), generator=generator),
-        )
-        steps = t[:, None] + torch.arange(LENGTH + 2)
-        valid = (steps < T + LENGTH)[:, LENGTH:]
-        frames = replay.frames[i[:, None], steps.clamp(max=T + LENGTH - 1)]
-        actions = replay.actions[i[:, None], steps[:, :-1].clamp(max=T + LENGTH - 2)]
-        if control == "shuffled":
-            actions = actions[torch.randperm(len(actions), generator=generator)]
-        if control == "none":
-            actions = torch.full_like(actions, STAY)
-        loss = denoiser_loss(world.denoiser, frames, actions, valid, generator=generator)
-        step(optimizers[0], world.denoiser, loss)
-        i, t = (
-            torch.randint(n, (s.outcome_batch,), generator=generator),
-            torch.randint(T, (s.outcome_batch,), generator=generator),
-        )
-        a = replay.actions[i, t + LENGTH - 1]
-        l2 = outcome_loss(
-            *world.outcome(replay.frames[i, t + LENGTH - 1], a, replay.frames[i, t + LENGTH]),
-            replay.rewards[i, t],
-            replay.ends[i, t],
-        )
-        step(optimizers[1], world.outcome, l2)
-        if log is not None and (u + 1) % 200 == 0:
-            log(u + 1, loss.item(), l2.item())
+def score(agent: nn.Module, *, n: int = 1000, gust: float = 0.0, seed: int = 10_000) -> float:
+    """Return the mean return of n real games, played greedily."""
+    return collect(n, agent, gust=gust, greedy=True, seed=seed).rewards.sum(dim=1).mean().item()
 
 
-def step(optimizer, network, loss):
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
+# --- from episodes to batches --------------------------------------------------------------------------------
 
 
-def starts(replay: Replay, generator, first=False):
-    def start(n):
-        T = replay.rewards.shape[1]
-        i, t = (
-            torch.randint(len(replay.rewards), (n,), generator=generator),
-            torch.randint(T, (n,), generator=generator),
-        )
-        if first:
-            t = torch.where(torch.rand(n, generator=generator) < first, 0, t)
-        w = t[:, None] + torch.arange(LENGTH)
-        return replay.frames[i[:, None], w], replay.actions[i[:, None], w[:, :-1]]
+def segments(replay: Replay, n: int, *, generator: Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw n pieces of episodes: frames (n, 4 + 2, 12, 12), actions (n, 5) and valid (n, 2), as `denoiser_loss` wants them."""
+    episode, t = _places(replay, n, generator)
+    place, n_frames = t[:, None] + torch.arange(LENGTH + N_OWN), replay.frames.shape[1]
+    frames = replay.frames[episode[:, None], place.clamp(max=n_frames - 1)]
+    actions = replay.actions[episode[:, None], place[:, :-1].clamp(max=n_frames - 2)]
+    return frames, actions, (place < n_frames)[:, LENGTH:].to(frames.device)
+
+
+def outcomes(replay: Replay, n: int, *, generator: Generator | None = None) -> tuple[Tensor, ...]:
+    """Draw n steps: frame, action, next frame, reward and end."""
+    episode, t = _places(replay, n, generator)
+    now = t + LENGTH - 1
+    frame, following = replay.frames[episode, now], replay.frames[episode, now + 1]
+    return frame, replay.actions[episode, now], following, replay.rewards[episode, t], replay.ends[episode, t]
+
+
+def beginnings(replay: Replay, *, generator: Generator | None = None) -> Start:
+    """Return `start` of `imagine`: histories of the real game, half of them an episode's first, and the actions between."""
+
+    def start(n: int) -> tuple[Tensor, Tensor]:
+        episode, t = _places(replay, n, generator)
+        t = torch.where(torch.rand(n, generator=generator) < 0.5, 0, t)
+        place = t[:, None] + torch.arange(LENGTH)
+        return replay.frames[episode[:, None], place], replay.actions[episode[:, None], place[:, :-1]]
 
     return start
 
 
-def evaluate(agent, n=1000, gust=0.0, seed=10_000, greedy=True):
-    r = collect(n, agent, gust=gust, epsilon=0, seed=seed, generator=Generator().manual_seed(0))
-    return r.rewards.sum(1).mean().item()
+def _places(replay: Replay, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    n_episodes, n_steps = replay.rewards.shape
+    return torch.randint(n_episodes, (n,), generator=generator), torch.randint(
+        n_steps, (n,), generator=generator
+    )
+
+
+# --- learning ------------------------------------------------------------------------------------------------
+
+
+def train(
+    settings: Settings, *, seed: int = 0, denoiser: nn.Module | None = None, relabel: Callable[[Tensor], Tensor] | None = None,
+    checkpoint: Path | None = None, device: str = "cpu", progress: bool = False,
+) -> Run:  # fmt: skip
+    """Do all rounds. A record, at every 10 updates of the agent and after the last of a round, says what was reached:
+
+    "round", "update" of the agent in it, "real_steps" so far; "dream" and "real": the mean return of games that ended in the dream, and
+    `score`, from which nothing learns; "seconds" without the scoring. `denoiser` takes the U-Net's place, `relabel` changes the actions that
+    the denoiser learns from: both are for the controls of evaluate.py. With `checkpoint`, a file, a run goes on from there.
+    """
+    run = Run(settings, seed=seed, denoiser=denoiser, device=device)
+    if checkpoint is not None and checkpoint.exists():
+        load_checkpoint(run, checkpoint)
+    clock = time.perf_counter() - (run.records[-1]["seconds"] if run.records else 0)
+    rounds = settings.rounds[run.n_rounds :]
+    with tqdm(total=sum(n_world + n_agent for _, n_world, n_agent in rounds), disable=not progress) as bar:
+        for n_episodes, n_world, n_agent in rounds:
+            _collect_more(run, n_episodes)
+            for _ in range(n_world):
+                _learn_world(run, relabel)
+                bar.update()
+            for i in range(1, n_agent + 1):
+                dreamt = _learn_in_dream(run)
+                bar.update()
+                if i % 10 == 0 or i == n_agent:
+                    seconds = time.perf_counter() - clock
+                    _record(run, i, dreamt, seconds)
+                    clock = time.perf_counter() - seconds  # it stood still while the score was taken
+            run.n_rounds += 1
+            if checkpoint is not None:
+                save_checkpoint(run, checkpoint)
+    return run
+
+
+def _collect_more(run: Run, n: int) -> None:
+    agent = run.agent if run.n_rounds else None
+    options = {
+        "gust": run.settings.gust,
+        "epsilon": run.settings.epsilon,
+        "seed": 1000 * run.seed + run.n_rounds,
+    }
+    new = [column.to(run.device) for column in collect(n, agent, **options, generator=run.generator)]
+    run.replay = (
+        Replay(*new) if run.replay is None else Replay(*map(torch.cat, zip(run.replay, new, strict=True)))
+    )
+
+
+def _learn_world(run: Run, relabel: Callable[[Tensor], Tensor] | None) -> None:
+    assert run.replay is not None
+    frames, actions, valid = segments(run.replay, run.settings.batch_size, generator=run.generator)
+    actions = relabel(actions) if relabel else actions
+    loss = denoiser_loss(run.denoiser, frames, actions, valid, generator=run.generator)
+    frame, action, following, reward, end = outcomes(
+        run.replay, run.settings.n_outcomes, generator=run.generator
+    )
+    loss = loss + outcome_loss(*run.outcome(frame, action, following), reward, end)
+    run.world_optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_([*run.denoiser.parameters(), *run.outcome.parameters()], 1.0)
+    run.world_optimizer.step()
+
+
+def _learn_in_dream(run: Run) -> float:
+    """Dream once and improve the agent by it; return the mean reward of the games that ended in the dream."""
+    assert run.replay is not None
+    s, start = run.settings, beginnings(run.replay, generator=run.generator)
+    sigmas = karras_sigmas(s.n_sampling_steps).to(run.device)
+    dream = imagine(
+        run.world,
+        run.agent,
+        start,
+        n_dreams=s.n_dreams,
+        horizon=s.horizon,
+        sigmas=sigmas,
+        generator=run.generator,
+    )
+    improve(run.agent, run.agent_optimizer, dream, generator=run.generator)
+    return dream.rewards[dream.ends].mean().item()
+
+
+def _record(run: Run, update: int, dreamt: float, seconds: float) -> None:
+    assert run.replay is not None
+    record = {
+        "round": run.n_rounds,
+        "update": update,
+        "real_steps": run.replay.rewards.numel(),
+        "dream": dreamt,
+    }
+    run.records.append(record | {"real": score(run.agent, gust=run.settings.gust), "seconds": seconds})
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(run: Run, path: Path) -> None:
+    """Write all that a run needs to go on, whole or not at all."""
+    assert run.replay is not None
+    state = {
+        **{name: network.state_dict() for name, network in run.networks.items()},
+        "world_optimizer": run.world_optimizer.state_dict(),
+        "agent_optimizer": run.agent_optimizer.state_dict(),
+        "generator": run.generator.get_state(),
+        "replay": tuple(run.replay),
+        "records": run.records,
+        "n_rounds": run.n_rounds,
+        "made_by": {"seed": run.seed, **asdict(run.settings)},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path.with_suffix(".new"))
+    os.replace(path.with_suffix(".new"), path)
+
+
+def load_checkpoint(run: Run, path: Path) -> None:
+    """Go on from a file of `save_checkpoint`. ValueError if it belongs to another seed or other settings."""
+    state = torch.load(path, map_location=run.device, weights_only=True)
+    if state["made_by"] != (mine := {"seed": run.seed, **asdict(run.settings)}):
+        raise ValueError(f"{path} was made by {state['made_by']}, not by {mine}")
+    for name, network in run.networks.items():
+        network.load_state_dict(state[name])
+    run.world_optimizer.load_state_dict(state["world_optimizer"])
+    run.agent_optimizer.load_state_dict(state["agent_optimizer"])
+    run.generator.set_state(state["generator"].cpu())
+    run.replay, run.records, run.n_rounds = Replay(*state["replay"]), state["records"], state["n_rounds"]
+
+
+def save_weights(networks: dict[str, nn.Module], path: Path, *, note: dict[str, Any]) -> None:
+    """Write the weights of all networks into one safetensors file; `note` says what they are."""
+    tensors = {
+        f"{name}.{key}": v.contiguous() for name, n in networks.items() for key, v in n.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={key: str(value) for key, value in note.items()})
+
+
+def load_weights(path: Path) -> tuple[World, ActorCritic]:
+    """Return the world and the agent of a file of `save_weights`. ValueError if it holds other weights than theirs."""
+    networks: dict[str, nn.Module] = {"denoiser": UNet(), "outcome": Outcome(), "agent": ActorCritic()}
+    tensors = load_file(path)
+    for name, network in networks.items():
+        own = {key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.")}
+        try:
+            network.load_state_dict(own)
+        except RuntimeError as error:
+            raise ValueError(f"{path} holds other weights than those of {name}: {error}") from error
+        network.eval()
+    return World(networks["denoiser"], networks["outcome"]), networks["agent"]
+
+
+def main() -> None:
+    """Train one world and one agent."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--gust", type=float, default=0.0, metavar="P", help="probability of wind (default: none)"
+    )
+    parser.add_argument("--gpu", action="store_true", help="train on the CUDA device")
+    options = parser.parse_args()
+    name = "gust" if options.gust else "catch"
+    checkpoint = Path(__file__).parent / "build" / f"{name}_{options.seed}.pt"
+    settings = Settings(gust=options.gust)
+    run = train(
+        settings,
+        seed=options.seed,
+        checkpoint=checkpoint,
+        device="cuda" if options.gpu else "cpu",
+        progress=True,
+    )
+    last = run.records[-1]
+    print(
+        f"{last['real_steps']} real steps, {last['seconds']:.0f} s: return {last['real']:.2f} in the real game"
+    )
+    save_weights(
+        run.networks, Path(__file__).parent / "weights" / f"{name}.safetensors", note=asdict(settings)
+    )
+
+
+if __name__ == "__main__":
+    main()
