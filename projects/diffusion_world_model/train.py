@@ -72,7 +72,7 @@ class Run:
             torch.manual_seed(seed)
             denoiser, outcome, agent = denoiser or UNet(), Outcome(), ActorCritic()
         # memory in this order makes small convolutions on a CPU a fifth faster
-        self.denoiser = denoiser.to(device, memory_format=torch.channels_last)
+        self.denoiser = denoiser.to(device).to(memory_format=torch.channels_last)
         self.outcome, self.agent = outcome.to(device), agent.to(device)
         rate, of_the_world = settings.learning_rate, [*denoiser.parameters(), *outcome.parameters()]
         self.world_optimizer: Optimizer = AdamW(of_the_world, rate, weight_decay=1e-2)
@@ -157,9 +157,8 @@ def beginnings(replay: Replay, *, generator: Generator | None = None) -> Start:
 
 def _places(replay: Replay, n: int, generator: Generator | None) -> tuple[Tensor, Tensor]:
     n_episodes, n_steps = replay.rewards.shape
-    return torch.randint(n_episodes, (n,), generator=generator), torch.randint(
-        n_steps, (n,), generator=generator
-    )
+    episode = torch.randint(n_episodes, (n,), generator=generator)
+    return episode, torch.randint(n_steps, (n,), generator=generator)
 
 
 # --- learning ------------------------------------------------------------------------------------------------
@@ -169,11 +168,11 @@ def train(
     settings: Settings, *, seed: int = 0, denoiser: nn.Module | None = None, relabel: Callable[[Tensor], Tensor] | None = None,
     checkpoint: Path | None = None, device: str = "cpu", progress: bool = False,
 ) -> Run:  # fmt: skip
-    """Do all rounds. A record, at every 10 updates of the agent and after the last of a round, says what was reached:
+    """Do all rounds and return what was learned. There is a record of every 10th and the last update of the agent in a round:
 
-    "round", "update" of the agent in it, "real_steps" so far; "dream" and "real": the mean return of games that ended in the dream, and
-    `score`, from which nothing learns; "seconds" without the scoring. `denoiser` takes the U-Net's place, `relabel` changes the actions that
-    the denoiser learns from: both are for the controls of evaluate.py. With `checkpoint`, a file, a run goes on from there.
+    "round", "update", "real_steps" so far; "dream" and "real": the mean return of games that ended in the dream, and `score`, from which
+    nothing learns; "seconds" without the scoring. `denoiser` takes the U-Net's place, `relabel` changes the actions that the
+    denoiser learns from: both are for the controls of evaluate.py. With `checkpoint`, a file, a run goes on from there.
     """
     run = Run(settings, seed=seed, denoiser=denoiser, device=device)
     if checkpoint is not None and checkpoint.exists():
@@ -200,27 +199,22 @@ def train(
 
 
 def _collect_more(run: Run, n: int) -> None:
+    s, seed = run.settings, 1000 * run.seed + run.n_rounds
     agent = run.agent if run.n_rounds else None
-    options = {
-        "gust": run.settings.gust,
-        "epsilon": run.settings.epsilon,
-        "seed": 1000 * run.seed + run.n_rounds,
-    }
-    new = [column.to(run.device) for column in collect(n, agent, **options, generator=run.generator)]
-    run.replay = (
-        Replay(*new) if run.replay is None else Replay(*map(torch.cat, zip(run.replay, new, strict=True)))
-    )
+    new = collect(n, agent, gust=s.gust, epsilon=s.epsilon, seed=seed, generator=run.generator)
+    parts = [new] if run.replay is None else [run.replay, new]
+    run.replay = Replay(*(torch.cat(column).to(run.device) for column in zip(*parts, strict=True)))
 
 
 def _learn_world(run: Run, relabel: Callable[[Tensor], Tensor] | None) -> None:
     assert run.replay is not None
-    frames, actions, valid = segments(run.replay, run.settings.batch_size, generator=run.generator)
+    s, g = run.settings, run.generator
+    frames, actions, valid = segments(run.replay, s.batch_size, generator=g)
     actions = relabel(actions) if relabel else actions
-    loss = denoiser_loss(run.denoiser, frames, actions, valid, generator=run.generator)
-    frame, action, following, reward, end = outcomes(
-        run.replay, run.settings.n_outcomes, generator=run.generator
-    )
-    loss = loss + outcome_loss(*run.outcome(frame, action, following), reward, end)
+    loss = denoiser_loss(run.denoiser, frames, actions, valid, generator=g)
+    frame, action, following, reward, end = outcomes(run.replay, s.n_outcomes, generator=g)
+    reward_logits, end_logits = run.outcome(frame, action, following)
+    loss = loss + outcome_loss(reward_logits, end_logits, reward, end)
     run.world_optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_([*run.denoiser.parameters(), *run.outcome.parameters()], 1.0)
@@ -230,18 +224,11 @@ def _learn_world(run: Run, relabel: Callable[[Tensor], Tensor] | None) -> None:
 def _learn_in_dream(run: Run) -> float:
     """Dream once and improve the agent by it; return the mean reward of the games that ended in the dream."""
     assert run.replay is not None
-    s, start = run.settings, beginnings(run.replay, generator=run.generator)
-    sigmas = karras_sigmas(s.n_sampling_steps).to(run.device)
-    dream = imagine(
-        run.world,
-        run.agent,
-        start,
-        n_dreams=s.n_dreams,
-        horizon=s.horizon,
-        sigmas=sigmas,
-        generator=run.generator,
-    )
-    improve(run.agent, run.agent_optimizer, dream, generator=run.generator)
+    s, g = run.settings, run.generator
+    start, sigmas = beginnings(run.replay, generator=g), karras_sigmas(s.n_sampling_steps).to(run.device)
+    options = {"n_dreams": s.n_dreams, "horizon": s.horizon}
+    dream = imagine(run.world, run.agent, start, **options, sigmas=sigmas, generator=g)
+    improve(run.agent, run.agent_optimizer, dream, generator=g)
     return dream.rewards[dream.ends].mean().item()
 
 
@@ -301,16 +288,15 @@ def save_weights(networks: dict[str, nn.Module], path: Path, *, note: dict[str, 
 
 def load_weights(path: Path) -> tuple[World, ActorCritic]:
     """Return the world and the agent of a file of `save_weights`. ValueError if it holds other weights than theirs."""
-    networks: dict[str, nn.Module] = {"denoiser": UNet(), "outcome": Outcome(), "agent": ActorCritic()}
+    denoiser, outcome, agent = UNet().eval(), Outcome().eval(), ActorCritic().eval()
     tensors = load_file(path)
-    for name, network in networks.items():
+    for name, network in {"denoiser": denoiser, "outcome": outcome, "agent": agent}.items():
         own = {key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.")}
         try:
             network.load_state_dict(own)
         except RuntimeError as error:
             raise ValueError(f"{path} holds other weights than those of {name}: {error}") from error
-        network.eval()
-    return World(networks["denoiser"], networks["outcome"]), networks["agent"]
+    return World(denoiser, outcome), agent
 
 
 def main() -> None:
