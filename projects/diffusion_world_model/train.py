@@ -72,7 +72,7 @@ class Run:
             torch.manual_seed(seed)
             denoiser, outcome, agent = denoiser or UNet(), Outcome(), ActorCritic()
         # memory in this order makes small convolutions on a CPU a fifth faster
-        self.denoiser = denoiser.to(device).to(memory_format=torch.channels_last)
+        self.denoiser = denoiser.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.outcome, self.agent = outcome.to(device), agent.to(device)
         rate, of_the_world = settings.learning_rate, [*denoiser.parameters(), *outcome.parameters()]
         self.world_optimizer: Optimizer = AdamW(of_the_world, rate, weight_decay=1e-2)
@@ -168,8 +168,9 @@ def train(
     settings: Settings, *, seed: int = 0, denoiser: nn.Module | None = None, relabel: Callable[[Tensor], Tensor] | None = None,
     checkpoint: Path | None = None, device: str = "cpu", progress: bool = False,
 ) -> Run:  # fmt: skip
-    """Do all rounds and return what was learned. There is a record of every 10th and the last update of the agent in a round:
+    """Do all rounds and return what was learned.
 
+    There is a record of every 10th and the last update of the agent in a round:
     "round", "update", "real_steps" so far; "dream" and "real": the mean return of games that ended in the dream, and `score`, from which
     nothing learns; "seconds" without the scoring. `denoiser` takes the U-Net's place, `relabel` changes the actions that the
     denoiser learns from: both are for the controls of evaluate.py. With `checkpoint`, a file, a run goes on from there.
