@@ -279,9 +279,11 @@ def load_checkpoint(run: Run, path: Path) -> None:
 
 
 def save_weights(networks: dict[str, nn.Module], path: Path, *, note: dict[str, Any]) -> None:
-    """Write the weights of all networks into one safetensors file; `note` says what they are."""
+    """Write the weights of all networks into one safetensors file, in half precision; `note` says what they are."""
     tensors = {
-        f"{name}.{key}": v.contiguous() for name, n in networks.items() for key, v in n.state_dict().items()
+        f"{name}.{key}": v.half().contiguous()
+        for name, n in networks.items()
+        for key, v in n.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={key: str(value) for key, value in note.items()})
@@ -292,7 +294,11 @@ def load_weights(path: Path) -> tuple[World, ActorCritic]:
     denoiser, outcome, agent = UNet().eval(), Outcome().eval(), ActorCritic().eval()
     tensors = load_file(path)
     for name, network in {"denoiser": denoiser, "outcome": outcome, "agent": agent}.items():
-        own = {key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.")}
+        own = {
+            key.removeprefix(f"{name}."): v.float()
+            for key, v in tensors.items()
+            if key.startswith(f"{name}.")
+        }
         try:
             network.load_state_dict(own)
         except RuntimeError as error:
