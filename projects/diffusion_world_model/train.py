@@ -67,16 +67,16 @@ class Replay(NamedTuple):
 class Run:
     """What a run learns, and the record of it: see `train`."""
 
-    def __init__(self, settings: Settings, *, seed: int, denoiser: nn.Module | None = None, device: str = "cpu") -> None:  # fmt: skip
+    def __init__(self, settings: Settings, *, seed: int, denoiser: Callable[[], nn.Module] = UNet, device: str = "cpu") -> None:  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            denoiser, outcome, agent = denoiser or UNet(), Outcome(), ActorCritic()
+            self.denoiser, self.outcome = denoiser().to(device), Outcome().to(device)
+            self.agent = ActorCritic().to(device)
         # memory in this order makes small convolutions on a CPU a fifth faster
-        self.denoiser = denoiser.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.outcome, self.agent = outcome.to(device), agent.to(device)
-        rate, of_the_world = settings.learning_rate, [*denoiser.parameters(), *outcome.parameters()]
+        self.denoiser = self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        rate, of_the_world = settings.learning_rate, [*self.denoiser.parameters(), *self.outcome.parameters()]
         self.world_optimizer: Optimizer = AdamW(of_the_world, rate, weight_decay=1e-2)
-        self.agent_optimizer: Optimizer = Adam(agent.parameters(), rate, eps=1e-5)
+        self.agent_optimizer: Optimizer = Adam(self.agent.parameters(), rate, eps=1e-5)
         self.generator = Generator().manual_seed(seed)
         self.settings, self.seed, self.device = settings, seed, device
         self.replay: Replay | None = None
@@ -165,14 +165,14 @@ def _places(replay: Replay, n: int, generator: Generator | None) -> tuple[Tensor
 
 
 def train(
-    settings: Settings, *, seed: int = 0, denoiser: nn.Module | None = None, relabel: Callable[[Tensor], Tensor] | None = None,
+    settings: Settings, *, seed: int = 0, denoiser: Callable[[], nn.Module] = UNet, relabel: Callable[[Tensor], Tensor] | None = None,
     checkpoint: Path | None = None, device: str = "cpu", progress: bool = False,
 ) -> Run:  # fmt: skip
     """Do all rounds and return what was learned.
 
     There is a record of every 10th and the last update of the agent in a round:
     "round", "update", "real_steps" so far; "dream" and "real": the mean return of games that ended in the dream, and `score`, from which
-    nothing learns; "seconds" without the scoring. `denoiser` takes the U-Net's place, `relabel` changes the actions that the
+    nothing learns; "seconds" without the scoring. `denoiser()` makes the network in the U-Net's place, `relabel` changes the actions that the
     denoiser learns from: both are for the controls of evaluate.py. With `checkpoint`, a file, a run goes on from there.
     """
     run = Run(settings, seed=seed, denoiser=denoiser, device=device)

@@ -1,0 +1,362 @@
+"""Did the agent learn in the dream? The same run with the dream taken away in five ways, and what the world's frames are worth.
+
+    python evaluate.py              the committed result as a table and a figure, the rules played anew      (seconds)
+    python evaluate.py --train      train everything again, three seeds: results/evaluation.csv       (an hour of one core)
+
+Each control differs from the agent by one thing, and has as many real steps:
+
+    untrained world    both networks of the world stay as they were drawn
+    shuffled actions   the denoiser learns from actions of other segments of its batch
+    no action          the denoiser is told "stay" whatever was done
+    last frame         the dream stands still: the next frame is the last one
+    model-free         no dream: the same updates on real steps, each batch used once
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Generator, Tensor, nn
+from torch.optim import Adam
+from tqdm import tqdm
+
+from agent import ActorCritic, improve
+from diffusion_world_model import karras_sigmas, next_frame, preconditioning
+from dream import Dream, World
+from game import N_ACTIONS, N_STEPS, PADDLE, Catch
+from train import LENGTH, STAY, Replay, Settings, collect, score, train
+from unet import UNet
+
+__all__ = ["CONTROLS", "CopyLast", "NeverEnds", "NoAction", "crisp", "dream_beside", "model_free", "optimum", "read", "tracker"]  # fmt: skip
+
+HERE = Path(__file__).resolve().parent
+RESULT = HERE / "results" / "evaluation.csv"
+AGENT, SEEDS, TARGET, MARGIN, RIGHT = "agent trained in the dream", (0, 1, 2), 0.6, 0.3, 0.3
+
+
+# --- rules: players that learn nothing ------------------------------------------------------------------------
+
+
+class Rule(nn.Module):
+    """A player made of a function: histories (B, L, 12, 12) -> steps of the paddle (B,), -1, 0 or 1."""
+
+    def __init__(self, rule: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.rule, self.nothing = rule, nn.Parameter(torch.zeros(0))
+
+    def forward(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """Answer as an agent does: logits (B, 3) and values (B,)."""
+        step = self.rule(history).clamp(-1, 1).long() + 1
+        return nn.functional.one_hot(step, N_ACTIONS).float(), torch.zeros(len(history))
+
+
+def tracker(history: Tensor) -> Tensor:
+    """Move towards the column in which the ball is now."""
+    _, column, paddle = read(history[:, -1])
+    return (column - paddle - 0.5).sign()
+
+
+def optimum(history: Tensor) -> Tensor:
+    """Move to where the ball will be in the last row, if its direction can be seen; stay until then. Without gust."""
+    row, column, paddle = read(history[:, -1])
+    direction = column - read(history[:, -2])[1]
+    for _ in range(N_STEPS):
+        flying = row < N_STEPS
+        direction = torch.where((column + direction < 0) | (column + direction > 9), -direction, direction)
+        row, column = row + flying, column + direction * flying
+    return torch.where(direction == 0, torch.zeros_like(column), (column - paddle - 0.5).sign())
+
+
+# --- controls: the dream taken away ---------------------------------------------------------------------------
+
+
+class NoAction(UNet):
+    """A U-Net that is told "stay" whatever was done."""
+
+    def forward(self, noisy: Tensor, c_noise: Tensor, history: Tensor, actions: Tensor) -> Tensor:
+        """See UNet."""
+        return super().forward(noisy, c_noise, history, torch.full_like(actions, STAY))
+
+
+class CopyLast(nn.Module):
+    """The network whose denoised frame is the last one of the history, at every noise level."""
+
+    def forward(self, noisy: Tensor, c_noise: Tensor, history: Tensor, actions: Tensor) -> Tensor:
+        """See UNet; the input is c_in·x, and c_noise tells σ_e."""
+        sigma = ((4 * c_noise).exp() ** 2 - 0.3**2).clamp(min=0).sqrt()
+        c_in, c_skip, c_out, _ = (c[:, None, None] for c in preconditioning(sigma))
+        return (history[:, -1] - c_skip * noisy / c_in) / c_out
+
+
+class NeverEnds(nn.Module):
+    """An outcome without its second head: no game ends in the dream."""
+
+    def __init__(self, outcome: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+    def forward(self, frame: Tensor, action: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+        """See Outcome."""
+        reward_logits, end_logits = self.outcome(frame, action, following)
+        return reward_logits, torch.tensor([0.0, -1e9]).expand_as(end_logits)
+
+
+def model_free(settings: Settings, *, seed: int, n_games: int = 35, n_epochs: int = 20) -> nn.Module:
+    """Learn from the real game alone, `n_games` at a time, with as many real steps as `settings` has.
+
+    35 games and 20 passes over them were the best on average of 13 combinations that were tried (10 to 70 games, 4 to 40 passes).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        agent = ActorCritic()
+    optimizer, generator = (
+        Adam(agent.parameters(), settings.learning_rate, eps=1e-5),
+        Generator().manual_seed(seed),
+    )
+    for i in range(sum(n for n, _, _ in settings.rounds) // n_games):
+        played = collect(n_games, agent, gust=settings.gust, seed=1000 * seed + i, generator=generator)
+        improve(agent, optimizer, as_dream(played, agent), n_epochs=n_epochs, generator=generator)
+    return agent
+
+
+@torch.no_grad()
+def as_dream(played: Replay, agent: nn.Module) -> Dream:
+    """Return real episodes in the form of dreams, (9, n, ...), with what the agent that played them thinks of them."""
+    histories = played.frames.unfold(1, LENGTH, 1).movedim((1, -1), (0, 2))
+    logits, values = (torch.stack(column) for column in zip(*map(agent, histories), strict=True))
+    actions = played.actions[:, LENGTH - 1 :].T
+    log_probs = logits[:-1].log_softmax(dim=-1).gather(2, actions[..., None])[..., 0]
+    return Dream(histories[:-1], actions, log_probs, values[:-1], values[1:], played.rewards.T, played.ends.T)
+
+
+def shuffle(actions: Tensor) -> Tensor:
+    """Give every segment the actions of another one."""
+    return actions.roll(1, dims=0)
+
+
+def _trained(settings: Settings, seed: int, **options: Any) -> nn.Module:
+    return train(settings, seed=seed, **options).agent
+
+
+def _untrained(settings: Settings, seed: int) -> nn.Module:
+    rounds = tuple((n_episodes, 0, n_agent) for n_episodes, _, n_agent in settings.rounds)
+    return train(dataclasses.replace(settings, rounds=rounds), seed=seed).agent
+
+
+CONTROLS: dict[str, Callable[[Settings, int], nn.Module]] = {
+    AGENT: _trained,
+    "untrained world": _untrained,
+    "shuffled actions": partial(_trained, relabel=shuffle),
+    "no action": partial(_trained, denoiser=NoAction),
+    "last frame": partial(_trained, denoiser=CopyLast),
+    "model-free": lambda settings, seed: model_free(settings, seed=seed),
+}
+
+
+def measure(task: tuple[str, int, Settings]) -> dict[str, object]:
+    """Train one player and play 1,000 real games with it; return its row of the result."""
+    name, seed, settings = task
+    torch.set_num_threads(1)
+    begin = time.process_time()
+    agent = CONTROLS[name](settings, seed)
+    seconds = time.process_time() - begin
+    steps = N_STEPS * sum(n for n, _, _ in settings.rounds)
+    return {
+        "player": name,
+        "seed": seed,
+        "real_steps": steps,
+        "cpu_seconds": round(seconds),
+        "return": round(score(agent), 3),
+    }
+
+
+# --- what the frames are worth ------------------------------------------------------------------------------
+
+
+def read(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return row and column of the ball and the left column of the paddle, 0..9, each (B,) int64, of frames (B, 12, 12)."""
+    field = frames[:, 1:-1, 1:-1]
+    ball = field.flatten(1).argmax(dim=1)
+    floor = field[:, -1]
+    # two cells are the paddle's, unless the ball hides one of them
+    is_paddle = (floor - PADDLE).abs() < 0.25
+    weight = is_paddle + 0.5 * (floor > 0.75)
+    return ball // 10, ball % 10, (weight[:, :-1] + weight[:, 1:]).argmax(dim=1)
+
+
+def crisp(frames: Tensor) -> Tensor:
+    """Say of each frame (B, 12, 12) whether the game could have drawn it, to 0.3 in every pixel: (B,) bool."""
+    game = Catch(len(frames))
+    game.row, game.column, game.paddle = (place.numpy() for place in read(frames))
+    return alike(frames, torch.tensor(game.frames()))
+
+
+def alike(a: Tensor, b: Tensor) -> Tensor:
+    """Say of each pair of frames (..., 12, 12) whether no pixel differs by 0.3 or more."""
+    return (a - b).abs().amax(dim=(-2, -1)) < RIGHT
+
+
+def dream_beside(
+    world: World, real: Replay, *, first: int = 2, n_steps: int = 6, n_sampling_steps: int = 3, generator: Generator | None = None
+) -> Tensor:  # fmt: skip
+    """Dream `n_steps` on from what was seen after `first` real steps, under the real actions: frames (n, n_steps, 12, 12)."""
+    sigmas = karras_sigmas(n_sampling_steps)
+    history, dreamt = real.frames[:, first : first + LENGTH], []
+    for t in range(first, first + n_steps):
+        actions = real.actions[:, t : t + LENGTH]
+        dreamt.append(next_frame(world.denoiser, history, actions, sigmas, generator=generator))
+        history = torch.cat([history[:, 1:], dreamt[-1][:, None]], dim=1)
+    return torch.stack(dreamt, dim=1)
+
+
+# --- wind: is the dream as uncertain as the game? -------------------------------------------------------------
+
+
+def wind(column: Tensor, direction: Tensor, gust: float) -> tuple[Tensor, Tensor]:
+    """Return the probabilities (B, 10) of the ball's next column, and its next direction (B,)."""
+    ahead = column + direction
+    direction = torch.where((ahead < 0) | (ahead > 9), -direction, direction)
+    chances = torch.zeros(len(column), 10)
+    for blown, probability in ((-1, gust / 2), (0, 1 - gust), (1, gust / 2)):
+        place = (column + direction + blown).clamp(0, 9)
+        chances.scatter_add_(1, place[:, None], torch.full((len(column), 1), probability))
+    return chances, direction
+
+
+def next_column(history: Tensor, gust: float) -> Tensor:
+    """Return what can be known of the ball's next column, (B, 10), from the first frames of a game (B, L, 12, 12): Bayes' rule.
+
+    Before the first move both directions are as likely; each column seen since then speaks for one of them.
+    """
+    columns = torch.stack([read(frame)[1] for frame in history.unbind(1)], dim=1)
+    total = torch.zeros(len(history), 10)
+    for sign in (-1, 1):
+        direction, weight = torch.full((len(history),), sign), torch.ones(len(history), 1)
+        for now, following in zip(columns.T[:-1], columns.T[1:], strict=True):
+            chances, direction = wind(now, direction, gust)
+            weight = weight * chances.gather(1, following[:, None])
+        total += weight * wind(columns[:, -1], direction, gust)[0]
+    return total / total.sum(dim=1, keepdim=True)
+
+
+def windy_dreams(
+    world: World, *, gust: float, n_sampling_steps: int, n_histories: int = 40, n_draws: int = 50, seed: int = 0
+) -> tuple[float, float]:  # fmt: skip
+    """Return the share of crisp next frames, and the total variation of the ball's next column from the truth, a mean.
+
+    Each of `n_histories` beginnings of three real steps is dreamt on `n_draws` times.
+    """
+    generator = Generator().manual_seed(seed)
+    real = collect(n_histories, None, gust=gust, seed=seed, generator=generator)
+    history = real.frames[:, 3 : 3 + LENGTH].repeat_interleave(n_draws, dim=0)
+    actions = real.actions[:, 3 : 3 + LENGTH].repeat_interleave(n_draws, dim=0)
+    frames = next_frame(
+        world.denoiser, history, actions, karras_sigmas(n_sampling_steps), generator=generator
+    )
+    seen = nn.functional.one_hot(read(frames)[1], 10).float().reshape(n_histories, n_draws, 10).mean(dim=1)
+    truth = next_column(real.frames[:, 3 : 3 + LENGTH], gust)
+    return crisp(frames).float().mean().item(), (seen - truth).abs().sum(dim=1).mean().item() / 2
+
+
+# --- the table and the figure ---------------------------------------------------------------------------------
+
+
+def rules() -> dict[str, float]:
+    """Return the mean returns, in 1,000 real games, of the players that learn nothing."""
+    random = collect(1000, None, seed=10_000, generator=Generator().manual_seed(0))
+    return {
+        "random": random.rewards.sum(dim=1).mean().item(),
+        "follow the ball": score(Rule(tracker)),
+        "optimum": score(Rule(optimum)),
+    }
+
+
+def load_result(path: Path = RESULT) -> dict[str, list[dict[str, float]]]:
+    """Return the rows of the committed result, by player."""
+    players: dict[str, list[dict[str, float]]] = {name: [] for name in CONTROLS}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            players[row.pop("player")].append({key: float(value) for key, value in row.items()})
+    return players
+
+
+def draw(players: dict[str, list[dict[str, float]]], known: dict[str, float]) -> Figure:
+    """Draw all players on one axis: a dot per seed, a line per rule."""
+    figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
+    for i, (name, rows) in enumerate(players.items()):
+        colour = "#0072b2" if name == AGENT else "#d55e00"
+        axis.plot(
+            [row["return"] for row in rows], [-i] * len(rows), "o", color=colour, markersize=8, alpha=0.75
+        )
+    for name, value in known.items():
+        axis.axvline(value, color="#7f7f7f", linewidth=1, linestyle="--")
+        axis.text(value, 0.75, name, color="#555555", ha="center", va="bottom", fontsize=9)
+    axis.axvline(TARGET, color="#009e73", linewidth=1)
+    axis.set(xlabel="mean return of 1,000 real games", xlim=(-1.05, 1.08), ylim=(0.6 - len(players), 0.7))
+    axis.set_yticks([-i for i in range(len(players))], list(players))
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    return figure
+
+
+def show(players: dict[str, list[dict[str, float]]], known: dict[str, float]) -> None:
+    """Print the table, and whether the two targets are met."""
+    table = Table("player", "real steps", "CPU seconds", *(f"seed {seed}" for seed in SEEDS))
+    for name, value in known.items():
+        table.add_row(name, "0", "0", f"{value:.2f}")
+    for name, rows in players.items():
+        seconds = f"{statistics.median(row['cpu_seconds'] for row in rows):.0f}"
+        table.add_row(
+            name, f"{rows[0]['real_steps']:,.0f}", seconds, *(f"{row['return']:.2f}" for row in rows)
+        )
+    least = min(row["return"] for row in players[AGENT])
+    best = max(row["return"] for name, rows in players.items() if name != AGENT for row in rows)
+    Console().print(table)
+    print(
+        f"least agent {least:.2f} (target {TARGET}), best control {best:.2f} (target at most {least - MARGIN:.2f})"
+    )
+
+
+def main() -> None:
+    """Show the committed result, or make it anew."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", action="store_true", help="train everything again")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, one thread each")
+    options = parser.parse_args()
+    if options.train:
+        tasks = [(name, seed, Settings()) for name in CONTROLS for seed in SEEDS]
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+            rows = list(tqdm(pool.map(measure, tasks), total=len(tasks)))
+        RESULT.parent.mkdir(exist_ok=True)
+        with RESULT.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    players, known = load_result(), rules()
+    show(players, known)
+    path = HERE / "build" / "evaluation.svg"
+    path.parent.mkdir(exist_ok=True)
+    draw(players, known).savefig(path)
+    print(f"figure: {path}")
+
+
+if __name__ == "__main__":
+    main()
