@@ -319,7 +319,7 @@ def main() -> None:
     options = parser.parse_args()
     name = "gust" if options.gust else "catch"
     checkpoint = Path(__file__).parent / "build" / f"{name}_{options.seed}.pt"
-    settings = Settings(gust=options.gust)
+    settings = Settings(gust=options.gust, rounds=WINDY) if options.gust else Settings()
     run = train(
         settings,
         seed=options.seed,
