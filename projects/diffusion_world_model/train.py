@@ -32,11 +32,9 @@ from unet import Outcome, UNet
 
 __all__ = ["Replay", "Run", "Settings", "beginnings", "collect", "load_weights", "save_weights", "score", "segments", "train"]  # fmt: skip
 
-LENGTH, N_OWN, STAY = (
-    4,
-    2,
-    1,
-)  # frames of a history; frames that the loss predicts in a row; the action that fills gaps
+LENGTH, N_OWN = 4, 2  # frames of a history; frames that the loss predicts in a row
+STAY = 1  # the action that fills gaps
+WINDY = ((1000, 1500, 100), (150, 500, 60))  # rounds of the game with gust, of which more has to be seen
 Start = Callable[[int], tuple[Tensor, Tensor]]
 
 
