@@ -6,8 +6,8 @@
 
 The contract: B games at once. A frame (B, H, W) is grey, float32 in [-1, 1]. A history (B, L, H, W) holds the last L frames, the
 oldest first; its actions (B, L), int64, say what was done at each of them, the last one at the newest frame: that one leads to
-the next frame. World and Dream: see dream.py. Random numbers come from the generator
-that is passed, if one is, and are drawn on the CPU, wherever the frames are.
+the next frame. World and Dream: see dream.py. Random numbers come
+from the generator that is passed, if one is, and are drawn on the CPU, wherever the frames are.
 Sources: Alonso et al. 2024 (DIAMOND), arXiv 2405.12399, and its code; Karras et al. 2022 (EDM), arXiv 2206.00364.
 """
 
@@ -34,7 +34,7 @@ def preconditioning(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
         σ_e² = σ² + 0.3²           the offset is noise as well; σ_d = 0.5
         c_in = 1/sqrt(σ_e² + σ_d²)     c_skip = σ_d²/(σ_e² + σ_d²)     c_out = σ_e·sqrt(c_skip)     c_noise = ln(σ_e)/4
-    So the input of F and its target have variance 1 at each level. Source: EDM, table 1; the offset: DIAMOND's code.
+    So the input of F and its target have variance 1 at each level. Sources: DIAMOND, eq. 9 to 12; the offset: its code.
     """
     effective = (sigma**2 + OFFSET**2).sqrt()
     total = effective**2 + SIGMA_DATA**2
@@ -60,7 +60,8 @@ def denoiser_loss(
 
     frames (B, L + n, H, W), actions (B, L + n - 1), valid (B, n) bool: false where the game was over before that frame. From the
     second on, the newest frame of the history is the network's own: D of the frame before, as bytes, without gradient. ln σ is
-    normal with mean -0.4 and standard deviation 1.2, one σ per frame, cut to [0.002, 20]. Source: DIAMOND, algorithm 1.
+    normal with mean -0.4 and standard deviation 1.2, one σ per frame, cut to [0.002, 20].
+    Sources: DIAMOND, eq. 7 and 13; the network's own frame: its code.
     """
     n = valid.shape[1]
     length = frames.shape[1] - n
@@ -150,7 +151,8 @@ def lambda_returns(
 ) -> Tensor:  # fmt: skip
     """Return G_t of the module's formula, (T, B). After the last step the game goes on: there G_{t+1} is V(s_{t+1}).
 
-    rewards (T, B), ends (T, B) bool, next_values V(s_{t+1}) (T, B). What follows an end belongs to another dream. Source: DIAMOND, eq. 13.
+    rewards (T, B), ends (T, B) bool, next_values V(s_{t+1}) (T, B). What follows an end belongs to another dream.
+    Source: DIAMOND, eq. 14.
     """
     following, returns = next_values[-1], []
     for reward, end, value in reversed(list(zip(rewards, ends, next_values, strict=True))):
@@ -167,6 +169,7 @@ def actor_critic_loss(
 
     ρ = π(a)/π_old(a); logits (B, A), the others (B,); gradients flow to `logits` and `values` alone. Where π = π_old, the gradient is
     that of DIAMOND's -log π(a)·A; the clip makes several steps on one batch of dreams safe, and dreams are dear.
+    Sources: DIAMOND, eq. 15 and 16; the clip: PPO, arXiv 1707.06347, eq. 7.
     """
     log_p = logits.log_softmax(dim=-1)
     ratio = (log_p.gather(1, actions[:, None])[:, 0] - old_log_probs.detach()).exp()

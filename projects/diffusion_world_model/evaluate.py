@@ -125,10 +125,8 @@ def model_free(settings: Settings, *, seed: int, n_games: int = 35, n_epochs: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         agent = ActorCritic()
-    optimizer, generator = (
-        Adam(agent.parameters(), settings.learning_rate, eps=1e-5),
-        Generator().manual_seed(seed),
-    )
+    optimizer = Adam(agent.parameters(), settings.learning_rate, eps=1e-5)
+    generator = Generator().manual_seed(seed)
     for i in range(sum(n for n, _, _ in settings.rounds) // n_games):
         played = collect(n_games, agent, gust=settings.gust, seed=1000 * seed + i, generator=generator)
         improve(agent, optimizer, as_dream(played, agent), n_epochs=n_epochs, generator=generator)

@@ -5,7 +5,7 @@
     python train.py --gpu           the same on a CUDA device
 
 A run is saved in build/ after each round, and goes on from there if it is started again. No real transition enters the loss of the
-policy: real frames are what a dream begins with, and nothing more. Source of the loop: DIAMOND, arXiv 2405.12399, algorithm 1.
+policy: real frames are what a dream begins with, and nothing more. Source of the loop: DIAMOND, arXiv 2405.12399, appendix G.
 """
 
 from __future__ import annotations

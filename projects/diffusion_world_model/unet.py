@@ -7,7 +7,7 @@
 The past frames are further channels of the input. Actions and noise level become one vector, which enters each block as a scale and
 a shift per channel (adaptive group norm). Last convolutions start at zero, so that F starts as 0 and D as c_skip·x.
 
-Sources: DIAMOND, arXiv 2405.12399, appendix on architectures, and its code; EDM, arXiv 2206.00364.
+Sources: DIAMOND, arXiv 2405.12399, section 3.1 and appendix D, and its code; EDM, arXiv 2206.00364.
 """
 
 import math
