@@ -54,8 +54,8 @@ def preconditioning(sigma):
 
 
 def to_bytes(frames):
-    """The nearest byte's grey."""
-    return (bytes_of(frames.detach().clamp(-1, 1)).double() / 127.5 - 1).to(frames.dtype)
+    """The nearest byte's grey; it keeps the graph, though its gradient is 0."""
+    return (((frames.double().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1).to(frames.dtype)
 
 
 def denoise(network, noisy, sigma, history, actions):

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from oracles import DOUBLE, bytes_of, lend, level, seeded
-from toys import N_PAST, Chancy, Constant, Counting, Starts, Teller, grey_starts, replay
+from toys import N_PAST, Chancy, Constant, Counting, Starts, Teller, Wrapped, grey_starts, outcome_of, replay
 
 import diffusion_world_model
 from dream import Dream, World
@@ -26,6 +26,9 @@ def lent(monkeypatch):
     lend(monkeypatch, "preconditioning", "to_bytes", "denoise", "next_frame")
 
 
+FOLLOWS = "what follows from the dream's own actions may be the same everywhere"
+
+
 class Played:
     """A dream in the counting world, and the same one by hand."""
 
@@ -36,8 +39,10 @@ class Played:
             generator=seeded(seed),
         )  # fmt: skip
         assert isinstance(self.dream, Dream), f"a {type(self.dream).__name__} is returned, expected a Dream"
-        n_steps = len(self.dream.actions)
-        assert n_steps == horizon, f"the dream has {n_steps} steps, horizon is {horizon}"
+        shape = tuple(self.dream.actions.shape)
+        assert shape == (horizon, n_dreams), (
+            f"actions of {n_dreams} dreams over a horizon of {horizon} have shape {shape}: time first, then the dreams"
+        )
 
     def by_hand(self, wrong=None):
         return replay(self.dream, self.starts, wrong)
@@ -45,6 +50,18 @@ class Played:
     @torch.no_grad()
     def value(self, histories):
         return self.policy(histories.flatten(0, 1))[1].reshape(histories.shape[:2])
+
+    def answers(self):
+        """What world.outcome answered in each step, and what it had been asked: rewards, ends; frames, actions, next frames."""
+        asked = self.counting.outcomes
+        n_steps, n_dreams = self.dream.actions.shape
+        assert len(asked) == n_steps, f"world.outcome is asked {len(asked)} times in {n_steps} steps"
+        assert len(asked[0][1]) == n_dreams, (
+            f"world.outcome is asked about {len(asked[0][1])} of {n_dreams} dreams"
+        )
+        said = [outcome_of(*one) for one in asked]
+        rewards, ends = (torch.stack(column) for column in zip(*said, strict=True))
+        return rewards.float(), ends, *(torch.stack(column) for column in zip(*asked, strict=True))
 
 
 @pytest.fixture
@@ -57,7 +74,7 @@ def played():
 
 
 def test_shapes_and_dtypes(played):
-    """(T, B, ...), time first, without gradients."""
+    """(T, B, ...), time first."""
     for name, column in played.dream._asdict().items():
         shape = (9, 5, N_PAST, 2, 3) if name == "histories" else (9, 5)
         assert isinstance(column, torch.Tensor), f"{name} is a {type(column).__name__}, not a tensor"
@@ -65,35 +82,31 @@ def test_shapes_and_dtypes(played):
         assert got == shape, f"{name} has shape {got}, expected {shape}: time first, then the dreams"
         kind = KINDS.get(name, torch.float32)
         assert column.dtype == kind, f"{name} is {column.dtype}, expected {kind}"
-        assert not column.requires_grad, f"{name} keeps gradients: a dream is data"
 
 
 def test_no_gradients():
-    """The policy and the world are asked with gradients off, so that no step keeps its graph."""
-    on = []
-    counting, policy = Counting(), Teller()
-
-    def watching(history):
-        on.append(torch.is_grad_enabled())
-        return policy(history)
-
-    def outcome(*asked):
-        on.append(torch.is_grad_enabled())
-        return counting.outcome(*asked)
-
-    world = World(counting.denoiser, outcome)
-    diffusion_world_model.imagine(world, watching, Starts(), n_dreams=3, horizon=2, sigmas=SIGMAS)
-    assert not any(on), "the policy or the world is asked with gradients on: a dream keeps none"
+    """No column leads back to the policy or the world."""
+    counting = Counting()
+    world = World(Wrapped(counting.denoiser), Wrapped(counting.outcome))
+    dream = diffusion_world_model.imagine(world, Teller(), Starts(), n_dreams=3, horizon=2, sigmas=SIGMAS)
+    for name, column in dream._asdict().items():
+        assert not column.requires_grad, f"{name} keeps gradients: a dream is data"
 
 
 def test_beginnings(played):
-    """The first histories are the ones that start handed out, oldest first; what start returned stays as it was."""
-    first = [played.starts.beginning(k)[0] for k in range(5)]
+    """The first histories are the ones that start handed out, oldest first."""
     got = played.dream.histories[0]
     order = bytes_of(got[:, -1, 0, 0]).tolist()
+    beginnings = {k: played.starts.beginning(k)[0] for k in range(played.starts.n_handed)}
+    expected = torch.stack([beginnings.get(k, beginnings[0]) for k in order])
+    if torch.allclose(got[:, :-1], expected[:, 1:]):
+        raise AssertionError("the history is stored after the step: histories[t] is what the policy saw at t")
+    mistakes = {
+        "a stored history is written to later: work on a copy": lambda: played.dream.histories[-1],
+        "the beginnings are turned round: the oldest frame comes first": expected.flip(1),
+    }
+    assert_close(got, expected, rtol=0, atol=1e-5, what="first histories", mistakes=mistakes)
     assert len(set(order)) == 5, f"the five dreams begin with the beginnings {order}: each has its own"
-    expected = torch.stack([first[k] if k < 5 else first[0] for k in order])
-    assert_close(got, expected, rtol=0, what="first histories")
 
 
 def test_start_is_not_written_to():
@@ -110,16 +123,41 @@ def test_start_is_not_written_to():
         )
 
 
-# --- what the world is asked ------------------------------------------------------------------------------------------
+# --- the first step ---------------------------------------------------------------------------------------------------
+
+
+def test_histories(played):
+    """A history moves on: the oldest frame goes, a new one is the newest."""
+    dream = played.dream
+    on = ~dream.ends[0]
+    got, before = dream.histories[1, on], dream.histories[0, on]
+    who, was = bytes_of(got[:, :, 0, 0]), bytes_of(before[:, :, 0, 0])
+    assert torch.equal(who, was), "a dream that goes on is refilled: only those that end are"
+    mistakes = {
+        "the new frame is put first in the history: it is the newest, so it comes last": torch.cat(
+            [got[:, :1], before[:, :1]], dim=1
+        ),
+        "the history does not move on": before[:, :-1],
+    }
+    hint = (
+        "the newest frame is overwritten: the oldest one goes"
+        if torch.equal(got[:, :-1], before[:, :-1])
+        else None
+    )
+    if hint and torch.equal(got, before):
+        hint = "the history does not move on"
+    mistakes = {} if hint else mistakes
+    what = "the older frames of the second history"
+    assert_close(got[:, :-1], before[:, 1:], rtol=0, atol=1e-4, what=what, mistakes=mistakes, hint=hint)
 
 
 def test_frames(played):
     """The world draws the next frame from the history and the actions, whose last one is the one just drawn."""
     right, dream = played.by_hand(), played.dream
-    going_on = ~right["ends"][0]
-    got, expected = dream.histories[1, going_on, -1], right["following"][0, going_on, :][:, -1]
+    on = ~dream.ends[0]
+    got, expected = dream.histories[1, on, -1], right["following"][0, on][:, -1]
     mistakes = {
-        said: lambda wrong=wrong: played.by_hand(wrong)["following"][0, going_on][:, -1]
+        said: lambda wrong=wrong: played.by_hand(wrong)["following"][0, on][:, -1]
         for wrong, said in {
             "action late": "the action is aligned one step late: the one just drawn is the newest",
             "newest action first": "the newest action comes first: it comes last, at the newest frame",
@@ -133,148 +171,101 @@ def test_frames(played):
     )
 
 
-def test_histories(played):
-    """A history moves on by the frame that was drawn: the oldest goes, the new one is the newest."""
-    right, dream = played.by_hand(), played.dream
-    going_on = (~right["ends"]).cummin(0).values[:-1].bool()  # no end yet
-    got, before = dream.histories[1:][going_on], dream.histories[:-1][going_on]
-    newest_first = played.by_hand("newest frame put first")["following"][:-1][going_on]
-    expected = right["following"][:-1][going_on]
-    mistakes = {
-        "the new frame is put first in the history: it is the newest, so it comes last": newest_first,
-        "the history does not move on": before,
-        "the history is stored after the step: histories[t] is what the policy saw at t": torch.roll(
-            right["following"], -1, 0
-        )[:-1][going_on],
-        "the newest frame is overwritten: the oldest one goes": torch.cat(
-            [before[:, :-1], expected[:, -1:]], dim=1
-        ),
-    }
-    assert_close(got, expected, rtol=0, atol=1e-4, what="histories before any end", mistakes=mistakes)
-
-
 def test_what_the_outcome_is_asked(played):
     """world.outcome(newest frame, action, next frame)."""
-    right, asked = played.by_hand(), played.counting.outcomes
-    assert len(asked) == 9, f"world.outcome is asked {len(asked)} times in 9 steps"
-    frames, actions, following = (torch.stack(column)[:1] for column in zip(*asked, strict=True))
-    histories, drawn = right["histories"][:1], right["following"][:1, :, -1]
-    newest = histories[:, :, -1]
+    _, _, frames, actions, following = (column[0] for column in played.answers())
+    right = played.by_hand()
+    histories, drawn = right["histories"][0], right["following"][0, :, -1]
+    newest = histories[:, -1]
     how = {"rtol": 0, "atol": 1e-4}
     mistakes = {
         "the frames are exchanged: first the newest frame of the history, then the next one": drawn,
-        "the oldest frame is handed over, not the newest": histories[:, :, 0],
+        "the oldest frame is handed over, not the newest": histories[:, 0],
     }
     assert_close(frames, newest, what="first frame of world.outcome", mistakes=mistakes, **how)
     mistakes = {
         "the newest frame is handed over twice: the third argument is the frame that was drawn": newest,
-        "the frames are exchanged: first the newest frame of the history, then the next one": newest,
     }
     assert_close(following, drawn, what="next frame of world.outcome", mistakes=mistakes, **how)
-    late = right["past"][:1, :, -1]
-    mistakes = {"world.outcome gets the action before the one that was drawn": late}
-    assert_close(actions, played.dream.actions[:1], what="action of world.outcome", mistakes=mistakes)
+    mistakes = {"world.outcome gets the action before the one that was drawn": right["past"][0, :, -1]}
+    what = "action of world.outcome"
+    assert_close(actions, played.dream.actions[0], what=what, mistakes=mistakes, vacuous_ok=FOLLOWS)
 
 
 # --- what the columns hold --------------------------------------------------------------------------------------------
 
 
 def test_rewards(played):
-    """-1, 0 and 1 for the classes 0, 1 and 2, at the step of the action."""
-    expected = played.by_hand()["rewards"][:1]
-    got = played.dream.rewards[:1]
+    """-1, 0 and 1 for the classes 0, 1 and 2 that the world's answer says, in each step."""
+    expected, ends, *_ = played.answers()
     mistakes = {
         "the reward is the number of its class: -1, 0, 1 are the classes 0, 1, 2": expected + 1,
         "the reward's sign is wrong: class 0 is -1, class 2 is 1": -expected,
+        "the reward of a step that ends the game is lost": expected * ~ends,
+        "rewards are stored one step late": expected.roll(1, 0),
     }
-    assert_close(got, expected, rtol=0, what="rewards of the first step", mistakes=mistakes)
+    assert_close(played.dream.rewards, expected, rtol=0, what="rewards", mistakes=mistakes)
 
 
 def test_ends(played):
     """The step that ends the game says so; the horizon ends nothing."""
-    expected, got = played.by_hand()["ends"], played.dream.ends
+    _, expected, *_ = played.answers()
     over = expected.clone()
     over[-1] = True
-    late = torch.cat([torch.zeros_like(expected[:1]), expected[:-1]])
     mistakes = {
         "the horizon's end is treated as the game's: after the last step the game goes on": over,
         "ends are turned round: class 1 ends": ~expected,
-        "ends are stored one step late": late,
+        "ends are stored one step late": torch.cat([torch.zeros_like(expected[:1]), expected[:-1]]),
     }
-    first = torch.ones_like(expected)
-    first[1:] = expected[:-1].cummax(0).values.logical_not()  # after an end other tests look
-    shown = {name: value[first] for name, value in mistakes.items()}
-    assert_close(got[first], expected[first], what="ends up to the first of each dream", mistakes=shown)
-    assert torch.equal(got[-1], expected[-1]) or not torch.equal(got[-1], over[-1]), (
-        "the horizon's end is treated as the game's: after the last step the game goes on"
-    )
+    assert_close(played.dream.ends, expected, what="ends", mistakes=mistakes)
 
 
 def test_a_dream_that_ends_begins_anew(played):
     """In the next step its history is a new beginning, whole; the other dreams go on."""
     right, dream = played.by_hand(), played.dream
-    ended = right["ends"][:-1]
-    assert ended.sum() > 5, "defect in the test: too few dreams end"
-    got = dream.histories[1:]
-    shown = bytes_of(got[:, :, -1, 0, 0])
-    before = bytes_of(dream.histories[:-1, :, -1, 0, 0])
-    # a beginning may be handed out to any dream, but only once
-    same = (shown == before) & ended
-    assert not same.any(), (
+    ended = dream.ends[:-1]
+    got, expected = dream.histories[1:], right["histories"][1:]
+    shown, before = bytes_of(got[:, :, -1, 0, 0]), bytes_of(dream.histories[:-1, :, -1, 0, 0])
+    kept = bool(((shown == before) & ended).any())
+    assert not kept, (
         "a dream that ends is not refilled: the next step goes on from its last frames, two games are mixed"
     )
-    assert torch.equal(shown[~ended], before[~ended]), (
-        "a dream that goes on is refilled: only those that end are"
-    )
+    goes_on = torch.equal(shown[~ended], before[~ended])
+    assert goes_on, "a dream that goes on is refilled: only those that end are"
     begun = [*bytes_of(dream.histories[0, :, -1, 0, 0]).tolist(), *shown[ended].tolist()]
     assert max(begun) < played.starts.n_handed, "a dream goes on from a history that start has not handed out"
     assert len(set(begun)) == len(begun), "one beginning is used twice: start(n) hands out n of them"
-    following = right["following"][:-1]
-    newest_only = got.clone()
-    newest_only[ended] = torch.cat([following[:, :, 1:], got[:, :, -1:]], dim=2)[ended]
-    mistakes = {
-        "only the newest frame is refilled: the whole history is": newest_only[ended],
-        "the new beginning's frames stand in another order: oldest first": right["histories"][1:].flip(2)[
-            ended
-        ],
-    }
-    expected = right["histories"][1:][ended]
-    assert_close(got[ended], expected, rtol=0, atol=1e-4, what="histories after an end", mistakes=mistakes)
+    got, expected = got[ended], expected[ended]
+    newest = torch.allclose(got[:, -1], expected[:, -1], atol=1e-4)
+    mistakes = {"the new beginning's frames stand in another order: oldest first": expected.flip(1)}
+    hint = "only the newest frame is refilled: the whole history is" if newest else None
+    assert_close(
+        got, expected, rtol=0, atol=1e-4, what="histories after an end", mistakes=mistakes, hint=hint
+    )
 
 
 def test_past_actions_after_an_end(played):
     """The new beginning has actions of its own between its frames: the world is told those, not the old game's."""
     right = played.by_hand()
-    ended = right["ends"][:-2]
+    twice = played.dream.ends[:-2] & ~played.dream.ends[1:-1]  # it ends, and goes on after the first new step
+    assert twice.sum() > 2, "too few dreams go on after an end: does the world's answer end them?"
     got = played.dream.histories[2:, :, -1]
     expected = right["following"][1:-1, :, -1]
-    twice = ended & ~right["ends"][1:-1]
+    kept = played.by_hand("refilled in the history only")["following"][1:-1, :, -1]
     mistakes = {
-        "past actions are not refilled: a dream's new history has the actions of the old game": played.by_hand(
-            "refilled in the history only"
-        )["following"][1:-1, :, -1][twice],
+        "past actions are not refilled: a dream's new history has the actions of the old game": kept[twice]
     }
-    assert_close(
-        got[twice], expected[twice], rtol=0, atol=1e-4, what="frames one step after an end", mistakes=mistakes
-    )
+    what = "frames one step after an end"
+    assert_close(got[twice], expected[twice], rtol=0, atol=1e-4, what=what, mistakes=mistakes)
 
 
 def test_the_whole_walk(played):
     """All histories, rewards and ends, to the horizon."""
     right, dream = played.by_hand(), played.dream
     hint = "the dream is not what the world makes of its actions: histories and past actions move on together"
-    how = {"rtol": 0, "atol": 1e-4}
-    mistakes = {
-        "past actions are not refilled: a dream's new history has the actions of the old game": (
-            lambda: played.by_hand("refilled in the history only")["histories"]
-        ),
-    }
-    assert_close(dream.histories, right["histories"], what="histories", hint=hint, mistakes=mistakes, **how)
-    mistakes = {
-        "the reward of a step that ends the game is lost": right["rewards"] * ~right["ends"],
-        "rewards are stored one step late": torch.roll(right["rewards"], 1, 0),
-    }
-    assert_close(dream.rewards, right["rewards"], what="rewards", hint=hint, mistakes=mistakes, **how)
+    how = {"rtol": 0, "atol": 1e-4, "hint": hint}
+    assert_close(dream.histories, right["histories"], what="histories", **how)
+    assert_close(dream.rewards, right["rewards"], what="rewards", **how)
     assert_close(dream.ends, right["ends"], what="ends", hint=hint)
 
 
@@ -421,7 +412,7 @@ def test_log_probs_of_what_was_drawn(many):
 # --- the generator, the grid ------------------------------------------------------------------------------------------
 
 
-def dreamt(generator, n_dreams=6):
+def dreamt(generator, n_dreams=30):
     """A dream in which everything is left to chance, and the frames are noise."""
 
     def grainy(scaled, c_noise, history, actions):
@@ -434,27 +425,29 @@ def dreamt(generator, n_dreams=6):
 
 
 def test_generator_of_imagine():
-    """All draws come from the generator that is passed: actions, frames, rewards, ends; torch's own stays as it is."""
-    before = torch.get_rng_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        one = dreamt(seeded(4))
-        torch.manual_seed(2)
-        again, other = dreamt(seeded(4)), dreamt(seeded(5))
-    for name in ("actions", "histories", "rewards", "ends"):
-        mine = getattr(one, name)
-        assert torch.equal(mine, getattr(again, name)), (
-            f"{name} are not drawn from the generator that is passed: the same seed gives others"
-        )
-        assert not torch.equal(mine, getattr(other, name)), f"another seed gives the same {name}"
-    assert torch.equal(torch.get_rng_state(), before)
+    """All draws come from the generator that is passed: actions, rewards, ends, frames; torch's own stays as it is."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         state = torch.get_rng_state()
-        dreamt(seeded(4))
-        assert torch.equal(torch.get_rng_state(), state), (
-            "torch's global generator has moved: draw from the one that is passed"
+        one = dreamt(seeded(4))
+        moved = not torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(2)
+        again, other = dreamt(seeded(4)), dreamt(seeded(5))
+    for name in (
+        "actions",
+        "rewards",
+        "ends",
+    ):  # of the first step: later ones hang on all that was drawn before
+        same = torch.equal(getattr(one, name)[0], getattr(again, name)[0])
+        assert same, f"{name} are not drawn from the generator that is passed: the same seed gives others"
+    for name, column in one._asdict().items():
+        same, changes = (
+            torch.equal(column, getattr(again, name)),
+            not torch.equal(column, getattr(other, name)),
         )
+        assert same, f"{name} are not drawn from the generator that is passed: the same seed gives others"
+        assert changes, f"another seed gives the same {name}"
+    assert not moved, "torch's global generator has moved: draw from the one that is passed"
 
 
 def test_without_a_generator():

@@ -46,8 +46,9 @@ def errors_of(table, clean):
 def test_scalar(n, generator):
     """A float32 scalar that leads back to the network; inputs stay as they are."""
     frames, actions, valid = segment(5, 4, n, generator)
+    network = Watched()
     with unchanged(frames, actions, valid):
-        loss, network, _ = ask(frames, actions, valid)
+        loss = diffusion_world_model.denoiser_loss(network, frames, actions, valid, generator=seeded())
     assert loss.shape == (), "the loss is a scalar: one number for all frames"
     assert loss.dtype == torch.float32, f"the loss is {loss.dtype}, expected float32"
     gradients(loss, (network.weights,))
@@ -322,34 +323,26 @@ def test_levels_are_cut(crowd):
 def test_noise_per_pixel(crowd):
     """Within a frame, x - x0 has standard deviation σ at each level, and is normal."""
     sigma, noise = crowd
-    inside = noise.var(dim=(2, 3)) / sigma**2
-    for name, rows in {
-        "σ < 0.2": sigma < 0.2,
-        "0.2 < σ < 2": (sigma > 0.2) & (sigma < 2),
-        "σ > 2": sigma > 2,
-    }.items():
-        # where σ is small, its square was read off σ² + 0.3², which costs digits: the smallest are left out
-        share = float(inside[rows & (sigma > 0.02)].mean())
-        if name == "σ < 0.2" and share > 1.5:
-            raise AssertionError(
-                f"{name}: the pixels of a frame differ by {share:.1f} times σ²: is the offset drawn per pixel? It is one per frame"
-            )
-        assert share > 0.02, f"{name}: the pixels of a frame have the same noise: n is drawn per pixel"
-        assert abs(share - 1) < 0.2, (
-            f"{name}: the noise within a frame has {share:.2f} times the variance σ²: x = x0 + 0.3·o + σ·n"
-        )
-    difference = (noise[..., 0, 0] - noise[..., 1, 2])[sigma > 0.05] / sigma[sigma > 0.05]
-    fourth = float((difference / difference.std()).pow(4).mean())
-    assert abs(fourth - 3) < 0.6, f"the noise is not normal: its fourth moment is {fourth:.2f}, not 3"
-    steps = (noise - noise.mean((2, 3), keepdim=True)) / sigma[..., None, None]
-    assert abs(correlation(steps[:, 0], steps[:, 1])) < 0.05, (
-        "both steps have the same noise: each draws its own"
-    )
+    inside, flat = noise.var(dim=(2, 3)) / sigma**2, noise - noise.mean((2, 3), keepdim=True)
+    groups = {"σ < 0.2": (0.02, 0.2), "0.2 < σ < 2": (0.2, 2), "σ > 2": (2, 99)}
+    # where σ is small, its square was read off σ² + 0.3², which costs digits: the smallest are left out
+    shares = {name: float(inside[(sigma > a) & (sigma < b)].mean()) for name, (a, b) in groups.items()}
+    assert max(shares.values()) > 0.02, "the pixels of a frame have the same noise: n is drawn per pixel"
+    steps = flat / sigma[..., None, None]
     assert abs(correlation(steps[:-1, 0], steps[1:, 0])) < 0.05, (
         "all games have the same noise: each draws its own"
     )
-    mean = float((noise / sigma[..., None, None])[sigma > 1].mean())
-    assert abs(mean) < 0.1, f"the noise over σ has mean {mean:.2f}, not 0"
+    assert abs(correlation(steps[:, 0], steps[:, 1])) < 0.05, (
+        "both steps have the same noise: each draws its own"
+    )
+    for name, share in shares.items():
+        said = f"{name}: the pixels of a frame differ by {share:.2f} times σ² in variance"
+        if name == "σ < 0.2" and share > 1.5 and abs(shares["σ > 2"] - 1) < 0.2:
+            raise AssertionError(f"{said}: is the offset drawn per pixel? It is one per frame")
+        assert abs(share - 1) < 0.2, f"{said}: the noise within a frame is σ·n, x = x0 + 0.3·o + σ·n"
+    difference = (noise[..., 0, 0] - noise[..., 1, 2])[sigma > 0.05] / sigma[sigma > 0.05]
+    fourth = float((difference / difference.std()).pow(4).mean())
+    assert abs(fourth - 3) < 0.6, f"the noise is not normal: its fourth moment is {fourth:.2f}, not 3"
 
 
 def test_offset(crowd):
@@ -386,6 +379,8 @@ def test_offset(crowd):
     assert abs(correlation(pixel[sigma > 0.05], sigma[sigma > 0.05].log())) < 0.08, (
         "the noise hangs on σ: n and σ are drawn one by one"
     )
+    mean = float((noise / sigma[..., None, None])[sigma > 2].mean())
+    assert abs(mean) < 0.1, f"where σ > 2, the noise over σ is {mean:.2f} on average, not 0"
 
 
 # --- the generator ----------------------------------------------------------------------------------------------------

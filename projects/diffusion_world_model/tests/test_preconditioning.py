@@ -65,7 +65,7 @@ def scale_mistakes(sigma, which):
             "c_noise has a logarithm of base 10": effective.log10() / 8,
         },
     )
-    return mistakes | of_its_own[which]
+    return of_its_own[which] | mistakes
 
 
 @pytest.mark.grades("preconditioning")

@@ -1,5 +1,7 @@
 """λ-returns and the actor-critic's loss. Oracles: the λ-return by its definition, torch.distributions, hand values, closed forms."""
 
+import math
+
 import pytest
 import torch
 from oracles import DOUBLE, gradients, normal, returns_by_sums, returns_mistakes
@@ -205,37 +207,54 @@ def check_loss(batch, **options):
     assert_close(got, expected, what=f"loss, {options or 'no options'}", **how)
 
 
+QUADRANTS = [(1.5, 2.0, -2.4), (0.5, 2.0, -1.0), (1.5, -2.0, 3.0), (0.5, -2.0, 1.6), (1.1, 3.0, -3.3)]
+
+
+def single_losses(loss):
+    """The losses of single samples with (ρ, A) in each quadrant."""
+    return torch.stack([loss(torch.tensor(ratio), torch.tensor(a)) for ratio, a, _ in QUADRANTS])
+
+
 @pytest.mark.grades("actor_critic_loss")
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "expected"),
-    [(1.5, 2.0, -2.4), (0.5, 2.0, -1.0), (1.5, -2.0, 3.0), (0.5, -2.0, 1.6), (1.1, 3.0, -3.3)],
-)
-def test_policy_term_by_hand(ratio, advantage, expected):
-    """One sample in each quadrant, no other terms: two actions alike, so π(a) = 1/2; ε = 0.2."""
-    old = torch.tensor([0.5 / ratio, 0.5 / ratio]).log()
-    got = diffusion_world_model.actor_critic_loss(
-        torch.zeros(2, 2), torch.zeros(2), torch.tensor([0, 1]), old, torch.full((2,), advantage), torch.zeros(2),
-        entropy_weight=0.0,
-    )  # fmt: skip
-    held = min(max(ratio, 0.8), 1.2)
-    log_ratio = torch.tensor(ratio).log().item()
-    mistakes = {
-        "max where min belongs: the smaller product counts": -max(ratio * advantage, held * advantage),
-        "ρ is not clipped": -ratio * advantage,
-        "a clamp alone: the smaller of ρA and the clipped one counts": -held * advantage,
-        "the policy's sign is wrong: a loss falls where ρA grows": -expected,
-        "ρ is π_old over π: exp(log π - log π_old)": -min(
-            advantage / ratio, min(max(1 / ratio, 0.8), 1.2) * advantage
+def test_policy_term_by_hand():
+    """Five (ρ, A), each twice, no other terms: two actions alike, so π(a) = 1/2; ε = 0.2."""
+
+    def loss(ratio, a):
+        old, nothing = (0.5 / ratio).log().expand(2), torch.zeros(2)
+        return diffusion_world_model.actor_critic_loss(
+            torch.zeros(2, 2), nothing, torch.tensor([0, 1]), old, a.expand(2), nothing,
+            value_weight=0.0, entropy_weight=0.0,
+        )  # fmt: skip
+
+    def held(ratio):
+        return ratio.clamp(0.8, 1.2)
+
+    wrong = {
+        "max where min belongs: the smaller product counts": lambda r, a: -torch.max(r * a, held(r) * a),
+        "ρ is not clipped": lambda r, a: -r * a,
+        "a clamp alone: the smaller of ρA and the clipped one counts": lambda r, a: -held(r) * a,
+        "the policy's sign is wrong: a loss falls where ρA grows": lambda r, a: torch.min(r * a, held(r) * a),
+        "ρ is π_old over π: exp(log π - log π_old)": lambda r, a: -torch.min(a / r, held(1 / r) * a),
+        "ρ is a difference of logarithms: exp is missing": lambda r, a: (
+            -torch.min(r.log() * a, held(r.log()) * a)
         ),
-        "ρ is a difference of logarithms: exp is missing": -min(
-            log_ratio * advantage, min(max(log_ratio, 0.8), 1.2) * advantage
+        "ρ is π(a) itself: it is divided by π_old(a)": lambda r, a: -torch.min(a / 2, 0.8 * a),
+        "the smaller is taken of ρ and the clipped ρ, then multiplied by A: compare the products": lambda r, a: (
+            -torch.min(r, held(r)) * a
         ),
-        "the policy's term is a sum over the batch, not the mean": 2 * expected,
-        "ρ is π(a) itself: it is divided by π_old(a)": -min(0.5 * advantage, 0.8 * advantage),
+        "ρ is clipped above only": lambda r, a: -torch.min(r * a, r.clamp(max=1.2) * a),
+        "ρ is clipped below only": lambda r, a: -torch.min(r * a, r.clamp(min=0.8) * a),
+        "this is -log π(a)·A, without ρ and its clip": lambda r, a: a * math.log(2),
+        "the policy's term is a sum over the batch, not the mean": lambda r, a: (
+            -2 * torch.min(r * a, held(r) * a)
+        ),
+        "entropy_weight is ignored": lambda r, a: -torch.min(r * a, held(r) * a) - 0.01 * math.log(2),
+        "the advantages are normalised: they are used as they come": lambda r, a: 0 * a,
     }
-    mistakes = {name: torch.tensor(value) for name, value in mistakes.items()}
-    what = f"loss at ρ = {ratio}, A = {advantage}"
-    assert_close(got, torch.tensor(expected), rtol=1e-5, what=what, mistakes=mistakes)
+    mistakes = {name: lazily(single_losses, one) for name, one in wrong.items()}
+    expected = torch.tensor([row[-1] for row in QUADRANTS])
+    what = "losses at (ρ, A) = " + ", ".join(f"({ratio}, {a})" for ratio, a, _ in QUADRANTS)
+    assert_close(single_losses(loss), expected, rtol=1e-5, what=what, mistakes=mistakes)
 
 
 @pytest.mark.grades("actor_critic_loss")

@@ -189,6 +189,7 @@ def test_a_perfect_denoiser_in_one_step(asked, generator):
     mistakes = {
         "the step goes the wrong way: σ falls, so σ_{i+1} - σ_i is negative": 2 * 5 * drawn(1) - mind,
         "the noise is returned: no step is made": 5 * drawn(1),
+        "the slope is not divided by σ": 5 * drawn(1) - 5 * (5 * drawn(1) - mind),
     }
     how = {"dtype": torch.float32, "rtol": 0, "atol": 2e-5, "mistakes": mistakes}
     assert_close(got, mind, what="frame of a perfect denoiser", **how)
@@ -234,16 +235,6 @@ def test_no_gradients(asked):
     got = diffusion_world_model.next_frame(network, history, actions, SIGMAS[1:], generator=seeded())
     assert not got.requires_grad, (
         "the frame leads back to the network's parameters: next_frame keeps no gradients"
-    )
-    seen = []
-
-    def watching(scaled, c_noise, history, actions):
-        seen.append(torch.is_grad_enabled() and (weight * scaled).requires_grad)
-        return weight * scaled
-
-    diffusion_world_model.next_frame(watching, history, actions, SIGMAS[1:], generator=seeded())
-    assert not any(seen), (
-        "the network is asked with gradients on: a dream would keep the graph of each of its steps"
     )
 
 

@@ -4,10 +4,19 @@ import pytest
 import torch
 from oracles import bytes_of, seeded
 from torch import nn
-from toys import LOUD, Counting, Exact, Starts, Teller
+from toys import LOUD, Counting, Exact, Starts, Teller, Wrapped
 
 import diffusion_world_model as dwm
 from dream import World
+from shared.testing.no_compiler import without_compiler
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_compiler():
+    """An optimizer would import torch's compiler, which takes a second."""
+    with without_compiler():
+        yield
+
 
 WORLD = ("preconditioning", "to_bytes", "denoise", "denoiser_loss", "karras_sigmas", "next_frame")
 AGENT = (
@@ -141,36 +150,13 @@ def test_an_agent_learns_in_a_dream():
     )
 
 
-class Wrapped(nn.Module):
-    """A denoiser with parameters that count nothing in what it draws, but would catch a gradient."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.weight = inner, nn.Parameter(torch.ones(()))
-
-    def forward(self, *asked):
-        return self.weight * self.inner(*asked)
-
-
 @pytest.mark.grades(*AGENT)
 def test_the_policy_loss_leaves_the_world_alone():
     """backward() reaches the policy; the world's gradients stay None; and but for beginnings, no frame is a real one."""
     counting, policy, starts = Counting(), Teller(scale=0.2), Starts()
-    denoiser = Wrapped(counting.denoiser)
-    extra = nn.Parameter(torch.ones(()))
-
-    def outcome(*asked):
-        return tuple(extra * logits for logits in counting.outcome(*asked))
-
-    dream = dwm.imagine(
-        World(denoiser, outcome),
-        policy,
-        starts,
-        n_dreams=5,
-        horizon=7,
-        sigmas=torch.tensor([5.0, 0.1, 0.0]),
-        generator=seeded(2),
-    )
+    world = World(Wrapped(counting.denoiser), Wrapped(counting.outcome))
+    sigmas = torch.tensor([5.0, 0.1, 0.0])
+    dream = dwm.imagine(world, policy, starts, n_dreams=5, horizon=7, sigmas=sigmas, generator=seeded(2))
     returns = dwm.lambda_returns(dream.rewards, dream.ends, dream.next_values)
     logits, values = policy(dream.histories.flatten(0, 1))
     columns = (x.flatten() for x in (dream.actions, dream.log_probs, returns - dream.values, returns))
@@ -178,8 +164,10 @@ def test_the_policy_loss_leaves_the_world_alone():
     assert all(p.grad is not None and p.grad.any() for p in policy.parameters()), (
         "the policy gets no gradient"
     )
-    assert denoiser.weight.grad is None, "the policy's loss has reached the denoiser: a dream is data"
-    assert extra.grad is None, "the policy's loss has reached the outcome's network: a dream is data"
+    assert world.denoiser.weight.grad is None, "the policy's loss has reached the denoiser: a dream is data"
+    assert world.outcome.weight.grad is None, (
+        "the policy's loss has reached the outcome's network: a dream is data"
+    )
     drawn = {
         tuple(bytes_of(frame).flatten().tolist()) for clean in counting.denoiser.cleans for frame in clean
     }

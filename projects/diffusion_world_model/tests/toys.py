@@ -158,6 +158,18 @@ class Counting:
         return World(self.denoiser, self.outcome)
 
 
+class Wrapped(nn.Module):
+    """A network with a parameter that changes nothing of its answers, but would catch a gradient."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.weight = inner, nn.Parameter(torch.ones(()))
+
+    def forward(self, *asked):
+        answer = self.inner(*asked)
+        return tuple(self.weight * x for x in answer) if isinstance(answer, tuple) else self.weight * answer
+
+
 class Chancy:
     """A world of grey frames whose rewards and ends are drawn with the given probabilities, whatever is done."""
 
@@ -238,7 +250,8 @@ def grey_starts(n):
 def replay(dream, starts, wrong=None):
     """What the counting world does when the dream's actions are taken: all columns but actions; `wrong` makes one mistake.
 
-    Which beginning follows an end is read off the dream's own next history, if it shows one that was not used before.
+    Where the dream says that it ended, it begins anew. Which beginning that is, is read off the dream's own next history,
+    if it shows one that was not used before.
     """
     n_steps, n_dreams = dream.actions.shape
     unused = list(range(starts.n_handed))
@@ -260,18 +273,16 @@ def replay(dream, starts, wrong=None):
                 shown = torch.cat([history[:1], history[:-1]])
             frame = counted(None, None, shown[None].double(), actions[None])[0].float()
             following = torch.cat([history[1:], frame[None]])
-            if wrong == "newest frame put first":
-                following = torch.cat([frame[None], history[:-1]])
             reward, end = outcome_of(history[None, -1], dream.actions[t, b][None], frame[None])
             for name, value in zip(rows, (history, following, reward[0].float(), end[0], past), strict=True):
                 row[name].append(value)
             state[b] = following, actions[1:]
-            if end and wrong != "not refilled":
+            if dream.ends[t, b]:
                 shows = int(bytes_of(dream.histories[t + 1, b, -1, 0, 0])) if t + 1 < n_steps else -1
                 k = unused.pop(unused.index(shows)) if shows in unused else (unused or [0]).pop(0)
                 beginning = starts.beginning(k)
                 state[b] = (
-                    following if wrong == "refilled in the past actions only" else beginning[0],
+                    beginning[0],
                     actions[1:] if wrong == "refilled in the history only" else beginning[1],
                 )
         for name, values in row.items():
@@ -280,6 +291,6 @@ def replay(dream, starts, wrong=None):
 
 
 __all__ = [
-    "Chancy", "Constant", "Counting", "DOUBLE", "Exact", "LOUD", "N_ACTIONS", "N_PAST", "Starts", "Teller", "Watched",
+    "Chancy", "Constant", "Counting", "DOUBLE", "Exact", "LOUD", "N_ACTIONS", "N_PAST", "Starts", "Teller", "Watched", "Wrapped",
     "counted", "grey_starts", "labels", "outcome_of", "replay",
 ]  # fmt: skip
