@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from agent import ActorCritic, act, improve
 from diffusion_world_model import denoiser_loss, imagine, karras_sigmas, outcome_loss
-from dream import World
+from dream import Dream, World
 from game import N_ACTIONS, N_STEPS, Catch
 from unet import Outcome, UNet
 
@@ -62,13 +62,24 @@ class Replay(NamedTuple):
     ends: Tensor  # (n, 9) bool
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of, so that a control of evaluate.py can replace a part."""
+
+    denoiser: Callable[[], nn.Module] = UNet
+    outcome: Callable[[], nn.Module] = Outcome
+    change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = lambda *segments: (
+        segments
+    )  # that it learns from
+
+
 class Run:
     """What a run learns, and the record of it: see `train`."""
 
-    def __init__(self, settings: Settings, *, seed: int, denoiser: Callable[[], nn.Module] = UNet, device: str = "cpu") -> None:  # fmt: skip
+    def __init__(self, settings: Settings, *, seed: int, parts: Parts, device: str = "cpu") -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.denoiser, self.outcome = denoiser().to(device), Outcome().to(device)
+            self.denoiser, self.outcome = parts.denoiser().to(device), parts.outcome().to(device)
             self.agent = ActorCritic().to(device)
         # memory in this order makes small convolutions on a CPU a fifth faster
         self.denoiser = self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -76,7 +87,7 @@ class Run:
         self.world_optimizer: Optimizer = AdamW(of_the_world, rate, weight_decay=1e-2)
         self.agent_optimizer: Optimizer = Adam(self.agent.parameters(), rate, eps=1e-5)
         self.generator = Generator().manual_seed(seed)
-        self.settings, self.seed, self.device = settings, seed, device
+        self.settings, self.seed, self.parts, self.device = settings, seed, parts, device
         self.replay: Replay | None = None
         self.records: list[dict[str, float]] = []
         self.n_rounds = 0  # that are complete
@@ -163,17 +174,15 @@ def _places(replay: Replay, n: int, generator: Generator | None) -> tuple[Tensor
 
 
 def train(
-    settings: Settings, *, seed: int = 0, denoiser: Callable[[], nn.Module] = UNet, relabel: Callable[[Tensor], Tensor] | None = None,
-    checkpoint: Path | None = None, device: str = "cpu", progress: bool = False,
+    settings: Settings, *, seed: int = 0, parts: Parts | None = None, checkpoint: Path | None = None, device: str = "cpu", progress: bool = False
 ) -> Run:  # fmt: skip
     """Do all rounds and return what was learned.
 
-    There is a record of every 10th and the last update of the agent in a round:
-    "round", "update", "real_steps" so far; "dream" and "real": the mean return of games that ended in the dream, and `score`, from which
-    nothing learns; "seconds" without the scoring. `denoiser()` makes the network in the U-Net's place, `relabel` changes the actions that the
-    denoiser learns from: both are for the controls of evaluate.py. With `checkpoint`, a file, a run goes on from there.
+    There is a record of every 10th and the last update of the agent in a round: "round", "update", "real_steps" so far; "dream": the mean
+    return of games that ended in the dream; "dream_sum": the mean sum of rewards of a dream, over all games in it; "real": `score`, from
+    which nothing learns; "seconds" without the scoring. With `checkpoint`, a file, a run goes on from there.
     """
-    run = Run(settings, seed=seed, denoiser=denoiser, device=device)
+    run = Run(settings, seed=seed, parts=parts or Parts(), device=device)
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(run, checkpoint)
     clock = time.perf_counter() - (run.records[-1]["seconds"] if run.records else 0)
@@ -182,14 +191,14 @@ def train(
         for n_episodes, n_world, n_agent in rounds:
             _collect_more(run, n_episodes)
             for _ in range(n_world):
-                _learn_world(run, relabel)
+                _learn_world(run)
                 bar.update()
             for i in range(1, n_agent + 1):
-                dreamt = _learn_in_dream(run)
+                dream = _learn_in_dream(run)
                 bar.update()
                 if i % 10 == 0 or i == n_agent:
                     seconds = time.perf_counter() - clock
-                    _record(run, i, dreamt, seconds)
+                    _record(run, i, dream, seconds)
                     clock = time.perf_counter() - seconds  # it stood still while the score was taken
             run.n_rounds += 1
             if checkpoint is not None:
@@ -205,11 +214,10 @@ def _collect_more(run: Run, n: int) -> None:
     run.replay = Replay(*(torch.cat(column).to(run.device) for column in zip(*parts, strict=True)))
 
 
-def _learn_world(run: Run, relabel: Callable[[Tensor], Tensor] | None) -> None:
+def _learn_world(run: Run) -> None:
     assert run.replay is not None
     s, g = run.settings, run.generator
-    frames, actions, valid = segments(run.replay, s.batch_size, generator=g)
-    actions = relabel(actions) if relabel else actions
+    frames, actions, valid = run.parts.change(*segments(run.replay, s.batch_size, generator=g))
     loss = denoiser_loss(run.denoiser, frames, actions, valid, generator=g)
     frame, action, following, reward, end = outcomes(run.replay, s.n_outcomes, generator=g)
     reward_logits, end_logits = run.outcome(frame, action, following)
@@ -220,26 +228,29 @@ def _learn_world(run: Run, relabel: Callable[[Tensor], Tensor] | None) -> None:
     run.world_optimizer.step()
 
 
-def _learn_in_dream(run: Run) -> float:
-    """Dream once and improve the agent by it; return the mean reward of the games that ended in the dream."""
+def _learn_in_dream(run: Run) -> Dream:
+    """Dream once and improve the agent by it."""
     assert run.replay is not None
     s, g = run.settings, run.generator
     start, sigmas = beginnings(run.replay, generator=g), karras_sigmas(s.n_sampling_steps).to(run.device)
     options = {"n_dreams": s.n_dreams, "horizon": s.horizon}
     dream = imagine(run.world, run.agent, start, **options, sigmas=sigmas, generator=g)
     improve(run.agent, run.agent_optimizer, dream, generator=g)
-    return dream.rewards[dream.ends].mean().item()
+    return dream
 
 
-def _record(run: Run, update: int, dreamt: float, seconds: float) -> None:
+def _record(run: Run, update: int, dream: Dream, seconds: float) -> None:
     assert run.replay is not None
     record = {
         "round": run.n_rounds,
         "update": update,
         "real_steps": run.replay.rewards.numel(),
-        "dream": dreamt,
+        "dream": dream.rewards[dream.ends].mean().item(),
+        "dream_sum": dream.rewards.sum(dim=0).mean().item(),
+        "real": score(run.agent, gust=run.settings.gust),
+        "seconds": seconds,
     }
-    run.records.append(record | {"real": score(run.agent, gust=run.settings.gust), "seconds": seconds})
+    run.records.append(record)
 
 
 # --- files ---------------------------------------------------------------------------------------------------
