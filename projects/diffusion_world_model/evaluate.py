@@ -238,6 +238,18 @@ def dream_beside(
     return torch.stack(dreamt, dim=1)
 
 
+def play_on(frames: Tensor, direction: Tensor, actions: Tensor) -> Tensor:
+    """Return what the game shows, (B, T, 12, 12), from the frames (B, 12, 12) and directions (B,) on, under actions (B, T)."""
+    game, shown = Catch(len(frames)), []
+    game.reset(seed=0)
+    game.row, game.column, game.paddle = (place.numpy() for place in read(frames))
+    game.direction = direction.numpy()
+    for action in actions.T:
+        frame, *_, infos = game.step(action.numpy())
+        shown.append(torch.tensor(infos.get("final_obs", frame)))
+    return torch.stack(shown, dim=1)
+
+
 # --- wind: is the dream as uncertain as the game? -------------------------------------------------------------
 
 
