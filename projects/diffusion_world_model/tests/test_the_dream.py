@@ -130,6 +130,9 @@ def test_histories(played):
     """A history moves on: the oldest frame goes, a new one is the newest."""
     dream = played.dream
     on = ~dream.ends[0]
+    assert on.any(), (
+        "all dreams end in their first step, though the world lets some go on: class 1 ends, class 0 goes on"
+    )
     got, before = dream.histories[1, on], dream.histories[0, on]
     who, was = bytes_of(got[:, :, 0, 0]), bytes_of(before[:, :, 0, 0])
     assert torch.equal(who, was), "a dream that goes on is refilled: only those that end are"
