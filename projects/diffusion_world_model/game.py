@@ -1,10 +1,10 @@
-"""Catch with a ball that bounces: the smallest game in which the past matters. A vector environment of Gymnasium.
+"""Catch with a ball that bounces, a vector environment of Gymnasium: small enough for a world model on one core.
 
 A frame is 12 × 12: a wall around a field of 10 × 10. The ball starts in the top row at a random column and moves one row down
-and one column to the side at every step; which side, the first frame does not tell. It bounces off the walls. The paddle, two
-wide, starts at a random place of the bottom row and moves by -1, 0 or 1. After nine steps the ball is in the bottom row and the
-episode ends: reward 1 if it hits the paddle, else -1; before that 0. With `gust` > 0 the wind moves the ball, with that
-probability at each step, by another column to a random side.
+and one column to the side at every step; which side, the first frame does not tell. It bounces off the walls. (Either way leads it
+from column c to 9 - c in the end; between, the ways differ.) The paddle, two wide, starts at a random place of the bottom row and
+moves by -1, 0 or 1. After nine steps the ball is in the bottom row and the episode ends: reward 1 if it hits the paddle, else -1;
+before that 0. With `gust` > 0 the wind moves the ball, with that probability at each step, by another column to a random side.
 """
 
 from typing import Any
