@@ -1,13 +1,15 @@
 """Run the demos on real input and write one self-contained page: build/tour/index.html.
 
 A demo that fails does not stop the others; its place on the page shows the error, and the session fails.
-This module runs and collects; page.html is the page, play.js its interactive figures, equations.toml its equations.
+This module runs and collects; page.html is the page, play.js and dream*.js its interactive figures, equations.toml its equations.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import json
+import math
 import os
 import subprocess
 import sys
@@ -34,6 +36,7 @@ from shared.tour.browser import browse, lacking, open_page
 DEMO_LIMIT_S = 600
 EQUATIONS = Path(__file__).with_name("equations.toml")
 SCRIPT = Path(__file__).with_name("play.js")
+DREAM_SCRIPTS = [Path(__file__).with_name(name) for name in ("dream.js", "dream_figure.js")]
 
 
 @dataclass
@@ -46,6 +49,14 @@ class Stop:
     figures: list[dict[str, str]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
+    dream: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # weights to play with, as the project's export.py writes them
+
+    @property
+    def n_dream_weights(self) -> int:
+        """Count the numbers in `dream`."""
+        return sum(math.prod(weights["shape"]) for weights in self.dream.values())
 
     @property
     def said(self) -> dict[str, Any]:
@@ -71,26 +82,34 @@ class Stop:
 def visit(project: Project) -> Stop:
     """Run one project's demo and collect what its part of the page shows."""
     # What an earlier run left must not pass for this one's.
-    (project.folder / "build" / "demo.json").unlink(missing_ok=True)
+    for name in ("demo", "dream"):
+        (project.folder / "build" / f"{name}.json").unlink(missing_ok=True)
     return collect(project, run_demo(project))
 
 
 def run_demo(project: Project) -> str:
-    """Run one demo; return what went wrong, or nothing."""
+    """Run one demo, and what exports weights to play with; return what went wrong, or nothing."""
+    if error := run(project, "demo.py"):
+        return error
+    if not (project.folder / "build" / "demo.json").exists():
+        return "demo.py ended without writing build/demo.json: is demo.finish() missing?"
+    return run(project, "export.py") if (project.folder / "export.py").exists() else ""
+
+
+def run(project: Project, script: str) -> str:
+    """Run one script of a project in a process of its own; return what went wrong, or nothing."""
     try:
-        run = subprocess.run(
-            [sys.executable, "demo.py"],
+        ended = subprocess.run(
+            [sys.executable, script],
             cwd=project.folder,
             capture_output=True,
             text=True,
             timeout=DEMO_LIMIT_S,
         )
     except subprocess.TimeoutExpired:
-        return f"demo.py took longer than {DEMO_LIMIT_S} s"
-    if run.returncode != 0:
-        return "\n".join(run.stderr.strip().splitlines()[-12:]) or f"exit status {run.returncode}"
-    if not (project.folder / "build" / "demo.json").exists():
-        return "demo.py ended without writing build/demo.json: is demo.finish() missing?"
+        return f"{script} took longer than {DEMO_LIMIT_S} s"
+    if ended.returncode != 0:
+        return "\n".join(ended.stderr.strip().splitlines()[-12:]) or f"exit status {ended.returncode}"
     return ""
 
 
@@ -103,6 +122,7 @@ def collect(project: Project, error: str = "") -> Stop:
             {**figure, "key": key, "source": data_uri(project.folder / "build" / f"{key}.svg")}
             for key, figure in stop.demo["figures"].items()
         ]
+        stop.dream = read_dream(project.folder)
     stop.results = tables.read_results(project)
     try:
         stop.drills = load_drills(project.folder)
@@ -111,6 +131,13 @@ def collect(project: Project, error: str = "") -> Stop:
     ) as problem:  # a drill that quotes what nothing measured: a failure of this stop, not of all
         stop.error = stop.error or str(problem)
     return stop
+
+
+def read_dream(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the weights that a project exported, nothing where it has none: its playable figure is left out then."""
+    path = folder / "build" / "dream.json"
+    found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def data_uri(svg: Path) -> str:
@@ -182,11 +209,12 @@ def render(rows: Sequence[BoardRow], groups: Mapping[str, Any], *, page: Path) -
         lstrip_blocks=True,
     )
     environment.filters["link"] = lambda path: Path(os.path.relpath(path, page.parent)).as_posix()
+    scripts = [SCRIPT, *(DREAM_SCRIPTS if any(row.stop.dream for row in rows) else [])]
     return environment.get_template("page.html").render(
         rows=rows,
         groups=groups,
         tables=tables.tables,
-        script=SCRIPT.read_text(encoding="utf-8"),
+        scripts=[script.read_text(encoding="utf-8") for script in scripts],
         device=cpu_name(),
     )
 

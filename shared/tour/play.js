@@ -1,5 +1,5 @@
 "use strict";
-// The three interactive figures of the tour. First the mathematics, as pure functions that the tests compare with the
+// Three interactive figures of the tour; the fourth, a dream to play in, is in dream_figure.js. First the mathematics, as pure functions that the tests compare with the
 // projects' own Python; then what draws them. Colours come from the page's style sheet, so light and dark both fit.
 
 // --- mathematics ---------------------------------------------------------------------------------------------
