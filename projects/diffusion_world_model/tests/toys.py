@@ -131,7 +131,7 @@ def outcome_of(frame, action, following):
     before, after = bytes_of(frame[:, 0, 1]), bytes_of(following[:, 0, 1])
     who = bytes_of(following[:, 0, 0])
     reward = (before + 2 * action + bytes_of(following[:, 1, 1]) + who) % 3 - 1
-    return reward, (after + 3 * who) % 5 == 0
+    return reward, (2 * after + 3 * who) % 5 == 0
 
 
 class Counting:
