@@ -1,13 +1,13 @@
 """DIAMOND in miniature: a diffusion model draws the next frame of a game, and an agent learns in what it draws.
 
     D(x, σ) = c_skip·x + c_out·F(c_in·x, c_noise, history, actions)            the clean frame behind the noisy one, x
-    loss    = mean((F - (x0 - c_skip·x)/c_out)²),   x = x0 + 0.3·o + σ·n       o: one number per frame, n: one per pixel
+    loss    = mean((F - (x0 - c_skip·x)/c_out)²),   x = x0 + 0.3·o + σ·n     standard normal o per frame, n per pixel
     G_t     = r_t + γ·(1 - end_t)·((1 - λ)·V(s_{t+1}) + λ·G_{t+1})             what the agent's step in the dream was worth
 
 The contract: B games at once. A frame (B, H, W) is grey, float32 in [-1, 1]. A history (B, L, H, W) holds the last L frames, the
 oldest first; its actions (B, L), int64, say what was done at each of them, the last one at the newest frame: that one leads to
-the next frame. World and Dream: see dream.py. Random numbers come
-from the generator that is passed, if one is, and are drawn on the CPU, wherever the frames are.
+the next frame. World and Dream: see dream.py. Random numbers come from the generator that is passed, if one is, and are drawn on the
+CPU, wherever the frames are.
 Sources: Alonso et al. 2024 (DIAMOND), arXiv 2405.12399, and its code; Karras et al. 2022 (EDM), arXiv 2206.00364.
 """
 

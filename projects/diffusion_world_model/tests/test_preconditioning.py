@@ -230,10 +230,10 @@ def test_what_the_network_is_asked(asked, single):
         "x is scaled by c_skip, not by c_in": noisy.double() * c_skip.reshape(-1, 1, 1),
     }
     assert_close(scaled, c_in.reshape(-1, 1, 1) * noisy.double(), what="input of F", mistakes=mistakes, **how)
-    assert torch.equal(seen, history), "the network gets another history than denoise: oldest first, as it is"
-    assert torch.equal(done, actions), (
-        "the network gets other actions than denoise: oldest first, as they are"
-    )
+    kept = torch.equal(seen, history)
+    assert kept, "the network gets another history than denoise: oldest first, as it is"
+    kept = torch.equal(done, actions)
+    assert kept, "the network gets other actions than denoise: oldest first, as they are"
 
 
 @pytest.mark.grades("denoise")

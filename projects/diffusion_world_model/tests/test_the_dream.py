@@ -135,7 +135,8 @@ def test_histories(played):
     )
     got, before = dream.histories[1, on], dream.histories[0, on]
     who, was = bytes_of(got[:, :, 0, 0]), bytes_of(before[:, :, 0, 0])
-    assert torch.equal(who, was), "a dream that goes on is refilled: only those that end are"
+    same = torch.equal(who, was)
+    assert same, "a dream that goes on is refilled: only those that end are"
     mistakes = {
         "the new frame is put first in the history: it is the newest, so it comes last": torch.cat(
             [got[:, :1], before[:, :1]], dim=1
@@ -367,6 +368,8 @@ def check_draws(column, classes, probabilities, what):
         got = shares(column[t], classes)
         told = ", ".join(f"{share:.2f}" for share in got)
         said = f"{what} {classes} of 3000 dreams come with shares {told}; their probabilities are {probabilities}"
+        if sum(got) < 0.999:
+            raise AssertionError(f"{what} are not drawn: some are none of {classes}. {said}")
         if max(got) == 1.0:
             raise AssertionError(f"{what} are not drawn: argmax, or one draw for all dreams? {said}")
         for share, p in zip(got, probabilities, strict=True):
@@ -458,7 +461,8 @@ def test_without_a_generator():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         one, other = dreamt(None, 40), dreamt(None, 40)
-    assert not torch.equal(one.actions, other.actions), "without a generator each dream is the same"
+    same = torch.equal(one.actions, other.actions)
+    assert not same, "without a generator each dream is the same"
 
 
 def test_grid_is_used():
