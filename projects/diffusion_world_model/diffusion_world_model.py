@@ -6,8 +6,8 @@
 
 The contract: B games at once. A frame (B, H, W) is grey, float32 in [-1, 1]. A history (B, L, H, W) holds the last L frames, the
 oldest first; its actions (B, L), int64, say what was done at each of them, the last one at the newest frame: that one leads to
-the next frame. World and Dream: see dream.py. Random numbers come from the generator that is passed, if one is, and are drawn on the
-CPU, wherever the frames are.
+the next frame. World and Dream: see dream.py. Random numbers come from the generator that is passed, if one is, and are drawn on
+the CPU, wherever the frames are.
 Sources: Alonso et al. 2024 (DIAMOND), arXiv 2405.12399, and its code; Karras et al. 2022 (EDM), arXiv 2206.00364.
 """
 
