@@ -4,10 +4,10 @@
     loss    = mean((F - (x0 - c_skip·x)/c_out)²),   x = x0 + 0.3·o + σ·n     standard normal o per frame, n per pixel
     G_t     = r_t + γ·(1 - end_t)·((1 - λ)·V(s_{t+1}) + λ·G_{t+1})             what the agent's step in the dream was worth
 
-The contract: B games at once. A frame (B, H, W) is grey, float32 in [-1, 1]. A history (B, L, H, W) holds the last L frames, the
-oldest first; its actions (B, L), int64, say what was done at each of them, the last one at the newest frame: that one leads to
-the next frame. World and Dream: see dream.py. Random numbers come from the generator that is passed, if one is, and are drawn on
-the CPU, wherever the frames are.
+The contract: B games at once. A frame (B, H, W) is grey, float32 in [-1, 1]. A history (B, L, H, W) holds the last L frames,
+the oldest first; its actions (B, L), int64, say what was done at each of them, the last one at the newest frame: that one
+leads to the next frame. World and Dream: see dream.py. Random numbers come from the generator that is passed, if one is, and
+are drawn on the CPU, wherever the frames are.
 Sources: Alonso et al. 2024 (DIAMOND), arXiv 2405.12399, and its code; Karras et al. 2022 (EDM), arXiv 2206.00364.
 """
 
@@ -58,9 +58,9 @@ def denoiser_loss(
 ) -> Tensor:  # fmt: skip
     """Return the loss of predicting the last n frames one after the other, a scalar: the mean over all that are valid.
 
-    frames (B, L + n, H, W), actions (B, L + n - 1), valid (B, n) bool: false where the game was over before that frame. From the
-    second on, the newest frame of the history is the network's own: D of the frame before, as bytes, without gradient. ln σ is
-    normal with mean -0.4 and standard deviation 1.2, one σ per frame, cut to [0.002, 20].
+    frames (B, L + n, H, W), actions (B, L + n - 1), valid (B, n) bool: false where the game was over before that frame. From
+    the second on, the newest frame of the history is the network's own: D of the frame before, as bytes, without gradient. ln
+    σ is normal with mean -0.4 and standard deviation 1.2, one σ per frame, cut to [0.002, 20].
     Sources: DIAMOND, eq. 7 and 13; the network's own frame: its code.
     """
     n = valid.shape[1]
@@ -112,7 +112,8 @@ def next_frame(
 def outcome_loss(reward_logits: Tensor, end_logits: Tensor, rewards: Tensor, ends: Tensor) -> Tensor:
     """Return the cross-entropy of the rewards' signs plus that of the ends, a scalar; each is a mean over the batch.
 
-    reward_logits (B, 3) for -1, 0 and 1; end_logits (B, 2) for goes on and ends; rewards (B,) float of any size; ends (B,) bool.
+    reward_logits (B, 3) for -1, 0 and 1; end_logits (B, 2) for goes on and ends; rewards (B,) float of any size; ends (B,)
+    bool.
     """
     reward_loss = functional.cross_entropy(reward_logits, rewards.sign().long() + 1)
     return reward_loss + functional.cross_entropy(end_logits, ends.long())
@@ -125,9 +126,10 @@ def imagine(
 ) -> Dream:  # fmt: skip
     """Let the policy act `horizon` steps in each of `n_dreams` dreams, which the world draws. No gradients.
 
-    ``policy(history)`` gives action logits (B, A) and values (B,). ``start(n)`` gives n real beginnings: histories (n, L, H, W) and
-    the actions between their frames (n, L - 1). Actions, rewards and ends are drawn from their logits. A dream that ends goes
-    on, in the next step, from a new beginning; `next_values` belong to the history that the step led to, not to the new one.
+    ``policy(history)`` gives action logits (B, A) and values (B,). ``start(n)`` gives n real beginnings: histories (n, L, H,
+    W) and the actions between their frames (n, L - 1). Actions, rewards and ends are drawn from their logits. A dream that
+    ends goes on, in the next step, from a new beginning; `next_values` belong to the history that the step led to, not to the
+    new one.
     """
     (history, past), steps = start(n_dreams), []
     for _ in range(horizon):
@@ -167,8 +169,8 @@ def actor_critic_loss(
 ) -> Tensor:  # fmt: skip
     """Return -mean(min(ρA, clip(ρ, 1 - ε, 1 + ε)·A)) + value_weight·mean((V - G)²) - entropy_weight·mean(entropy), a scalar.
 
-    ρ = π(a)/π_old(a); logits (B, A), the others (B,); gradients flow to `logits` and `values` alone. Where π = π_old, the gradient is
-    that of DIAMOND's -log π(a)·A; the clip makes several steps on one batch of dreams safe, and dreams are dear.
+    ρ = π(a)/π_old(a); logits (B, A), the others (B,); gradients flow to `logits` and `values` alone. Where π = π_old, the
+    gradient is that of DIAMOND's -log π(a)·A; the clip makes several steps on one batch of dreams safe, and dreams are dear.
     Sources: DIAMOND, eq. 15 and 16; the clip: PPO, arXiv 1707.06347, eq. 7.
     """
     log_p = logits.log_softmax(dim=-1)
