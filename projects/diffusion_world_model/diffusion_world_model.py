@@ -59,8 +59,8 @@ def denoiser_loss(
     """Return the loss of predicting the last n frames one after the other, a scalar: the mean over all that are valid.
 
     frames (B, L + n, H, W), actions (B, L + n - 1), valid (B, n) bool: false where the game was over before that frame. From
-    the second on, the newest frame of the history is the network's own: D of the frame before, as bytes, without gradient. ln
-    σ is normal with mean -0.4 and standard deviation 1.2, one σ per frame, cut to [0.002, 20].
+    the second on, the newest frame of the history is the network's own: D of the frame before, as bytes, without gradient.
+    ln σ is normal with mean -0.4 and standard deviation 1.2, one σ per frame, cut to [0.002, 20].
     Sources: DIAMOND, eq. 7 and 13; the network's own frame: its code.
     """
     n = valid.shape[1]
@@ -112,8 +112,7 @@ def next_frame(
 def outcome_loss(reward_logits: Tensor, end_logits: Tensor, rewards: Tensor, ends: Tensor) -> Tensor:
     """Return the cross-entropy of the rewards' signs plus that of the ends, a scalar; each is a mean over the batch.
 
-    reward_logits (B, 3) for -1, 0 and 1; end_logits (B, 2) for goes on and ends; rewards (B,) float of any size; ends (B,)
-    bool.
+    reward_logits (B, 3) for -1, 0 and 1; end_logits (B, 2) for goes on and ends; rewards (B,) float, any size; ends (B,) bool.
     """
     reward_loss = functional.cross_entropy(reward_logits, rewards.sign().long() + 1)
     return reward_loss + functional.cross_entropy(end_logits, ends.long())
@@ -126,10 +125,10 @@ def imagine(
 ) -> Dream:  # fmt: skip
     """Let the policy act `horizon` steps in each of `n_dreams` dreams, which the world draws. No gradients.
 
-    ``policy(history)`` gives action logits (B, A) and values (B,). ``start(n)`` gives n real beginnings: histories (n, L, H,
-    W) and the actions between their frames (n, L - 1). Actions, rewards and ends are drawn from their logits. A dream that
-    ends goes on, in the next step, from a new beginning; `next_values` belong to the history that the step led to, not to the
-    new one.
+    ``policy(history)`` gives action logits (B, A) and values (B,). ``start(n)`` gives n real beginnings: histories
+    (n, L, H, W) and the actions between their frames (n, L - 1). Actions, rewards and ends are drawn from their logits. A dream
+    that ends goes on, in the next step, from a new beginning; `next_values` belong to the history that the step led to, not to
+    the new one.
     """
     (history, past), steps = start(n_dreams), []
     for _ in range(horizon):
