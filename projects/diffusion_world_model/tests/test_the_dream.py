@@ -9,7 +9,19 @@ import math
 import pytest
 import torch
 from oracles import DOUBLE, bytes_of, lend, level, seeded
-from toys import N_PAST, Chancy, Constant, Counting, Starts, Teller, Wrapped, grey_starts, outcome_of, replay
+from toys import (
+    LOUD,
+    N_PAST,
+    Chancy,
+    Constant,
+    Counting,
+    Starts,
+    Teller,
+    Wrapped,
+    grey_starts,
+    outcome_of,
+    replay,
+)
 
 import diffusion_world_model
 from dream import Dream, World
@@ -282,7 +294,12 @@ def test_what_the_policy_sees(played):
     log_p = (logits - logits.logsumexp(1, keepdim=True)).reshape(9, 5, 3)
     taken = played.dream.actions[..., None]
     expected = log_p.gather(2, taken)[..., 0]
+    led_to = torch.cat([histories[:1], right["following"][:-1]])  # no refill
+    with torch.no_grad():
+        stale = played.policy(led_to.flatten(0, 1))[0].log_softmax(1).reshape(9, 5, 3)
+    early = "the policy is asked before the refill: π and V are those of the new beginning"
     mistakes = {
+        early: stale.gather(2, taken)[..., 0],
         "these are probabilities, not their logarithms": expected.exp(),
         "these are logits, not log-probabilities: the softmax is missing": logits.reshape(9, 5, 3).gather(
             2, taken
@@ -297,6 +314,7 @@ def test_what_the_policy_sees(played):
     values = played.value(histories)
     mistakes = {
         "values[t] is V of the history before the step, V(history_t)": played.value(right["following"]),
+        early: played.value(led_to),
     }
     assert_close(played.dream.values, values, rtol=1e-3, atol=2e-3, what="values", mistakes=mistakes)
 
@@ -391,6 +409,23 @@ def test_rewards_are_drawn(many):
 def test_ends_are_drawn(many):
     """0.7 and 0.3."""
     check_draws(many.ends, [False, True], [0.7, 0.3], "ends")
+
+
+def test_actions_are_the_policys():
+    """A policy that is sure of itself: what is done is what it says of the history that is stored."""
+
+    def sure(history):
+        choice = (bytes_of(history[:, -1, 0, :2]) @ torch.tensor([2, 1])) % 3
+        return LOUD * torch.nn.functional.one_hot(choice, 3).float(), history.mean((1, 2, 3))
+
+    dream = diffusion_world_model.imagine(
+        Counting().world, sure, Starts(), n_dreams=5, horizon=6, sigmas=SIGMAS, generator=seeded(1)
+    )
+    expected = torch.stack([sure(history)[0].argmax(1) for history in dream.histories])
+    hint = "the actions are not drawn from what the policy says of the stored histories"
+    assert_close(
+        dream.actions, expected, what="actions of a policy that is sure", hint=hint, vacuous_ok=FOLLOWS
+    )
 
 
 def test_draws_are_independent(many):
@@ -492,3 +527,14 @@ def test_one_past_frame():
         world, policy, start, n_dreams=4, horizon=5, sigmas=SIGMAS, generator=seeded()
     )
     assert dream.histories.shape == (5, 4, 1, 2, 3), f"histories of one frame: {tuple(dream.histories.shape)}"
+
+
+def test_one_dream_of_one_step():
+    """The smallest dream keeps its axes."""
+    dream = diffusion_world_model.imagine(
+        Counting().world, Teller(), Starts(), n_dreams=1, horizon=1, sigmas=SIGMAS, generator=seeded()
+    )
+    for name, column in dream._asdict().items():
+        shape = (1, 1, N_PAST, 2, 3) if name == "histories" else (1, 1)
+        got = tuple(column.shape)
+        assert got == shape, f"{name} of one dream of one step has shape {got}, expected {shape}"
