@@ -25,6 +25,7 @@ import torch
 from torch import Generator, Tensor
 
 import evaluate
+import export
 from diffusion_world_model import denoise, imagine, karras_sigmas, next_frame, preconditioning
 from dream import World
 from evaluate import AGENT, alike, crisp, dream_beside, next_column, play_on, read
@@ -122,7 +123,6 @@ def dream(demo: Demo, world: World) -> None:
         ("open_real_left", (real_step == -1)[two].sum(), ".0f", "of these the real game goes left"),
         ("open_left", (step == -1)[two].sum(), ".0f", "the dream goes left"),
         ("open_right", (step == 1)[two].sum(), ".0f", "and right"),
-        ("open_same", alike(open_[:, 0], games[:, 1])[two], ".0%", "its first frame is the real one"),
         ("open_crisp", crisp(open_[two, 0]), ".0%", "its first frame is crisp"),
         ("open_whole", same[two], ".0%", "all its nine frames are the real ones"),
         ("open_other", other[two], ".0%", "all nine are those of the other direction"),
@@ -392,6 +392,7 @@ def main() -> None:
     exploit(demo)
     ends(demo, catch, agent)
     constants(demo, catch, agent)
+    export.write()  # build/dream.json: the weights, for the tour's page
     demo.finish()
 
 
