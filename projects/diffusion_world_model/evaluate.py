@@ -293,7 +293,8 @@ def windy_dreams(
     real = collect(n_histories, None, gust=gust, seed=seed, generator=generator)
     history = real.frames[:, 3 : 3 + LENGTH].repeat_interleave(n_draws, dim=0)
     actions = real.actions[:, 3 : 3 + LENGTH].repeat_interleave(n_draws, dim=0)
-    frames = draw(world.denoiser, history, actions, karras_sigmas(n_sampling_steps), generator=generator)
+    parts, sigmas = zip(history.split(200), actions.split(200), strict=True), karras_sigmas(n_sampling_steps)
+    frames = torch.cat([draw(world.denoiser, *part, sigmas, generator=generator) for part in parts])
     column = frames[:, 1 + 4, 1:-1].argmax(dim=1)  # three steps, and one more
     seen = nn.functional.one_hot(column, 10).float().reshape(n_histories, n_draws, 10).mean(dim=1)
     truth = next_column(real.frames[:, 3 : 3 + LENGTH], gust)
