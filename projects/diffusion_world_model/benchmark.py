@@ -162,11 +162,13 @@ def compare_training(bench: Benchmark) -> None:
 
 
 def dream_agents() -> Iterator[tuple[int, Agents]]:
-    """Yield real steps, and how an agent learns in the dream of a world that has seen as many, all of them random."""
-    n_world, n_agent = (2, 2) if QUICK else (300, 90)
-    for n_games in (100, 300):
-        settings = train.Settings(rounds=((n_games, n_world, n_agent),))
-        yield n_games * N_STEPS, partial(evaluate.CONTROLS[evaluate.AGENT], settings)
+    """Yield half the real steps of evaluate.py, and how an agent learns in the dream of a world that has seen as many."""
+    first, second = train.Settings().rounds
+    rounds = ((first[0] // 2, *first[1:]), (second[0] // 2, *second[1:]))
+    if QUICK:
+        rounds = ((20, 2, 2), (5, 2, 2))
+    settings = train.Settings(rounds=rounds)
+    yield N_STEPS * sum(n for n, _, _ in rounds), partial(evaluate.CONTROLS[evaluate.AGENT], settings)
 
 
 def real_agents() -> Iterator[tuple[int, Agents]]:

@@ -220,7 +220,7 @@ def the_game(network: Any, *past: Tensor, generator: Generator) -> Tensor:
 
 def gust(demo: Demo, world: World) -> None:
     """Draw next frames of the windy game in 1 to 10 steps, from the right and from too little noise."""
-    options: dict[str, Any] = {"gust": GUST, "n_histories": 20, "n_draws": 50}
+    options: dict[str, Any] = {"gust": GUST, "n_histories": 16, "n_draws": 50}
     floor = evaluate.windy_dreams(world, **options, n_sampling_steps=1, draw=the_game)[1]
     rows = []
     for n in STEPS:
@@ -236,7 +236,7 @@ def gust(demo: Demo, world: World) -> None:
     numbers(demo, ("tv_floor", floor, ".2f", "total variation of as many true draws"))
     columns = ["sampling steps", "crisp frames, total variation", "the same, from noise of deviation 1"]
     caption = (
-        "The windy game: 50 next frames of each of 20 pasts. Total variation: of the ball's column, from its true distribution; "
+        "The windy game: 50 next frames of each of 16 pasts. Total variation: of the ball's column, from its true distribution; "
         f"that of as many true draws is {floor:.2f}. On the right the mistake: initial noise of deviation 1, not 5."
     )
     demo.table("gust", columns, rows, caption=caption)
@@ -349,9 +349,9 @@ def ends(demo: Demo, world: World, agent: Any) -> None:
     """Take the end head away from the finished world, and count what it dreams after the end."""
     endless = evaluate.NeverEnds()
     endless.load_state_dict(world.outcome.state_dict())  # type: ignore[attr-defined]
-    real = collect(N, None, seed=6, generator=seeded())
+    real = collect(64, None, seed=6, generator=seeded())
     begin = lambda n: (real.frames[:n, :LENGTH], real.actions[:n, : LENGTH - 1])  # noqa: E731
-    options: dict[str, Any] = {"n_dreams": N, "horizon": N_STEPS + 6, "sigmas": karras_sigmas(3)}
+    options: dict[str, Any] = {"n_dreams": 64, "horizon": N_STEPS + 6, "sigmas": karras_sigmas(3)}
     dreamt = imagine(World(world.denoiser, endless), agent, begin, **options, generator=seeded())
     empty = dreamt.histories[N_STEPS + 1 :, :, -1, 1:-1, 1:-1].amax(dim=(2, 3)) < 0.75
     numbers(demo,
