@@ -29,7 +29,7 @@ for session in json.load(sys.stdin):
         print(session['session'])"
 }
 all=$(sessions)
-lane_b=$(grep -E '^(backprop|quantization|ppo|vq_vae|cuda_.*|shared|lint|types|layout)$' <<<"$all")
+lane_b=$(grep -E '^(quantization|ppo|vq_vae|diffusion_world_model|cuda_.*|shared|lint|types|layout)$' <<<"$all")
 lane_a=$(grep -vxF "$lane_b" <<<"$all")
 [ -n "$lane_a" ] && [ -n "$lane_b" ] || { echo "nox -l --json shows no sessions: $all"; exit 1; }
 
