@@ -269,9 +269,9 @@ def draw_gust(demo: Demo, world: World) -> None:
     demo.figure("gust", fig,
         alt="For 1, 2, 3, 5 and 10 steps a sampled frame, and the ball's row of 16 samples below each other. One step: three faint "
         "balls in each sample. More steps: one bright ball, in one of three columns, as in the game itself. From too little noise: "
-        "the ball is in the middle column in all 16.",
+        "one bright ball, in the same column every time.",
         caption="The wind leaves three next frames. One step draws their mean; with more steps the dream chooses, as the game does. "
-        "From too little noise the frames are just as crisp, but the chance is gone.",
+        "From too little noise the frames are no less crisp, but nearly all alike: sharp is not right.",
     )  # fmt: skip
 
 
