@@ -109,7 +109,7 @@ class NeverEnds(Outcome):
     def forward(self, frame: Tensor, action: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """See Outcome."""
         reward_logits, end_logits = super().forward(frame, action, following)
-        return reward_logits, torch.tensor([0.0, -1e9]).expand_as(end_logits)
+        return reward_logits, end_logits.new_tensor([0.0, -1e9]).expand_as(end_logits)
 
 
 def shuffle(frames: Tensor, actions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -384,7 +384,7 @@ def main() -> None:
             exploited = pool.submit(exploit, 0)
             save_result(list(tqdm(pool.map(measure, tasks), total=len(tasks))), RESULT)
             save_result(exploited.result(), EXPLOIT)
-    players, known = load_result(), rules()
+    players, known = load_result(RESULT), rules()
     show(players, known)
     path = HERE / "build" / "evaluation.svg"
     path.parent.mkdir(exist_ok=True)

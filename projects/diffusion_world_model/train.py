@@ -210,8 +210,9 @@ def _collect_more(run: Run, n: int) -> None:
     s, seed = run.settings, 1000 * run.seed + run.n_rounds
     agent = run.agent if run.n_rounds else None
     new = collect(n, agent, gust=s.gust, epsilon=s.epsilon, seed=seed, generator=run.generator)
+    new = Replay(*(column.to(run.device) for column in new))
     parts = [new] if run.replay is None else [run.replay, new]
-    run.replay = Replay(*(torch.cat(column).to(run.device) for column in zip(*parts, strict=True)))
+    run.replay = Replay(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _learn_world(run: Run) -> None:
@@ -301,8 +302,10 @@ def save_weights(networks: dict[str, nn.Module], path: Path, *, note: dict[str, 
 def load_weights(path: Path) -> tuple[World, ActorCritic]:
     """Return the world and the agent of a file of `save_weights`. ValueError if it holds other weights than theirs."""
     denoiser, outcome, agent = UNet().eval(), Outcome().eval(), ActorCritic().eval()
-    tensors = load_file(path)
-    for name, network in {"denoiser": denoiser, "outcome": outcome, "agent": agent}.items():
+    networks, tensors = {"denoiser": denoiser, "outcome": outcome, "agent": agent}, load_file(path)
+    if unknown := sorted(key for key in tensors if key.split(".")[0] not in networks):
+        raise ValueError(f"{path} holds weights of other networks: {unknown}")
+    for name, network in networks.items():
         own = {
             key.removeprefix(f"{name}."): v.float()
             for key, v in tensors.items()
