@@ -42,7 +42,10 @@ from game import N_ACTIONS, N_STEPS, PADDLE, Catch
 from train import LENGTH, STAY, Parts, Replay, Settings, collect, score, train
 from unet import Outcome, UNet
 
-__all__ = ["CONTROLS", "CopyLast", "NeverEnds", "NoAction", "crisp", "dream_beside", "model_free", "optimum", "read", "tracker"]  # fmt: skip
+__all__ = [
+    "CONTROLS", "CopyLast", "NeverEnds", "NoAction", "alike", "as_dream", "crisp", "dream_beside", "load_result", "model_free",
+    "next_column", "optimum", "play_on", "read", "tracker", "wind", "windy_dreams",
+]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
 RESULT, EXPLOIT = HERE / "results" / "evaluation.csv", HERE / "results" / "exploit.csv"
@@ -148,21 +151,23 @@ def as_dream(played: Replay, agent: nn.Module) -> Dream:
     return Dream(histories[:-1], actions, log_probs, values[:-1], values[1:], played.rewards.T, played.ends.T)
 
 
-def _trained(settings: Settings, seed: int, parts: Parts | None = None) -> nn.Module:
+def trained(settings: Settings, seed: int, parts: Parts | None = None) -> nn.Module:
+    """Return the agent of a run."""
     return train(settings, seed=seed, parts=parts).agent
 
 
-def _untrained(settings: Settings, seed: int) -> nn.Module:
+def untrained(settings: Settings, seed: int) -> nn.Module:
+    """Return the agent of a run whose world learns nothing."""
     rounds = tuple((n_episodes, 0, n_agent) for n_episodes, _, n_agent in settings.rounds)
     return train(dataclasses.replace(settings, rounds=rounds), seed=seed).agent
 
 
 CONTROLS: dict[str, Callable[[Settings, int], nn.Module]] = {
-    AGENT: _trained,
-    "untrained world": _untrained,
-    "shuffled actions": partial(_trained, parts=Parts(change=shuffle)),
-    "no action": partial(_trained, parts=Parts(denoiser=NoAction)),
-    "last frame": partial(_trained, parts=Parts(denoiser=CopyLast)),
+    AGENT: trained,
+    "untrained world": untrained,
+    "shuffled actions": partial(trained, parts=Parts(change=shuffle)),
+    "no action": partial(trained, parts=Parts(denoiser=NoAction)),
+    "last frame": partial(trained, parts=Parts(denoiser=CopyLast)),
     "model-free": lambda settings, seed: model_free(settings, seed=seed),
 }
 
@@ -214,7 +219,7 @@ def read(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def crisp(frames: Tensor) -> Tensor:
-    """Say of each frame (B, 12, 12) whether the game could have drawn it, to 0.3 in every pixel: (B,) bool."""
+    """Say of each frame (B, 12, 12) whether it is `alike` to the game's frame of what `read` sees in it: (B,) bool."""
     game = Catch(len(frames))
     game.row, game.column, game.paddle = (place.numpy() for place in read(frames))
     return alike(frames, torch.tensor(game.frames()))

@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import agent as agent_module
+import diffusion_world_model as core
 import train as module
 from shared.testing.checks import assert_close, expect_error, unchanged
 from shared.testing.no_compiler import without_compiler
@@ -347,7 +349,7 @@ def test_what_is_collected(no_score, monkeypatch):
 def test_records(monkeypatch):
     """Every 10th update of the agent and the last; what they say of the dream; seconds without the scoring."""
     clock, dreams = types.SimpleNamespace(now=50.0), []
-    imagine, improve = module.imagine, module.improve
+    imagine, improve = core.imagine, agent_module.improve
 
     def scored(agent, **options):
         clock.now += 1000
@@ -360,10 +362,10 @@ def test_records(monkeypatch):
         dreams.append(dream._replace(ends=dream.ends | (torch.arange(9) == 4)[:, None]))
         return dreams[-1]
 
-    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: clock.now), raising=False)
     monkeypatch.setattr(module, "score", scored)
-    monkeypatch.setattr(module, "imagine", dreamt)
-    monkeypatch.setattr(module, "improve", lambda *a, **k: improve(*a, n_epochs=1, **k))
+    monkeypatch.setattr(module, "imagine", dreamt, raising=False)
+    monkeypatch.setattr(module, "improve", lambda *a, **k: improve(*a, n_epochs=1, **k), raising=False)
     run = module.train(tiny(((6, 1, 12), (4, 0, 3)), gust=0.3, horizon=9), seed=1)
     keys = {"round", "update", "real_steps", "dream", "dream_sum", "real", "seconds"}
     assert all(set(record) == keys for record in run.records), f"a record has {set(run.records[0])}"
@@ -410,7 +412,7 @@ def test_no_real_transition_reaches_the_agent(no_score, monkeypatch):
 @pytest.mark.grades("train")
 def test_dreaming_leaves_the_world_as_it_is(no_score, monkeypatch):
     """While the agent learns, weights and gradients of the world's networks stay; while the world learns, the agent's do."""
-    worlds, agents, imagine = [], [], module.imagine
+    worlds, agents, imagine = [], [], core.imagine
 
     def snapshot(networks):
         return [
@@ -424,7 +426,7 @@ def test_dreaming_leaves_the_world_as_it_is(no_score, monkeypatch):
         assert not any(column.requires_grad for column in dream), "a dream carries gradients"
         return dream
 
-    monkeypatch.setattr(module, "imagine", spy)
+    monkeypatch.setattr(module, "imagine", spy, raising=False)
     run = module.train(tiny(((6, 2, 3),)), seed=2)
     worlds.append(snapshot(run.world))
     for a, b in itertools.pairwise(worlds):
@@ -448,14 +450,14 @@ def test_settings_are_used(no_score, monkeypatch):
     seen = {}
 
     def spy(name, of):
-        inner = getattr(module, name)
+        inner = getattr(core if name == "imagine" else module, name)
 
         def wrapped(*arguments, **options):
             result = inner(*arguments, **options)
             seen[name] = of(arguments, options, result)
             return result
 
-        monkeypatch.setattr(module, name, wrapped)
+        monkeypatch.setattr(module, name, wrapped, raising=False)
 
     spy("segments", lambda a, o, r: a[1])
     spy("outcomes", lambda a, o, r: a[1])
@@ -489,9 +491,12 @@ def test_the_world_learns(no_score, monkeypatch):
     """Both losses fall; gradients are cut to norm 1 and do not add up over updates."""
     losses, norms = {"denoiser_loss": [], "outcome_loss": []}, []
     for name, found in losses.items():
-        inner = getattr(module, name)
+        inner = getattr(core, name)
         monkeypatch.setattr(
-            module, name, lambda *a, inner=inner, found=found, **k: found.append(inner(*a, **k)) or found[-1]
+            module,
+            name,
+            lambda *a, inner=inner, found=found, **k: found.append(inner(*a, **k)) or found[-1],
+            raising=False,
         )
     run = module.train(tiny(((30, 30, 0),), batch_size=10, n_outcomes=64, learning_rate=2e-3), seed=0)
     for name, found in losses.items():
@@ -508,7 +513,7 @@ def test_the_world_learns(no_score, monkeypatch):
 @pytest.mark.grades("train")
 def test_parts_are_replaced(no_score, monkeypatch):
     """A control's networks are the ones that learn and dream; the denoiser learns from what `change` returns."""
-    got, inner = [], module.denoiser_loss
+    got, inner = [], core.denoiser_loss
 
     def spy(network, frames, actions, valid, **options):
         got.append((frames, actions, valid))
@@ -525,7 +530,7 @@ def test_parts_are_replaced(no_score, monkeypatch):
     class Else(module.Outcome):
         pass
 
-    monkeypatch.setattr(module, "denoiser_loss", spy)
+    monkeypatch.setattr(module, "denoiser_loss", spy, raising=False)
     run = module.train(tiny(((6, 2, 1),)), parts=module.Parts(denoiser=Other, outcome=Else, change=change))
     assert isinstance(run.denoiser, Other), "the denoiser is not replaced"
     assert isinstance(run.outcome, Else), "the outcome is not replaced"
