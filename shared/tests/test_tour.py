@@ -145,6 +145,35 @@ def test_a_picture_without_a_browser_is_refused_before_the_demos_run(monkeypatch
     assert "cannot be taken: no chromium" in capsys.readouterr().err
 
 
+EXPORT = """
+import json, pathlib
+weights = {"layer.weight": {"shape": [2, 3], "data": "AAAAAAAA", "scales": "AACAPwAAgD8="}}
+pathlib.Path("build/dream.json").write_text(json.dumps(weights))
+"""
+
+
+def test_weights_that_a_project_exports_become_a_figure(toured, page_of):
+    (toured.folder / "export.py").write_text(EXPORT)
+    stop = tour.visit(toured)
+    assert (stop.error, stop.n_dream_weights) == ("", 6)
+    page = page_of(stop)
+    assert '"data": "AAAAAAAA"' in page
+    assert "function makeDenoiser" in page
+    (toured.folder / "export.py").write_text("")  # what an earlier run exported does not count
+    stop = tour.visit(toured)
+    assert (stop.error, stop.dream) == ("", {})
+    page = page_of(stop)
+    assert 'id="playable-dream"' not in page
+    assert "function makeDenoiser" not in page
+
+
+def test_an_export_that_fails_is_shown_in_its_place(toured, page_of):
+    (toured.folder / "export.py").write_text("raise RuntimeError('no weights')")
+    stop = tour.visit(toured)
+    assert "no weights" in stop.error
+    assert "The demo failed." in page_of(stop)
+
+
 # --- the board --------------------------------------------------------------------------------------------------
 
 

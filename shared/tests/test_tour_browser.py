@@ -21,7 +21,11 @@ from shared.tour import browser, tables
 PLACES = [(width, scheme) for width in browser.WIDTHS for scheme in browser.SCHEMES]
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 200" width="400" height="200">{}</svg>'
 SOUND = SVG.format('<circle cx="90" cy="90" r="70" fill="teal"/>')
-STOPS = ("activations", "diffusion_sampling", "cuda_matmul")  # those with an interactive figure
+STOPS = (
+    "activations",
+    "diffusion_sampling",
+    "cuda_matmul",
+)  # those with a figure of play.js; the dream: test_tour_dream.py
 INTENSITIES = {"naive": 0.06, "tiled": 8.0, "wide": 32.0, "wider": 32.0}
 NUMBERS = {f"intensity_{k}": {"value": v, "text": "", "label": ""} for k, v in INTENSITIES.items()}
 COLOURS = re.findall(r"--(\w+): (#\w{6})", (ROOT / "shared/tour/page.html").read_text())
