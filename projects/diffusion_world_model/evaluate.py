@@ -190,10 +190,7 @@ def measure(task: tuple[str, int, Settings]) -> dict[str, object]:
 
 
 def exploit(seed: int, settings: Settings | None = None) -> list[dict[str, object]]:
-    """Train an agent in a dream that knows of ends, and one in a dream in which nothing ever ends; return both records.
-
-    A dream has 15 steps, time for more than a game of 9.
-    """
+    """Train an agent in dreams of 15 steps (a game has 9) that know of ends, one where nothing ever ends; return both records."""
     torch.set_num_threads(1)
     settings = settings or Settings(rounds=((600, 800, 140),), horizon=15)
     worlds = {"with ends": Parts(), "without ends": Parts(outcome=NeverEnds, change=forget_ends)}
