@@ -254,9 +254,11 @@ def test_one_update_by_hand():
     want = torch.cat([s.flatten() for s in steps])
     length = float(got.norm())
     assert abs(length - 0.3 * 0.5) < 1e-3, (
-        f"the step has length {length:.4f}, expected 0.15: is the gradient's norm cut to 0.5, and old gradients forgotten?"
+        f"the step has length {length:.4f}, expected 0.15: is the gradient's norm cut to 0.5?"
     )
-    assert float((got - want).norm()) < 2e-3 * length, "the step does not go down the gradient of this loss"
+    assert float((got - want).norm()) < 2e-3 * length, (
+        "the step does not go down the gradient of this loss: are old gradients forgotten?"
+    )
 
 
 @pytest.mark.grades("improve")

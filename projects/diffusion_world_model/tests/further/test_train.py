@@ -48,8 +48,8 @@ def test_collect_records_whole_episodes():
     _, paddle = places(frames[:, 3:12])  # in the last frame the ball may hide it
     for late, said in (
         (3, ""),
-        (2, "the actions are aligned one step late"),
-        (4, "the actions are aligned one step early"),
+        (4, "the actions are aligned one step late"),
+        (2, "the actions are aligned one step early"),
     ):
         if said:
             assert not (
