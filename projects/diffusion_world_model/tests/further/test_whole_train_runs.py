@@ -151,16 +151,15 @@ def test_no_real_transition_reaches_the_agent(no_score, monkeypatch):
     beginnings = module.beginnings
 
     def poisoned(replay, **options):
-        replay.rewards.fill_(math.nan)
+        replay.rewards.fill_(50.0)
         replay.ends.fill_(True)
-        replay.frames[:, -1] = math.nan
+        replay.frames[:, -1] = 50.0
         replay.actions[:, -1] = -99
         return beginnings(replay, **options)
 
     monkeypatch.setattr(module, "beginnings", poisoned)
     run = module.train(tiny(((6, 2, 3),)), seed=2)
     for mine, theirs in zip(run.agent.parameters(), clean.agent.parameters(), strict=True):
-        assert not mine.isnan().any(), "a real reward or final frame reaches the agent's loss"
         assert torch.equal(mine, theirs), "a real transition reaches the agent's loss"
 
 
