@@ -181,6 +181,8 @@ def test_rules_by_hand():
         # ball before, ball now, paddle, tracker, optimum
         ((0, 2), (1, 3), 6, -1, 1),  # it comes to column 7, by the wall at 9
         ((0, 2), (1, 1), 6, -1, 1),  # the other way, to 7 as well
+        ((3, 7), (4, 8), 7, 1, -1),  # it comes to column 5, by the wall at 9
+        ((3, 2), (4, 1), 2, -1, 1),  # it comes to column 4, by the wall at 0
         ((7, 7), (8, 8), 2, 1, 1),  # it comes to column 9
         ((7, 1), (8, 0), 4, -1, -1),  # it comes to column 1
         ((0, 5), (0, 5), 7, -1, 0),  # nothing is known of the direction
