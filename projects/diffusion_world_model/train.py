@@ -42,7 +42,7 @@ Start = Callable[[int], tuple[Tensor, Tensor]]
 class Settings:
     """The settings of a run. A round is (real episodes, updates of the world, updates of the agent); the first plays at random."""
 
-    rounds: tuple[tuple[int, int, int], ...] = ((600, 800, 80), (100, 300, 60))
+    rounds: tuple[tuple[int, int, int], ...] = ((600, 600, 80), (100, 300, 60))
     gust: float = 0.0  # of the game
     epsilon: float = 0.2  # from the second round on: how often an action is random where the agent plays
     batch_size: int = 64  # segments, for the denoiser
