@@ -90,16 +90,20 @@ def sums(chromium, path):
 
 @pytest.fixture
 def look(chromium, path):
-    """Return a function that opens the page and scrolls to the figure, until the test ends."""
+    """Return a function that opens the page and scrolls to the figure; there time passes by `page.clock` alone."""
     with contextlib.ExitStack() as stack:
 
-        def look(*, calm=False, scroll=True, **place):
-            page = stack.enter_context(browser.open_page(chromium, path, **place))
-            if calm:
-                page.emulate_media(reduced_motion="reduce")
+        def look(*, calm=False, scroll=True, width=1280, scheme="light"):
+            phone = width < 600
+            page = stack.enter_context(
+                chromium.new_page(
+                    viewport={"width": width, "height": 844}, is_mobile=phone, has_touch=phone, offline=True,
+                    color_scheme=scheme, reduced_motion="reduce" if calm else "no-preference",
+                )
+            )  # fmt: skip
             page.clock.install(time=0)
-            page.reload()
-            page.clock.pause_at(60_000)  # from here on time passes by run_for alone, however slow the machine is
+            page.goto(path.as_uri())
+            page.clock.pause_at(60_000)
             if scroll:
                 page.locator("#playable-dream svg").scroll_into_view_if_needed()
             return page
