@@ -18,7 +18,11 @@ __all__ = ["ActorCritic", "act", "improve"]
 
 
 class ActorCritic(nn.Module):
-    """Histories (B, L, H, W) -> action logits (B, n_actions) and values (B,). The last layer starts at zero: all actions alike."""
+    """Histories (B, L, H, W) -> action logits (B, n_actions) and values (B,).
+
+    The last layer starts at zero, so all actions are alike. The empty field, -1, enters as 0: as it stands it would push most ReLUs
+    below 0 for good, and one seed in three stopped learning half-way.
+    """
 
     def __init__(self, *, n_frames: int = 4, size: int = 12, n_actions: int = 3, width: int = 16) -> None:
         super().__init__()

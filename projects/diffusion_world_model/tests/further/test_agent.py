@@ -97,6 +97,20 @@ def test_all_actions_are_alike_at_first():
 
 
 @pytest.mark.grades("ActorCritic")
+def test_the_empty_field_enters_as_zero():
+    """Histories of nothing but -1 reach the first layer as 0."""
+    agent = wake(module.ActorCritic())
+    for name, parameter in agent.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    logits, values = agent(torch.full((3, 4, 12, 12), -1.0))
+    largest = max(logits.abs().max().item(), values.abs().max().item())
+    assert largest < 1e-5, (
+        f"the empty field, -1, enters as 0: without biases its logits and value are 0, got {largest:.3g}"
+    )
+
+
+@pytest.mark.grades("ActorCritic")
 def test_agent_of_other_sizes():
     """Two frames of 8 by 8, five actions; the gradient reaches every parameter."""
     agent = wake(module.ActorCritic(n_frames=2, size=8, n_actions=5, width=4))
