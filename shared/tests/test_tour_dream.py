@@ -19,7 +19,6 @@ from shared.tour import browser
 
 PROJECT = load_project(ROOT / "projects/diffusion_world_model")
 PARTS = ("agent", "diffusion_world_model", "dream", "export", "game", "unet")
-LEVEL = 2 / 255  # between two grey levels: D is rounded, so a hair's breadth can become one
 ALIKE = 1e-3
 
 
@@ -181,49 +180,45 @@ DRAW = """([noise, history, actions, n]) => {
 }"""
 
 
-def assert_drawn_alike(mine, theirs, edge):
-    """Compare frames to 1e-3; where a D lay on the edge between two levels, one pixel in 50 may be a level off."""
-    error = (mine - theirs).abs()
-    assert error.max() < (ALIKE if edge > 2e-3 else 1.5 * LEVEL), (error.max(), edge)
-    assert (error > ALIKE).float().mean() < 0.02
+def theirs_and_mine(sums, parts, networks, history, mine_history, actions, n_steps, seed):
+    """Draw one frame with both, from the first noise for which no D comes near the edge between two levels.
+
+    There torch and the page may round to either side, and both are right.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(50):
+        noise = torch.randn(1, 12, 12, generator=generator)
+        states, edge = sample(parts, networks, noise, history, actions, n_steps)
+        if edge > 2e-3:
+            break
+    else:
+        pytest.fail("50 noises, and each leads to an edge")
+    given = [noise.flatten().tolist(), mine_history[0].flatten(1).tolist(), actions[0].tolist(), n_steps]
+    return states[-1], torch.tensor(sums.evaluate(DRAW, given)[-1]).reshape(1, 12, 12)
 
 
 @torch.no_grad()
 def test_frames_are_torchs_in_twenty_cases(sums, parts, networks, cases):
     frames, actions = cases
-    generator, exact = torch.Generator().manual_seed(2), 0
     for i in range(20):
-        noise, n_steps = torch.randn(1, 12, 12, generator=generator), 1 + i % 10
-        history, taken = frames[i : i + 1, :4], actions[i : i + 1]
-        theirs, edge = sample(parts, networks, noise, history, taken, n_steps)
-        mine = sums.evaluate(
-            DRAW, [noise.flatten().tolist(), history[0].flatten(1).tolist(), taken[0].tolist(), n_steps]
-        )
-        mine = torch.tensor(mine).reshape(n_steps, 1, 12, 12)
-        assert_drawn_alike(mine[-1], theirs[-1], edge)
-        exact += (mine[-1] - theirs[-1]).abs().max() < ALIKE
-    assert exact >= 15  # the allowance for edges is not what lets it pass
+        past = frames[i : i + 1, :4], frames[i : i + 1, :4], actions[i : i + 1]
+        theirs, mine = theirs_and_mine(sums, parts, networks, *past, 1 + i % 10, seed=i)
+        assert (mine - theirs).abs().max() < ALIKE, i
 
 
 @torch.no_grad()
 def test_a_whole_episode_is_torchs(sums, parts, networks, cases):
-    """Nine steps, each side on its own frames: what is a level off in one is fed into the next."""
+    """Nine steps, each side on its own frames."""
     first = cases[0][:1, :1]
     mine_history = theirs_history = first.expand(1, 4, 12, 12)
-    actions, generator = [1, 1, 1], torch.Generator().manual_seed(3)
+    actions = [1, 1, 1]
     for t in range(9):
-        noise = torch.randn(1, 12, 12, generator=generator)
         actions = [*actions[-3:], (2, 0, 1, 2, 2, 1, 0, 0, 1)[t]]
-        theirs, _ = sample(parts, networks, noise, theirs_history, torch.tensor([actions]), 3)
-        mine = sums.evaluate(
-            DRAW, [noise.flatten().tolist(), mine_history[0].flatten(1).tolist(), actions, 3]
-        )
-        frame = torch.tensor(mine[-1]).reshape(1, 12, 12)
-        error = (frame - theirs[-1]).abs()
-        assert error.max() < 2.5 * LEVEL, t
-        assert (error > ALIKE).float().mean() < 0.05, t
-        mine_history = torch.cat([mine_history[:, 1:], frame[:, None]], dim=1)
-        theirs_history = torch.cat([theirs_history[:, 1:], theirs[-1][:, None]], dim=1)
+        past = theirs_history, mine_history, torch.tensor([actions])
+        theirs, mine = theirs_and_mine(sums, parts, networks, *past, 3, seed=100 + t)
+        assert (mine - theirs).abs().max() < ALIKE, t
+        mine_history = torch.cat([mine_history[:, 1:], mine[:, None]], dim=1)
+        theirs_history = torch.cat([theirs_history[:, 1:], theirs[:, None]], dim=1)
     assert (theirs_history[0, 0] - first[0, 0]).abs().max() > 1  # it did move
 
 

@@ -203,7 +203,8 @@ function makeWorld(weights) {
     const oneHot = [0, 1, 2].map(a => new Float32Array(frame.length).fill(a === action ? 1 : 0));
     return outcomeLogits(stack(...[frame, following, ...oneHot].map(plane)));
   };
-  const readAgent = history => agentLogits(stack(...history.map(plane)));
+  const fromZero = frame => frame.map(grey => grey + 1);  // the empty field enters the agent as 0
+  const readAgent = history => agentLogits(stack(...history.map(frame => plane(fromZero(frame)))));
   return {
     denoiser: makeDenoiser(weights), readOutcome, readAgent,
     outcome(frame, action, following) {
