@@ -97,10 +97,9 @@ def players(demo: Demo) -> None:
     caption = "Mean return of 1,000 real games. The first three learn nothing; a control lacks one thing."
     demo.table("players", columns, rows, caption=caption)
     demo.figure("players", evaluate.draw(result, known),
-        alt=f"Returns in the real game, a dot per seed. The agent trained in the dream: {min(ours):.2f} to {max(ours):.2f}. The "
-        f"best seed of a control: {best[first]:.2f}, {first}. Random: {known['random']:.2f}, optimum: {known['optimum']:.2f}.",
-        caption="The agent, and what is left of it when one thing is taken away, with as many real steps. A dot is a seed. "
-        f"Dashed: players that learn nothing; green: the {evaluate.TARGET} that was wanted.",
+        alt=f"A dot per seed. The agent trained in the dream: {min(ours):.2f} to {max(ours):.2f}; the best control, {first}: {best[first]:.2f}.",
+        caption="The agent, and what is left of it when one thing is taken away, with as many real steps. Dashed: players that learn nothing; "
+        f"green: the {evaluate.TARGET} that was wanted.",
     )  # fmt: skip
 
 
@@ -155,10 +154,10 @@ def draw_dream(demo: Demo, real: Tensor, known: Tensor, open_: Tensor) -> None:
             0.5, 0, f"{seen}\nseen", transform=middle.transAxes, ha="center", va="center", size=9, color=GREY
         )
     demo.figure("dream", fig,
-        alt="Twice three rows: the real game, the dreamed one, their difference. Above, from three frames on, the difference stays "
-        "empty. Below, from one frame on, the dreamed ball goes the other way from the first dreamed frame, marked red, to the last.",
-        caption="One game, dreamed twice under the real actions. Three frames tell the direction, and the dream is right. One does "
-        "not: the dream picks the other direction (red: the first frame that differs), and keeps to it. Both ways end alike.",
+        alt="A real game, the dreamed one, their difference, twice. From three frames on, the difference is empty. From one frame on, the "
+        "dreamed ball goes the other way.",
+        caption="One game, dreamed twice under the real actions. Three frames tell the direction. One does not: the dream picks the other "
+        "one (red: the first frame that differs) and keeps to it.",
     )  # fmt: skip
 
 
@@ -267,11 +266,10 @@ def draw_gust(demo: Demo, world: World) -> None:
     for axis, name in zip(axes[:, 0], names, strict=True):
         beside(axis, name)
     demo.figure("gust", fig,
-        alt="For 1, 2, 3, 5 and 10 steps a sampled frame, and the ball's row of 16 samples below each other. One step: three faint "
-        "balls in each sample. More steps: one bright ball, in one of three columns, as in the game itself. From too little noise: "
-        "one bright ball, in the same column every time.",
-        caption="The wind leaves three next frames. One step draws their mean; with more steps the dream chooses, as the game does. "
-        "From too little noise the frames are no less crisp, but nearly all alike: sharp is not right.",
+        alt="Sampled frames, and the ball's row of 16 samples, for 1 to 10 steps. One step: three faint balls. More: one ball in one of "
+        "three columns, as in the game. From too little noise: always the middle column.",
+        caption="The wind leaves three next frames. One step draws their mean; more steps choose, as the game does. From too little noise the "
+        "frames are as crisp, but the chance is gone.",
     )  # fmt: skip
 
 
@@ -337,11 +335,10 @@ def exploit(demo: Demo) -> None:
         ("honest_real_last", honest_last["real"], ".2f", "return of its agent in the real game, at last"),
     )  # fmt: skip
     demo.figure("exploit", fig,
-        alt="Two panels over the updates of the agent. Left, the sum of rewards in a dream rises without ends "
-        f"from {first['dream_sum']:.1f} to {last['dream_sum']:.1f}. Right, in the real game, this agent ends at "
-        f"{last['real']:.2f}, and the one whose dream has ends at {honest_last['real']:.2f}.",
-        caption="A dream in which no game ends: the last frame stands still and pays for ever. The agent gets better and better at "
-        "the dream (left), not at the game (right).",
+        alt=f"In a dream without ends rewards rise from {first['dream_sum']:.1f} to {last['dream_sum']:.1f}; in the real game its agent ends at "
+        f"{last['real']:.2f}, the other at {honest_last['real']:.2f}.",
+        caption="A dream in which no game ends: the last frame stands still and pays for ever. The agent learns the dream (left), not the "
+        "game (right).",
     )  # fmt: skip
 
 

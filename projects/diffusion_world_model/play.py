@@ -30,10 +30,8 @@ from keys import Keys
 from train import LENGTH, STAY, load_weights
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-GUST, VISIBLE = (
-    0.4,
-    0.3,
-)  # the wind the second world was trained in; the least difference of a pixel that counts
+GUST = 0.4  # the wind that the second world was trained in
+VISIBLE = 0.3  # the least difference of a pixel that counts
 TICK_S, END_TICKS = 0.35, 4  # between two frames; how long the end of a game stays
 SHADES = " ░▒▓█"
 
