@@ -192,7 +192,7 @@ def measure(task: tuple[str, int, Settings]) -> dict[str, object]:
 def exploit(seed: int, settings: Settings | None = None) -> list[dict[str, object]]:
     """Train an agent in dreams of 15 steps (a game has 9) that know of ends, one where nothing ever ends; return both records."""
     torch.set_num_threads(1)
-    settings = settings or Settings(rounds=((600, 600, 120),), horizon=15)
+    settings = settings or Settings(rounds=((600, 600, 90),), horizon=15)
     worlds = {"with ends": Parts(), "without ends": Parts(outcome=NeverEnds, change=forget_ends)}
     return [
         {"world": name} | {key: round(record[key], 3) for key in ("update", "dream_sum", "real")}
