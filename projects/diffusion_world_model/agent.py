@@ -20,8 +20,7 @@ __all__ = ["ActorCritic", "act", "improve"]
 class ActorCritic(nn.Module):
     """Histories (B, L, H, W) -> action logits (B, n_actions) and values (B,).
 
-    The last layer starts at zero, so all actions are alike. The empty field, -1, enters as 0: as it stands it would push most ReLUs
-    below 0 for good, and one seed in three stopped learning half-way.
+    The last layer starts at zero, so all actions are alike. The empty field, -1, enters as 0.
     """
 
     def __init__(self, *, n_frames: int = 4, size: int = 12, n_actions: int = 3, width: int = 16) -> None:
@@ -35,9 +34,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, history: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        out = self.body(
-            history + 1
-        )  # the empty field is 0: were it -1, it would push most units below 0 for good
+        out = self.body(history + 1)
         return out[:, :-1], out[:, -1]
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import export
 
 pytestmark = pytest.mark.grades()
-WEIGHTS = sorted((export.HERE / "weights").glob("*.safetensors"))
+WEIGHTS = sorted((Path(__file__).resolve().parents[2] / "weights").glob("*.safetensors"))
 
 
 def test_a_matrix_by_hand():
