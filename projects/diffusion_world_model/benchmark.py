@@ -161,16 +161,6 @@ def compare_training(bench: Benchmark) -> None:
 # --- what real steps buy --------------------------------------------------------------------------------------
 
 
-def dream_agents() -> Iterator[tuple[int, Agents]]:
-    """Yield half the real steps of evaluate.py, and how an agent learns in the dream of a world that has seen as many."""
-    first, second = train.Settings().rounds
-    rounds = ((first[0] // 2, *first[1:]), (second[0] // 2, *second[1:]))
-    if QUICK:
-        rounds = ((20, 2, 2), (5, 2, 2))
-    settings = train.Settings(rounds=rounds)
-    yield N_STEPS * sum(n for n, _, _ in rounds), partial(evaluate.CONTROLS[evaluate.AGENT], settings)
-
-
 def real_agents() -> Iterator[tuple[int, Agents]]:
     """Yield 1, 3, 10 and 30 times the real steps of evaluate.py, and how an agent learns from them alone.
 
@@ -184,18 +174,10 @@ def real_agents() -> Iterator[tuple[int, Agents]]:
 
 
 def compare_steps(bench: Benchmark) -> None:
-    """Train both with three seeds, and say how many real steps a return needs."""
-    for name, agents in {"in the dream": dream_agents, "in the real game": real_agents}.items():
-        found: dict[int, list[tuple[float, float]]] = {}
-        for steps, agent_of in agents():
-            for seed in range(1 if QUICK else 3):
-                begin = time.process_time()
-                agent = agent_of(seed=seed)
-                seconds = time.process_time() - begin
-                found.setdefault(steps, []).append((train.score(agent), seconds))
-        if name == "in the dream" and evaluate.RESULT.exists():  # the full run, which need not be made again
-            rows = evaluate.load_result()[evaluate.AGENT]
-            found[int(rows[0]["real_steps"])] = [(row["return"], row["cpu_seconds"]) for row in rows]
+    """Say how many real steps a return needs: the dream's agents are those of evaluate.py, the others learn here."""
+    rows = evaluate.load_result()[evaluate.AGENT]
+    dreamt = {int(rows[0]["real_steps"]): [(row["return"], row["cpu_seconds"]) for row in rows]}
+    for name, found in {"in the dream": dreamt, "in the real game": learned_for_real()}.items():
         means = {steps: statistics.mean(value for value, _ in runs) for steps, runs in found.items()}
         for steps, runs in found.items():
             columns = {
@@ -209,6 +191,17 @@ def compare_steps(bench: Benchmark) -> None:
             enough = [steps for steps, mean in means.items() if mean >= wanted]
             columns[f"mean return {wanted}"] = f"{min(enough):,}" if enough else f"more than {max(means):,}"
         bench.record("real steps that are enough, of those tried", f"learned {name}", columns)
+
+
+def learned_for_real() -> dict[int, list[tuple[float, float]]]:
+    """Return, for each number of real steps, return and CPU seconds of each seed."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for steps, agent_of in real_agents():
+        for seed in range(1 if QUICK else 3):
+            begin = time.process_time()
+            agent = agent_of(seed=seed)
+            found.setdefault(steps, []).append((train.score(agent), time.process_time() - begin))
+    return found
 
 
 # --- where the loss sits --------------------------------------------------------------------------------------
