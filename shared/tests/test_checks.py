@@ -236,6 +236,17 @@ def test_another_coding_is_read_as_python_reads_it(tmp_path):
         assert_imports_only(tmp_path / "answer.py", allowed={"numpy"})
 
 
+def test_right_numbers_of_another_dtype_get_no_diagnosis():
+    with pytest.raises(AssertionError) as error:
+        assert_close(
+            np.array([1.0, 2.5]),
+            np.array([1.0, 2.5], dtype=np.float32),
+            mistakes={"ties": np.array([1.0, 2.5])},
+        )
+    assert "ties" not in str(error.value)
+    assert "wrong dtype float64, expected float32" in str(error.value)
+
+
 def test_torch_dtypes_are_compared_by_name():
     half = torch.tensor([1.0, 2.5], dtype=torch.bfloat16)
     assert_close(half, half)

@@ -169,7 +169,9 @@ def test_nearest_level():
     )
     expected = level(torch.cat([k, torch.tensor([0, 255, 0, 255])]).double()).reshape(2, 4, 7)
     how = {"dtype": torch.float32, "rtol": 0, "atol": 1e-6, "mistakes": bytes_mistakes(frames)}
-    assert_close(diffusion_world_model.to_bytes(frames), expected, what="nearest levels", **how)
+    with unchanged(frames):
+        got = diffusion_world_model.to_bytes(frames)
+    assert_close(got, expected, what="nearest levels", **how)
 
 
 # --- denoise ----------------------------------------------------------------------------------------------------------
@@ -281,13 +283,14 @@ def test_skip_and_output(asked, single):
 
 
 @pytest.mark.grades("denoise")
-def test_a_known_denoiser(monkeypatch, generator):
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_known_denoiser(n, monkeypatch, generator):
     """A network whose F is right for every x: D is the frame that it has in mind, whatever σ is and how many games."""
     lend(monkeypatch, "preconditioning", "to_bytes")
-    mind = level(torch.randint(0, 256, (5, 4, 2), generator=generator).double())
+    mind = level(torch.randint(0, 256, (n, 4, 2), generator=generator).double())
     network = Exact(lambda x, sigma, history, actions: mind)
-    noisy, history = normal(5, 4, 2, generator=generator), normal(5, 1, 4, 2, generator=generator)
-    sigma = torch.tensor([0.01, 0.3, 1.0, 3.0, 20.0])
-    got = diffusion_world_model.denoise(network, noisy, sigma, history, torch.zeros(5, 1, dtype=torch.int64))
-    hint = "the scales inside the network and outside it do not belong to one σ"
+    noisy, history = normal(n, 4, 2, generator=generator), normal(n, 1, 4, 2, generator=generator)
+    sigma = torch.tensor([0.01, 0.3, 1.0, 3.0, 20.0])[:n]
+    got = diffusion_world_model.denoise(network, noisy, sigma, history, torch.zeros(n, 1, dtype=torch.int64))
+    hint = "D is not what the network has in mind: do both scales belong to one σ, and is it c_skip·x + c_out·F, then bytes?"
     assert_close(got, mind, dtype=torch.float32, rtol=0, atol=1e-5, what="D of a known denoiser", hint=hint)

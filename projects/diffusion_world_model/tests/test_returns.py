@@ -354,3 +354,30 @@ def test_where_p_underflows():
     assert_close(loss, -0.5 * policy.entropy().mean(), what="loss where p underflows", **how)
     (got,) = gradients(loss, (logits,))
     assert got.isfinite().all(), f"{hint}: the gradient is {got.tolist()}"
+
+
+@pytest.mark.grades("actor_critic_loss")
+def test_an_unlikely_action_has_its_own_ratio():
+    """An action of log-probability -200 that was as unlikely before: ρ is 1, and the gradient is REINFORCE's."""
+    logits = torch.tensor([[0.0, -200.0, -0.5], [0.3, 0.1, -30.0]], requires_grad=True)
+    actions, advantages = torch.tensor([1, 2]), torch.tensor([1.5, -0.7])
+    log_p = logits.detach().double().log_softmax(1)
+    old = log_p.gather(1, actions[:, None])[:, 0].float()
+    loss = diffusion_world_model.actor_critic_loss(
+        logits, torch.zeros(2), actions, old, advantages, torch.zeros(2), entropy_weight=0.0
+    )
+    hint = "ρ of an unlikely action is not 1 where π = π_old: take log_softmax, without a least probability"
+    assert_close(
+        loss,
+        -advantages.double().mean(),
+        dtype=torch.float32,
+        rtol=1e-4,
+        what="loss where π = π_old",
+        hint=hint,
+    )
+    (got,) = gradients(loss, (logits,))
+    taken = torch.nn.functional.one_hot(actions, 3).double()
+    expected = -advantages.double()[:, None] / 2 * (taken - log_p.exp())
+    assert_close(
+        got, expected, dtype=torch.float32, rtol=1e-4, atol=1e-6, what="gradient where π = π_old", hint=hint
+    )

@@ -230,6 +230,9 @@ def test_no_gradients(asked):
         return weight * scaled
 
     got = diffusion_world_model.next_frame(network, history, actions, SIGMAS[1:], generator=seeded())
+    assert torch.is_grad_enabled(), (
+        "next_frame switches gradients off and leaves them off for what comes after"
+    )
     assert not got.requires_grad, (
         "the frame leads back to the network's parameters: next_frame keeps no gradients"
     )
@@ -248,8 +251,36 @@ def test_generator_of_next_frame(asked):
     same, changes = torch.equal(frames[0], frames[1]), not torch.equal(frames[0], frames[2])
     assert same, "the same seed gives two frames: draw from the generator that is passed"
     assert changes, "another seed gives the same frame"
+    generator = seeded(1)
+    one, other = (
+        diffusion_world_model.next_frame(Exact(half), *asked, SIGMAS, generator=generator) for _ in range(2)
+    )
+    same = torch.equal(one, other)
+    assert not same, "two calls with one generator give the same frame: it is to move on"
     with torch.random.fork_rng():
         torch.manual_seed(1)
         one, other = (diffusion_world_model.next_frame(Exact(half), *asked, SIGMAS) for _ in range(2))
     same = torch.equal(one, other)
     assert not same, "without a generator each call gives the same frame"
+
+
+@pytest.mark.grades("next_frame")
+def test_one_game_and_ten_steps(monkeypatch):
+    """A single game keeps its axis, and every step of a long grid is made."""
+    lend(monkeypatch, "preconditioning", "to_bytes", "denoise")
+    sigmas = torch.tensor([5 * 0.6**i for i in range(10)] + [0.0])
+    network = Exact(half)
+    history = normal(1, 3, 2, 5, generator=seeded(3), scale=0.5)
+    got = diffusion_world_model.next_frame(
+        network, history, torch.zeros(1, 3, dtype=torch.int64), sigmas, generator=seeded(3)
+    )
+    assert got.shape == (1, 2, 5), f"the frame of one game has shape {tuple(got.shape)}, expected (1, 2, 5)"
+    assert len(network.states) == 10, f"{len(network.states)} calls of the network for a grid of ten steps"
+    assert_close(
+        got,
+        network.cleans[-1],
+        dtype=torch.float32,
+        rtol=0,
+        atol=1e-4,
+        what="frame at σ = 0, which is the last D",
+    )

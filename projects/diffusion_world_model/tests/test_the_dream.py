@@ -101,6 +101,7 @@ def test_no_gradients():
     counting = Counting()
     world = World(Wrapped(counting.denoiser), Wrapped(counting.outcome))
     dream = diffusion_world_model.imagine(world, Teller(), Starts(), n_dreams=3, horizon=2, sigmas=SIGMAS)
+    assert torch.is_grad_enabled(), "imagine switches gradients off and leaves them off for what comes after"
     for name, column in dream._asdict().items():
         assert not column.requires_grad, f"{name} keeps gradients: a dream is data"
 
@@ -358,7 +359,7 @@ def test_next_values(played):
 
 @pytest.fixture(scope="module")
 def many():
-    """3,000 dreams of two steps in a world of chance, dreamt once for all tests of this part."""
+    """12,000 dreams of two steps in a world of chance, dreamt once for all tests of this part."""
     patch = pytest.MonkeyPatch()
     lend(patch, "preconditioning", "to_bytes", "denoise", "next_frame")
     try:
@@ -366,7 +367,7 @@ def many():
             Chancy().world,
             Constant(),
             grey_starts,
-            n_dreams=3000,
+            n_dreams=12000,
             horizon=2,
             sigmas=SIGMAS[1:],
             generator=seeded(3),
@@ -385,13 +386,13 @@ def check_draws(column, classes, probabilities, what):
     for t in range(len(column)):
         got = shares(column[t], classes)
         told = ", ".join(f"{share:.2f}" for share in got)
-        said = f"{what} {classes} of 3000 dreams come with shares {told}; their probabilities are {probabilities}"
+        said = f"{what} {classes} of 12000 dreams come with shares {told}; their probabilities are {probabilities}"
         if sum(got) < 0.999:
             raise AssertionError(f"{what} are not drawn: some are none of {classes}. {said}")
         if max(got) == 1.0:
             raise AssertionError(f"{what} are not drawn: argmax, or one draw for all dreams? {said}")
         for share, p in zip(got, probabilities, strict=True):
-            assert abs(share - p) < 5 * math.sqrt(p * (1 - p) / 3000), (
+            assert abs(share - p) < 5 * math.sqrt(p * (1 - p) / 12000), (
                 f"{what} are not drawn from softmax(logits): {said}"
             )
 
@@ -426,6 +427,43 @@ def test_actions_are_the_policys():
     assert_close(
         dream.actions, expected, what="actions of a policy that is sure", hint=hint, vacuous_ok=FOLLOWS
     )
+    least = float(dream.log_probs.min())
+    assert abs(least) < 1e-4, (
+        f"a log-probability of a policy that is sure is {least}, not 0: exp overflows, take log_softmax"
+    )
+
+
+def test_draws_of_rows_apart():
+    """One dream's logits are far above another's: each softmax is of its own row."""
+
+    def policy(history):
+        return torch.tensor([[0.0, 0.0, 0.0], [1000.0, 0.0, 0.0]]), torch.zeros(2)
+
+    dream = diffusion_world_model.imagine(
+        Chancy().world, policy, grey_starts, n_dreams=2, horizon=3, sigmas=SIGMAS[1:], generator=seeded(1)
+    )
+    assert (dream.actions[:, 1] == 0).all(), "logits of 1000, 0 and 0 leave action 0 only"
+    assert dream.log_probs.isfinite().all(), (
+        "log-probabilities are not finite beside a row with a logit of 1000"
+    )
+
+
+@pytest.mark.parametrize("n_dreams", [1, 4])
+def test_all_dreams_end_in_one_step(n_dreams):
+    """Each of them begins anew, whole, and the horizon is reached."""
+    starts = Starts()
+    world = World(Counting().denoiser, Chancy((0.2, 0.5, 0.3), (0.0, 1.0)).outcome)
+    dream = diffusion_world_model.imagine(
+        world, Teller(), starts, n_dreams=n_dreams, horizon=4, sigmas=SIGMAS, generator=seeded(2)
+    )
+    assert len(dream.actions) == 4, (
+        f"{len(dream.actions)} of 4 steps are dreamt when all dreams end in one step"
+    )
+    assert dream.ends.all(), "the world says that every step ends the game"
+    begun = bytes_of(dream.histories[..., -1, 0, 0]).flatten().tolist()
+    assert len(set(begun)) == 4 * n_dreams, (
+        f"a dream that ends is not refilled where all end at once: the beginnings were {begun}"
+    )
 
 
 def test_draws_are_independent(many):
@@ -438,7 +476,7 @@ def test_draws_are_independent(many):
     table = torch.corrcoef(torch.stack(list(rows.values())))
     for i, name in enumerate(names):
         for j in range(i):
-            assert abs(table[i, j]) < 5 / math.sqrt(3000), (
+            assert abs(table[i, j]) < 5 / math.sqrt(12000), (
                 f"{name} hangs on {names[j]} (correlation {table[i, j]:.2f}): each is drawn anew"
             )
 
@@ -447,7 +485,7 @@ def test_log_probs_of_what_was_drawn(many):
     """ln 0.2, ln 0.3 or ln 0.5, as the action says."""
     expected = torch.tensor([0.2, 0.3, 0.5]).log()[many.actions]
     mistakes = {"these are not the log-probabilities of the action that was drawn": many.log_probs.roll(1, 0)}
-    assert_close(many.log_probs, expected, rtol=1e-5, what="log_probs of 3000 dreams", mistakes=mistakes)
+    assert_close(many.log_probs, expected, rtol=1e-5, what="log_probs of 12000 dreams", mistakes=mistakes)
 
 
 # --- the generator, the grid ------------------------------------------------------------------------------------------
@@ -489,6 +527,18 @@ def test_generator_of_imagine():
         assert same, f"{name} are not drawn from the generator that is passed: the same seed gives others"
         assert changes, f"another seed gives the same {name}"
     assert not moved, "torch's global generator has moved: draw from the one that is passed"
+
+
+def test_generator_moves_on():
+    """Two dreams from one generator differ, and so do the frames of one dream."""
+    generator = seeded(6)
+    one, other = dreamt(generator), dreamt(generator)
+    same = torch.equal(one.histories, other.histories)
+    assert not same, "two dreams from one generator are the same: it is to move on"
+    frames = one.histories[1:, :, -1, 0, 0][:, ~one.ends.any(0)]
+    assert len(frames.unique(dim=0)) == len(frames), (
+        "the frames of one dream come from the same noise in each step"
+    )
 
 
 def test_without_a_generator():

@@ -102,7 +102,7 @@ class Watched:
 # --- a world that counts ----------------------------------------------------------------------------------------------
 
 N_PAST, N_ACTIONS = 3, 3
-LOUD = 60.0  # of logits: what has probability 1
+LOUD = 200.0  # of logits: what has probability 1, and exp(200) is more than float32 holds
 
 
 def action_code(actions):
