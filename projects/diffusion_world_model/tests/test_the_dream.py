@@ -34,8 +34,10 @@ KINDS = {"actions": torch.int64, "ends": torch.bool}  # the others are float32
 
 @pytest.fixture(autouse=True)
 def lent(monkeypatch):
-    """The other units of the learner's need not be written."""
+    """The other units of the learner's need not be written; gradients are on again for whoever comes next."""
     lend(monkeypatch, "preconditioning", "to_bytes", "denoise", "next_frame")
+    yield
+    torch.set_grad_enabled(True)
 
 
 FOLLOWS = "what follows from the dream's own actions may be the same everywhere"
