@@ -43,7 +43,7 @@ from train import LENGTH, STAY, Parts, Replay, Settings, collect, score, train
 from unet import Outcome, UNet
 
 __all__ = [
-    "CONTROLS", "CopyLast", "NeverEnds", "NoAction", "alike", "as_dream", "crisp", "dream_beside", "load_result", "model_free",
+    "CopyLast", "NeverEnds", "NoAction", "alike", "as_dream", "crisp", "dream_beside", "load_result", "model_free",
     "next_column", "optimum", "play_on", "read", "tracker", "wind", "windy_dreams",
 ]  # fmt: skip
 

@@ -285,7 +285,7 @@ def test_changes_of_the_batch():
     assert all_of_them.shape == valid.shape, f"valid {tuple(all_of_them.shape)}"
 
 
-@pytest.mark.grades("CONTROLS", "model_free")
+@pytest.mark.grades("model_free")
 def test_each_control_differs_by_one_thing(monkeypatch):
     """Which settings and parts each player is trained with."""
     asked = {}
