@@ -97,7 +97,7 @@ def players(demo: Demo) -> None:
     caption = "Mean return of 1,000 real games. The first three learn nothing; a control lacks one thing."
     demo.table("players", columns, rows, caption=caption)
     demo.figure("players", evaluate.draw(result, known),
-        alt=f"A dot per seed. The agent trained in the dream: {min(ours):.2f} to {max(ours):.2f}; the best control, {first}: {best[first]:.2f}.",
+        alt=f"A dot per seed. The agent trained in the dream: at least {min(ours):.2f}; the best control, {first}: {best[first]:.2f}.",
         caption="The agent, and what is left of it when one thing is taken away, with as many real steps. Dashed: players that learn nothing; "
         f"green: the {evaluate.TARGET} that was wanted.",
     )  # fmt: skip
