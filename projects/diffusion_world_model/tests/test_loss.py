@@ -97,6 +97,15 @@ def test_first_history(generator):
     assert_close(table["histories"][:, 0], frames[:, :3], rtol=0, what=what, mistakes=mistakes)
 
 
+def test_a_long_history(generator):
+    """L is what frames and valid leave: six here."""
+    frames, actions, valid = segment(4, 6, 1, generator)
+    _, _, table = ask(frames, actions, valid)
+    got = table["histories"][:, 0]
+    assert got.shape[1] == 6, f"the network gets a history of {got.shape[1]} frames: L + n are 7, so L is 6"
+    assert_close(got, frames[:, :6], rtol=0, what="history of six frames")
+
+
 def test_later_histories(generator):
     """From the second step on the newest frame is the network's own, D as bytes; from the third on two are."""
     frames, actions, valid = segment(5, 3, 3, generator)
@@ -299,6 +308,9 @@ def test_one_level_per_frame(crowd):
     assert abs(correlation(sigma[:, 0].log(), sigma[:, 1].log())) < 0.08, (
         "σ of the second step hangs on that of the first: each frame has its own"
     )
+    assert abs(correlation(sigma[::2].log(), sigma[1::2].log())) < 0.08, (
+        "neighbouring games have the same σ: each frame has its own"
+    )
 
 
 def test_levels(crowd):
@@ -378,6 +390,9 @@ def test_offset(crowd):
     )
     assert abs(correlation(scaled[:, 0], scaled[:, 1])) < 0.08, (
         "both steps have the same offset: each draws its own"
+    )
+    assert abs(correlation(scaled[::2], scaled[1::2])) < 0.08, (
+        "neighbouring games have the same offset: each frame has its own o"
     )
     pixel = (noise - noise.mean((2, 3), keepdim=True))[..., 0, 0] / sigma
     assert abs(correlation(scaled[sigma > 0.05], pixel[sigma > 0.05])) < 0.08, (

@@ -129,3 +129,16 @@ def test_gradient(batch):
             what=f"gradient by the {name}'s logits",
             hint=hint,
         )
+
+
+def test_the_smallest_reward_has_a_sign():
+    """0.01 counts as 1 and -0.003 as -1."""
+    logits, ends = (
+        normal(4, 3, generator=torch.Generator().manual_seed(2)),
+        torch.tensor([True, False, False, True]),
+    )
+    end_logits, rewards = logits[:, :2].flip(0), torch.tensor([0.01, -0.003, 0.0, 5.0])
+    expected = surprise(logits, torch.tensor([2, 0, 1, 2])).mean() + surprise(end_logits, ends.long()).mean()
+    hint = "a reward of 0.01 or -0.003 is called 0: it is the sign that counts"
+    got = diffusion_world_model.outcome_loss(logits, end_logits, rewards, ends)
+    assert_close(got, expected, dtype=torch.float32, rtol=1e-5, what="loss of small rewards", hint=hint)

@@ -537,6 +537,8 @@ def test_generator_moves_on():
     one, other = dreamt(generator), dreamt(generator)
     same = torch.equal(one.histories, other.histories)
     assert not same, "two dreams from one generator are the same: it is to move on"
+    same = torch.equal(one.histories[1, :, -1], other.histories[1, :, -1])
+    assert not same, "two dreams from one generator have the same noise in their frames: it is to move on"
     frames = one.histories[1:, :, -1, 0, 0][:, ~one.ends.any(0)]
     assert len(frames.unique(dim=0)) == len(frames), (
         "the frames of one dream come from the same noise in each step"
