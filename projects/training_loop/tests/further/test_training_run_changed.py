@@ -1,8 +1,6 @@
-"""run.py and trainer.py, resumed with something changed: a setting, the precision, a file. Oracle: the run without the change."""
+"""run.py and trainer.py, resumed with something changed: the precision, a file (a setting: test_which_settings_change.py). Oracle: the run without the change."""
 
 import copy
-import dataclasses
-import json
 import os
 import shutil
 
@@ -10,133 +8,17 @@ import pytest
 import torch
 import trials
 from test_trainer import dealt, trainer
-from torch import nn
 
 import char_gpt
 import checkpoint
 import metrics
 import run
-import settings
 from shared.testing.checks import expect_error
-
-BASE = {"steps": 6, "checkpoint_every": 2, "keep_checkpoints": 9, "eval_every": 4, "warmup_steps": 1}
-# in mid-run these are what they are; each with another value
-FIXED = {
-    "seed": 1,
-    "context": 12,
-    "d_model": 4,
-    "n_layers": 2,
-    "n_heads": 1,
-    "data_bytes": 5_000,
-    "batch_size": 20,
-    "fsdp": True,
-}
-# the others, another value, and where it shows
-FREE = {
-    "steps": (5, "updates"),
-    "dropout": (0.5, "losses"),
-    "accumulate": (3, "batches"),
-    "schedule": ("linear", "rates"),
-    "peak_lr": (2e-2, "rates"),
-    "min_lr": (5e-3, "rates"),
-    "warmup_steps": (4, "rates"),
-    "weight_decay": (0.5, "weights"),
-    "clip": (0.01, "weights"),
-    "ema_decay": (0.0, "bits"),
-    "precision": ("bf16", "losses"),
-    "compile": (True, "compiled"),
-    "deterministic": (True, "deterministic"),
-    "eval_every": (5, "evaluations"),
-    "eval_windows": (8, "evaluations"),
-    "checkpoint_every": (3, "files"),
-    "keep_checkpoints": (1, "files"),
-    "live": (True, "files"),
-}
-ASKED = {"out", "resume"}  # which run, and whether at all
 
 
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory):
-    """A run of 6 updates as it was after the second."""
-    whole, out = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("stopped")
-    trials.train(whole, **BASE)
-    (out / "checkpoints").mkdir()
-    shutil.copy(whole / "checkpoints/step-00000002.pt", out / "checkpoints")
-    shutil.copy(whole / "run.json", out)
-    return out
-
-
-@pytest.fixture
-def resume(stopped_run, tmp_path, monkeypatch):
-    """Resume a copy of that run with some settings; return what it did."""
-    calls = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, *a, **k: calls.append("compile"))
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode: calls.append(mode))
-    forward = char_gpt.CharGPT.forward
-    shapes = []
-    monkeypatch.setattr(
-        char_gpt.CharGPT, "forward", lambda self, x: (shapes.append(tuple(x.shape)), forward(self, x))[1]
-    )
-
-    def go(**options):
-        out = tmp_path / f"run{len(os.listdir(tmp_path))}"
-        shutil.copytree(stopped_run, out)
-        calls.clear()
-        shapes.clear()
-        result = trials.train(out, **{**BASE, "resume": True, **options})
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        steps = [line for line in lines if "loss" in line]
-        return {
-            "updates": [line["step"] for line in steps],
-            "losses": [line["loss"] for line in steps],
-            "rates": [line["lr"] for line in steps],
-            "evaluations": [line for line in lines if "val_bits_per_byte" in line][:-1],
-            "weights": result["weights_sha256"],
-            "bits": result["val_bits_per_byte"],
-            "batches": shapes[:3],
-            "compiled": "compile" in calls,
-            "deterministic": True in calls,
-            "files": sorted(str(p.relative_to(out)) for p in out.rglob("*") if "events" not in p.name),
-        }
-
-    return go
-
-
-@pytest.mark.grades("run.train", "settings.Config", "Trainer.load_state_dict")
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(settings.Config)])
-def test_every_setting_of_a_resumed_run(field, resume, tmp_path):
-    """Each setting takes effect or is refused by name."""
-    assert field in {*FIXED, *FREE, *ASKED}, f"a new setting, {field}: what does a resumed run do with it?"
-    if field in FIXED:
-        value = FIXED[field]
-        with expect_error(ValueError, field, str(value), otherwise=f"a run goes on with {field}={value}"):
-            resume(**{field: value})
-    elif field in FREE:
-        value, where = FREE[field]
-        before, after = resume(), resume(**{field: value})
-        assert before["updates"] == [3, 4, 5, 6], (
-            f"saved after 2 of 6 updates, then made: {before['updates']}"
-        )
-        assert before[where] != after[where], f"resumed with {field}={value}: without effect on the {where}"
-    elif field == "resume":
-        with expect_error(
-            ValueError, "--resume", otherwise="resume=False: a run is overwritten without a word"
-        ):
-            resume(resume=False)
-    else:
-        trials.train(tmp_path / "elsewhere", **BASE, resume=True)
-        first = json.loads((tmp_path / "elsewhere/metrics.jsonl").read_text().splitlines()[0])
-        assert first["step"] == 1, (
-            f"another folder has no run to go on with, its first step is {first['step']}"
-        )
-
-
-@pytest.mark.grades("run.train")
-def test_fewer_steps_than_made(resume):
-    """A run that is further than it should go is not called finished."""
-    with expect_error(ValueError, "steps", "1", otherwise="steps=1 of a run that has made 2 is passed over"):
-        resume(steps=1)
-    assert resume(steps=2)["updates"] == [], "a run that has all its steps makes no more"
+    return trials.stopped_run(tmp_path_factory.mktemp("stopped_run"))
 
 
 # --- precision and scale ----------------------------------------------------------------------------------------------
@@ -251,13 +133,13 @@ def test_damaged_settings(text, stopped_run, tmp_path, capsys):
     shutil.copytree(stopped_run, out)
     (out / "run.json").write_bytes(text)
     with expect_error(checkpoint.CheckpointError, "run.json", otherwise=f"run.json of {text!r} is accepted"):
-        trials.train(out, **BASE, resume=True)
+        trials.train(out, **trials.SIX, resume=True)
     (out / "run.json").unlink()
     capsys.readouterr()
-    assert trials.train(out, **BASE, resume=True)["step"] == 6
+    assert trials.train(out, **trials.SIX, resume=True)["step"] == 6
     assert "run.json" in capsys.readouterr().out, "that settings cannot be compared must be said aloud"
     with expect_error(ValueError, "seed", "1", otherwise="the settings are not written down again"):
-        trials.train(out, **BASE, resume=True, seed=1)
+        trials.train(out, **trials.SIX, resume=True, seed=1)
 
 
 @pytest.mark.grades("run.train")
@@ -288,8 +170,10 @@ def test_checkpoint_of_another_model(stopped_run, tmp_path):
         with expect_error(
             ValueError, mention, otherwise=f"a checkpoint of another model is loaded: {options}"
         ):
-            trials.train(out, **BASE, resume=True, **options)
-    assert trials.train(out, **BASE, resume=True)["step"] == 6, "what was refused is written down in run.json"
+            trials.train(out, **trials.SIX, resume=True, **options)
+    assert trials.train(out, **trials.SIX, resume=True)["step"] == 6, (
+        "what was refused is written down in run.json"
+    )
 
 
 @pytest.mark.grades("Trainer.load_state_dict", "Trainer.state_dict")

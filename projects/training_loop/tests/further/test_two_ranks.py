@@ -72,6 +72,91 @@ def test_ranks_meet():
         assert not known["after"], "the process group is still there after the block"
 
 
+class _Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "process_group")
+def test_sharded_checkpoint_files(tmp_path):
+    """The newest two stay; an index that runs code is refused, a damaged one passed over aloud, or an error if there is no other."""
+    folder = tmp_path / "c"
+    (answer,) = run_ranks(1, "trials:save_sharded", folder=str(folder))
+    assert answer == [True, [3.0] * 3, 1.0, ["step-00000002", "step-00000003"]], (
+        f"found, w, other, folders: {answer}"
+    )
+    trap = tmp_path / "trap"
+    hidden = [
+        b"torch.distributed.checkpoint.filesystem",
+        b"os.mkdir",
+        str(trap).encode(),
+    ]  # by way of a module it needs
+    hidden = [b"\x8c" + bytes([len(text)]) + text for text in hidden]
+    hidden = b"\x80\x04" + hidden[0] + hidden[1] + b"\x93" + hidden[2] + b"\x85R."
+    indices = [pickle.dumps(_Attack(str(trap))).hex(), hidden.hex(), "", b"text".hex()]
+    empty = str(tmp_path / "empty")
+    (answers,) = run_ranks(1, "trials:load_sharded", folder=str(folder), indices=indices, empty=empty)
+    assert not trap.exists(), "reading the index ran its code: restrict what pickle may look up"
+    *with_another, alone, nothing = answers
+    for found, w, said in with_another:
+        assert found is True, (
+            f"a damaged newest checkpoint ends the run although an older one is good: {found}"
+        )
+        assert w == [2.0] * 3, f"the older checkpoint holds 2, loaded was {w}"
+        assert "step-00000003" in said, f"falling back must be said aloud: {said!r}"
+    assert str(alone[0]).startswith("CheckpointError"), f"all are damaged, and load gave {alone[0]}"
+    assert "step-00000003" in alone[0], f"the error names the newest: {alone[0]}"
+    assert nothing[0] is False, f"without a checkpoint load returns False, got {nothing[0]}"
+    with expect_error(ValueError, "0", otherwise="keep=0 is accepted"):
+        distributed.ShardedCheckpoint(tmp_path / "d", keep=0)
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load")
+def test_order_of_a_sharded_save(tmp_path):
+    """Every file and the folder are forced to the disk, then comes the name, then the folder above; an old one is replaced."""
+    ((calls, loaded),) = run_ranks(1, "trials:order_of_sharded_save", folder=str(tmp_path / "c"))
+    assert loaded == [1.0] * 3, f"saved again under the same name, loaded {loaded}"
+    at = len(calls) - 1 - calls[::-1].index("rename")
+    assert calls[:at].count("fsync") >= 3, (
+        f"before the rename the shard, the index and the folder are forced: {calls}"
+    )
+    assert "fsync" in calls[at:], f"the rename itself is not forced to the disk: {calls}"
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.load", "process_group")
+def test_sharded_holds_tensors_only(tmp_path):
+    """A number is pickled by the library, and would be unpickled: refused."""
+    (answer,) = run_ranks(1, "trials:load_more_than_tensors", folder=str(tmp_path))
+    assert str(answer).startswith("CheckpointError"), (
+        f"a pickled number in a sharded checkpoint gave {answer}"
+    )
+
+
+@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.paths")
+def test_folder_of_sharded_checkpoints(tmp_path):
+    """The folder is made with those above it and may be there already; what is not finished is no checkpoint."""
+    deep = tmp_path / "a" / "b"
+    store = distributed.ShardedCheckpoint(deep)
+    assert distributed.ShardedCheckpoint(str(deep), keep=1).paths() == []
+    for name in (
+        "step-00000009",
+        "step-00000010",
+        "step-100000000",
+        "step-99999999",
+        "step-00000011.tmp",
+        "step-old",
+        "other",
+    ):
+        (deep / name).mkdir()
+    (deep / "step-00000012").write_bytes(b"a file")
+    names = [path.name for path in store.paths()]
+    expected = ["step-00000009", "step-00000010", "step-99999999", "step-100000000"]
+    assert names == expected, f"oldest first, by number, finished folders only: {names}"
+
+
 def mean_of_ranks(n_windows, n_ranks):
     """The gradient if each rank divided by its own tokens."""
     model = trials.Plain()
@@ -185,91 +270,6 @@ def test_two_ranks_do_what_one_does(tmp_path):
     assert_close(
         two["val_bits_per_byte"], one["val_bits_per_byte"], rtol=1e-4, what="bits per byte of 2 ranks"
     )
-
-
-class _Attack:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load", "process_group")
-def test_sharded_checkpoint_files(tmp_path):
-    """The newest two stay; an index that runs code is refused, a damaged one passed over aloud, or an error if there is no other."""
-    folder = tmp_path / "c"
-    (answer,) = run_ranks(1, "trials:save_sharded", folder=str(folder))
-    assert answer == [True, [3.0] * 3, 1.0, ["step-00000002", "step-00000003"]], (
-        f"found, w, other, folders: {answer}"
-    )
-    trap = tmp_path / "trap"
-    hidden = [
-        b"torch.distributed.checkpoint.filesystem",
-        b"os.mkdir",
-        str(trap).encode(),
-    ]  # by way of a module it needs
-    hidden = [b"\x8c" + bytes([len(text)]) + text for text in hidden]
-    hidden = b"\x80\x04" + hidden[0] + hidden[1] + b"\x93" + hidden[2] + b"\x85R."
-    indices = [pickle.dumps(_Attack(str(trap))).hex(), hidden.hex(), "", b"text".hex()]
-    empty = str(tmp_path / "empty")
-    (answers,) = run_ranks(1, "trials:load_sharded", folder=str(folder), indices=indices, empty=empty)
-    assert not trap.exists(), "reading the index ran its code: restrict what pickle may look up"
-    *with_another, alone, nothing = answers
-    for found, w, said in with_another:
-        assert found is True, (
-            f"a damaged newest checkpoint ends the run although an older one is good: {found}"
-        )
-        assert w == [2.0] * 3, f"the older checkpoint holds 2, loaded was {w}"
-        assert "step-00000003" in said, f"falling back must be said aloud: {said!r}"
-    assert str(alone[0]).startswith("CheckpointError"), f"all are damaged, and load gave {alone[0]}"
-    assert "step-00000003" in alone[0], f"the error names the newest: {alone[0]}"
-    assert nothing[0] is False, f"without a checkpoint load returns False, got {nothing[0]}"
-    with expect_error(ValueError, "0", otherwise="keep=0 is accepted"):
-        distributed.ShardedCheckpoint(tmp_path / "d", keep=0)
-
-
-@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.save", "ShardedCheckpoint.load")
-def test_order_of_a_sharded_save(tmp_path):
-    """Every file and the folder are forced to the disk, then comes the name, then the folder above; an old one is replaced."""
-    ((calls, loaded),) = run_ranks(1, "trials:order_of_sharded_save", folder=str(tmp_path / "c"))
-    assert loaded == [1.0] * 3, f"saved again under the same name, loaded {loaded}"
-    at = len(calls) - 1 - calls[::-1].index("rename")
-    assert calls[:at].count("fsync") >= 3, (
-        f"before the rename the shard, the index and the folder are forced: {calls}"
-    )
-    assert "fsync" in calls[at:], f"the rename itself is not forced to the disk: {calls}"
-
-
-@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.load", "process_group")
-def test_sharded_holds_tensors_only(tmp_path):
-    """A number is pickled by the library, and would be unpickled: refused."""
-    (answer,) = run_ranks(1, "trials:load_more_than_tensors", folder=str(tmp_path))
-    assert str(answer).startswith("CheckpointError"), (
-        f"a pickled number in a sharded checkpoint gave {answer}"
-    )
-
-
-@pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.paths")
-def test_folder_of_sharded_checkpoints(tmp_path):
-    """The folder is made with those above it and may be there already; what is not finished is no checkpoint."""
-    deep = tmp_path / "a" / "b"
-    store = distributed.ShardedCheckpoint(deep)
-    assert distributed.ShardedCheckpoint(str(deep), keep=1).paths() == []
-    for name in (
-        "step-00000009",
-        "step-00000010",
-        "step-100000000",
-        "step-99999999",
-        "step-00000011.tmp",
-        "step-old",
-        "other",
-    ):
-        (deep / name).mkdir()
-    (deep / "step-00000012").write_bytes(b"a file")
-    names = [path.name for path in store.paths()]
-    expected = ["step-00000009", "step-00000010", "step-99999999", "step-100000000"]
-    assert names == expected, f"oldest first, by number, finished folders only: {names}"
 
 
 @pytest.mark.grades("ShardedCheckpoint", "ShardedCheckpoint.load", "process_group")

@@ -36,6 +36,7 @@ MICRO = {  # 9 or so updates in an epoch, the last of them incomplete; a few mil
     "checkpoint_every": 1000,
     "live": False,
 }
+SIX = {"steps": 6, "checkpoint_every": 2, "keep_checkpoints": 9, "eval_every": 4, "warmup_steps": 1}
 
 
 def config(out, **options):
@@ -46,6 +47,16 @@ def train(out, **options):
     """Train; return the result as plain data."""
     torch.set_num_threads(1)
     return asdict(run.train(config(out, **options)))
+
+
+def stopped_run(folder):
+    """Make a run of 6 updates; return a folder that holds it as it was after the second."""
+    whole, stopped = folder / "whole", folder / "stopped"
+    train(whole, **SIX)
+    (stopped / "checkpoints").mkdir(parents=True)
+    shutil.copy(whole / "checkpoints/step-00000002.pt", stopped / "checkpoints")
+    shutil.copy(whole / "run.json", stopped)
+    return stopped
 
 
 def command_line(arguments, **options):

@@ -46,13 +46,18 @@ def resumed(path, **options):
     }
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory):
+    return resumed(str(tmp_path_factory.mktemp("unchanged") / "a.pt"))
+
+
 @pytest.mark.grades("train", "load_checkpoint")
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(training_loop.Config)])
-def test_changed_setting_on_resume(field, tmp_path):
+def test_changed_setting_on_resume(field, unchanged, tmp_path):
     """Each setting of a resumed call takes effect."""
     assert field in CHANGED, f"a new setting, {field}: what does a resumed run do with it?"
     value, where = CHANGED[field]
-    before, after = resumed(str(tmp_path / "a.pt")), resumed(str(tmp_path / "b.pt"), **{field: value})
+    before, after = unchanged, resumed(str(tmp_path / "a.pt"), **{field: value})
     assert before[where] != after[where], f"resumed with {field}={value}: it has no effect on the {where}"
     assert before["steps"][0] == after["steps"][0] == 4, "saved after 3 steps, the next is the fourth"
 
