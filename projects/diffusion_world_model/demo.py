@@ -28,9 +28,10 @@ import evaluate
 import export
 from diffusion_world_model import denoise, imagine, karras_sigmas, next_frame, preconditioning
 from dream import World
-from evaluate import AGENT, alike, crisp, dream_beside, next_column, play_on, read
+from evaluate import AGENT, dream_beside
 from game import BALL, EMPTY, N_ACTIONS, N_STEPS
 from train import LENGTH, collect, load_weights
+from truth import RIGHT, alike, crisp, next_column, play_on, read
 from unet import n_parameters
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
@@ -176,7 +177,7 @@ def actions(demo: Demo, world: World) -> None:
     elsewhere = changes[:, :, :10].amax(dim=(2, 3))  # above the paddle's row
     numbers(demo,
         ("actions_right", torch.stack(right), ".1%", "frames right, each past under three actions"),
-        ("actions_elsewhere", elsewhere >= evaluate.RIGHT, ".1%", "frames changed above the paddle's row"),
+        ("actions_elsewhere", elsewhere >= RIGHT, ".1%", "frames changed above the paddle's row"),
     )  # fmt: skip
     game = int(((read(last)[2] - 4).abs() < 2).nonzero()[0])  # a paddle with room on both sides
     fig, axes = plt.subplots(2, 4, figsize=(7, 3.9), layout="constrained")

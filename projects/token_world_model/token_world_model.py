@@ -39,8 +39,7 @@ def interleave(text: Tensor, images: Tensor, actions: Tensor, vocabulary: Vocabu
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Return x (..., T, d) with each pair (x_i, x_{i + d/2}) turned by the angle position·100^(-2i/d); positions is (T,).
 
-    So the product of a query and a key depends on how far apart they are, not on where. Source: RoPE, arXiv 2104.09864, with 100
-    for its 10000, as the windows are short.
+    So the product of a query and a key depends on how far apart they are. RoPE, arXiv 2104.09864, has 10000; our windows are short.
     """
     half = x.shape[-1] // 2
     angles = positions[:, None] * 100 ** (-torch.arange(half, device=x.device) / half)
@@ -86,10 +85,8 @@ class TokenWorld(nn.Module):
         super().__init__()
         self.vocabulary = vocabulary
         self.embed, self.place = nn.Embedding(vocabulary.size, d), nn.Embedding(vocabulary.step, d)
-        for embedding in (self.embed, self.place):
-            nn.init.normal_(
-                embedding.weight, std=0.02
-            )  # as in GPT-2; with 1 a world learns three times as slowly
+        for table in (self.embed, self.place):
+            nn.init.normal_(table.weight, std=0.02)  # as in GPT-2; from PyTorch's 1 it learns more slowly
         self.layers, self.norm = nn.ModuleList(), nn.LayerNorm(d)
         for _ in range(n_layers):
             mlp = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
@@ -123,10 +120,8 @@ def world_loss(world: TokenWorld, episodes: Episodes, *, drop_text: float = 0.1,
     before_image, at_action = place < vocabulary.n_image, place == vocabulary.n_image + 1
     said = output.image[:, before_image], output.reward[:, at_action], output.end[:, at_action]
     true = images, rewards.sign().long() + 1, ends.long()
-    parts = (
-        nn.functional.cross_entropy(s.flatten(0, 1), t.flatten()) for s, t in zip(said, true, strict=True)
-    )
-    return torch.stack([*parts]).sum()
+    pairs = zip(said, true, strict=True)
+    return torch.stack([nn.functional.cross_entropy(s.flatten(0, 1), t.flatten()) for s, t in pairs]).sum()
 
 
 def guide(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:

@@ -1,0 +1,3 @@
+"""The judge: staged tests, wrong solutions, and `--practice`."""
+
+pytest_plugins = ["shared.testing.plugin"]
