@@ -41,7 +41,7 @@ GUST = 0.4  # of a windy game
 class Settings:
     """The settings of a run. A round is (real episodes, updates of the world, updates of the agent); the first plays at random."""
 
-    rounds: tuple[tuple[int, int, int], ...] = ((1200, 800, 60), (200, 300, 60))
+    rounds: tuple[tuple[int, int, int], ...] = ((900, 600, 60), (300, 400, 60))
     n_tokenizer: int = 3000  # updates of the tokenizer, all in the first round
     epsilon: float = 0.2  # from the second round on: how often an action is random where the agent plays
     batch_size: int = 32  # episodes, for the world
