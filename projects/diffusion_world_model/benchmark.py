@@ -28,6 +28,7 @@ from agent import improve
 from diffusion_world_model import OFFSET, imagine, karras_sigmas, next_frame, preconditioning, to_bytes
 from dream import World
 from game import N_STEPS, SIZE, Catch
+from players import AGENT, load_result
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # the repository root, for shared/
 from shared.measuring.benchmark import Benchmark
@@ -175,7 +176,7 @@ def real_agents() -> Iterator[tuple[int, Agents]]:
 
 def compare_steps(bench: Benchmark) -> None:
     """Say how many real steps a return needs: the dream's agents are those of evaluate.py, the others learn here."""
-    rows = evaluate.load_result()[evaluate.AGENT]
+    rows = load_result(evaluate.RESULT)[AGENT]
     dreamt = {int(rows[0]["real_steps"]): [(row["return"], row["cpu_seconds"]) for row in rows]}
     for name, found in {"in the dream": dreamt, "in the real game": learned_for_real()}.items():
         means = {steps: statistics.mean(value for value, _ in runs) for steps, runs in found.items()}

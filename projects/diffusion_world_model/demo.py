@@ -28,8 +28,9 @@ import evaluate
 import export
 from diffusion_world_model import denoise, imagine, karras_sigmas, next_frame, preconditioning
 from dream import World
-from evaluate import AGENT, dream_beside
+from evaluate import dream_beside
 from game import BALL, EMPTY, N_ACTIONS, N_STEPS
+from players import AGENT, load_result, picture
 from train import LENGTH, collect, load_weights
 from truth import RIGHT, alike, crisp, next_column, play_on, read
 from unet import n_parameters
@@ -70,7 +71,7 @@ def beside(axis: Any, text: str, x: float = -0.15) -> None:
 
 def players(demo: Demo) -> None:
     """Show the committed result of evaluate.py, with the rules played anew."""
-    result, known = evaluate.load_result(), evaluate.rules()
+    result, known = load_result(evaluate.RESULT), evaluate.rules()
     returns = {name: [run["return"] for run in runs] for name, runs in result.items()}
     seconds = {name: statistics.median(run["cpu_seconds"] for run in runs) for name, runs in result.items()}
     ours, best = returns[AGENT], {name: max(values) for name, values in returns.items() if name != AGENT}
@@ -97,7 +98,7 @@ def players(demo: Demo) -> None:
     columns = ["player", "real steps", "CPU seconds", *(f"seed {seed}" for seed in range(len(ours)))]
     caption = "Mean return of 1,000 real games. The first three learn nothing; a control lacks one thing."
     demo.table("players", columns, rows, caption=caption)
-    demo.figure("players", evaluate.draw(result, known),
+    demo.figure("players", picture(result, known, evaluate.TARGET),
         alt=f"A dot per seed. The agent trained in the dream: at least {min(ours):.2f}; the best control, {first}: {best[first]:.2f}.",
         caption="The agent, and what is left of it when one thing is taken away, with as many real steps. Dashed: players that learn nothing; "
         f"green: the {evaluate.TARGET} that was wanted.",
@@ -317,7 +318,7 @@ def draw_steps(demo: Demo, run: list[tuple[Tensor, Tensor]], pair: list[int], pa
 
 def exploit(demo: Demo) -> None:
     """Show the committed result of evaluate.exploit: what two agents get in the dream, and in the real game."""
-    result = evaluate.load_result(evaluate.EXPLOIT)
+    result = load_result(evaluate.EXPLOIT)
     fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for (name, rows), colour in zip(result.items(), (BLUE, RED), strict=True):
         for axis, key in zip(axes, ("dream_sum", "real"), strict=True):

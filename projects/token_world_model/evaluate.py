@@ -15,7 +15,6 @@ Each control differs from the agent by one thing, and has as many real steps:
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import os
 import statistics
@@ -27,28 +26,26 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
 from tqdm import tqdm
 
 from agent import ActorCritic, improve, recent
 from game import N_STEPS
+from players import AGENT, load_result, picture, save_result, table
 from token_world_model import TokenWorld, interleave, next_frame
 from tokenizer import Tokenizer
 from train import CALM, GUST, WINDY, Parts, Replay, Settings, collect, encode, score, train
 from truth import Rule, next_column, optimum, read, tracker
 from world import PLAIN, Cache, Dream, Episodes, Output, Sampling
 
-__all__ = ["CopyLast", "NoAction", "accuracy", "as_dream", "dream_beside", "futures", "gusts", "guided_gusts", "load_result", "model_free"]  # fmt: skip
+__all__ = ["CopyLast", "NoAction", "accuracy", "as_dream", "dream_beside", "futures", "gusts", "guided_gusts", "model_free"]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "evaluation.csv"
-AGENT, SEEDS, TARGET, STAY = "agent trained in the dream", (0, 1, 2), 0.5, 1
+SEEDS, TARGET, STAY = (0, 1, 2), 0.5, 1
 
 
 # --- controls: the dream taken away ---------------------------------------------------------------------------
@@ -178,8 +175,10 @@ def accuracy(world: TokenWorld, text: Tensor, images: Tensor, actions: Tensor) -
     logits = output.image[:, place < vocabulary.n_image].unflatten(1, images.shape[1:])[:, 1:]
     right, same = logits.argmax(dim=-1) == images[:, 1:], images[:, 1:] == images[:, :-1]
     loss = nn.functional.cross_entropy(logits.movedim(-1, 1), images[:, 1:], reduction="none")
-    shares = (right, right[~same], right.all(dim=-1), same)
-    return Accuracy(*(x.float().mean().item() for x in shares), loss.mean(dim=(0, 1)).exp().tolist())
+    tokens, changed, frames, copied = (
+        x.float().mean().item() for x in (right, right[~same], right.all(dim=-1), same)
+    )
+    return Accuracy(tokens, changed, frames, copied, loss.mean(dim=(0, 1)).exp().tolist())
 
 
 @torch.no_grad()
@@ -261,7 +260,7 @@ def guided_gusts(guidance: float) -> float:
     return blown / (blown + calm)
 
 
-# --- the table and the figure ---------------------------------------------------------------------------------
+# --- the result -----------------------------------------------------------------------------------------------
 
 
 def rules() -> dict[str, float]:
@@ -272,60 +271,6 @@ def rules() -> dict[str, float]:
         "follow the ball": score(Rule(tracker)),
         "optimum": score(Rule(optimum)),
     }
-
-
-def load_result(path: Path = RESULT) -> dict[str, list[dict[str, float]]]:
-    """Return the rows of a committed result by what stands in the first column."""
-    named: dict[str, list[dict[str, float]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            (_, name), *numbers = row.items()
-            named.setdefault(name, []).append({key: float(value) for key, value in numbers})
-    return named
-
-
-def save_result(rows: list[dict[str, object]], path: Path) -> None:
-    """Write rows as a table of comma-separated values."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def draw(players: dict[str, list[dict[str, float]]], known: dict[str, float]) -> Figure:
-    """Draw all players on one axis: a dot per seed, a line per rule."""
-    figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
-    for i, (name, rows) in enumerate(players.items()):
-        colour = "#0072b2" if name == AGENT else "#d55e00"
-        axis.plot(
-            [row["return"] for row in rows], [-i] * len(rows), "o", color=colour, markersize=8, alpha=0.75
-        )
-    for name, value in known.items():
-        axis.axvline(value, color="#7f7f7f", linewidth=1, linestyle="--")
-        axis.text(value, 0.75, name, color="#555555", ha="center", va="bottom", fontsize=9)
-    axis.axvline(TARGET, color="#009e73", linewidth=1)
-    axis.set(xlabel="mean return of 1,000 real games", xlim=(-1.05, 1.08), ylim=(0.6 - len(players), 0.7))
-    axis.set_yticks([-i for i in range(len(players))], list(players))
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(axis="y", length=0)
-    return figure
-
-
-def show(players: dict[str, list[dict[str, float]]], known: dict[str, float]) -> None:
-    """Print the table, and whether the target is met."""
-    table = Table("player", "real steps", "CPU seconds", *(f"seed {seed}" for seed in SEEDS))
-    for name, value in known.items():
-        table.add_row(name, "0", "0", f"{value:.2f}")
-    for name, rows in players.items():
-        seconds = f"{statistics.median(row['cpu_seconds'] for row in rows):.0f}"
-        table.add_row(
-            name, f"{rows[0]['real_steps']:,.0f}", seconds, *(f"{row['return']:.2f}" for row in rows)
-        )
-    least = min(row["return"] for row in players[AGENT])
-    best = max(row["return"] for name, rows in players.items() if name != AGENT for row in rows)
-    Console().print(table)
-    print(f"least agent {least:.2f} (target {TARGET}), best control {best:.2f}")
 
 
 def main() -> None:
@@ -341,10 +286,13 @@ def main() -> None:
         with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
             save_result(list(tqdm(pool.map(measure, tasks), total=len(tasks))), RESULT)
     players, known = load_result(RESULT), rules()
-    show(players, known)
+    least = min(row["return"] for row in players[AGENT])
+    best = max(row["return"] for name, rows in players.items() if name != AGENT for row in rows)
+    Console().print(table(players, known))
+    print(f"least agent {least:.2f} (target {TARGET}), best control {best:.2f}")
     path = HERE / "build" / "evaluation.svg"
     path.parent.mkdir(exist_ok=True)
-    draw(players, known).savefig(path)
+    picture(players, known, TARGET).savefig(path)
     print(f"figure: {path}")
 
 

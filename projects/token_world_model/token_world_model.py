@@ -83,28 +83,29 @@ class TokenWorld(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, *, d: int = 96, n_heads: int = 4, n_layers: int = 3, window: int = 44) -> None:  # fmt: skip
         super().__init__()
-        self.vocabulary = vocabulary
+        self.vocabulary, self.norm = vocabulary, nn.LayerNorm(d)
         self.embed, self.place = nn.Embedding(vocabulary.size, d), nn.Embedding(vocabulary.step, d)
         for table in (self.embed, self.place):
             nn.init.normal_(table.weight, std=0.02)  # as in GPT-2; from PyTorch's 1 it learns more slowly
-        self.layers, self.norm = nn.ModuleList(), nn.LayerNorm(d)
+        self.norms, self.attends, self.mlps = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for _ in range(n_layers):
-            mlp = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
-            self.layers.append(nn.ModuleList([nn.LayerNorm(d), CausalSelfAttention(d, n_heads, window), mlp]))
+            self.norms.append(nn.LayerNorm(d))
+            self.attends.append(CausalSelfAttention(d, n_heads, window))
+            mlp = nn.LayerNorm(d), nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d)
+            self.mlps.append(nn.Sequential(*mlp))
         self.image, self.reward, self.end = (nn.Linear(d, n) for n in (vocabulary.n_codes, 3, 2))
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> tuple[Output, Cache]:
         """Return what the world says at each of the tokens (B, T), which go on where `cache` ends, and the new cache."""
-        pasts, position = cache or ((None,) * len(self.layers), 0)
-        after = position + tokens.shape[1]
-        places = torch.arange(position, after, device=tokens.device) % self.vocabulary.step
-        x, kept = self.embed(tokens) + self.place(places), []
-        for (norm, attend, mlp), past in zip(self.layers, pasts, strict=True):
+        pasts, position = cache or ((None,) * len(self.mlps), 0)
+        places = torch.arange(position, position + tokens.shape[1], device=tokens.device)
+        x, kept = self.embed(tokens) + self.place(places % self.vocabulary.step), list[Past]()
+        for norm, attend, mlp, past in zip(self.norms, self.attends, self.mlps, pasts, strict=True):
             mixed, new = attend(norm(x), past, position)
             x, kept = x + mixed, [*kept, new]
             x = x + mlp(x)
         x = self.norm(x)
-        return Output(self.image(x), self.reward(x), self.end(x)), Cache(tuple(kept), after)
+        return Output(self.image(x), self.reward(x), self.end(x)), Cache(tuple(kept), position + len(places))
 
 
 def world_loss(world: TokenWorld, episodes: Episodes, *, drop_text: float = 0.1, generator: Generator | None = None) -> Tensor:  # fmt: skip
@@ -166,7 +167,7 @@ def next_frame(
     reward, end, image = output.reward[: len(text), 0], output.end[: len(text), 0], []
     for _ in range(vocabulary.n_image):
         parts = output.image[:, -1].split(len(text))
-        logits = parts[0] if len(parts) == 1 else guide(*parts, sampling.guidance)
+        logits = parts[0] if len(parts) == 1 else guide(parts[0], parts[1], sampling.guidance)
         image.append(draw(logits, sampling, generator=generator))
         output, cache = world(image[-1].repeat(len(texts))[:, None], cache)
     return torch.stack(image, dim=1), reward, end, cache

@@ -113,8 +113,8 @@ def collect(
         action = torch.randint(N_ACTIONS, (n,), generator=generator)
         if agent is not None:
             device = next(agent.parameters()).device
-            frame = frames[-1].to(device)
-            seen.append(frame if tokenizer is None else tokenizer.decode(tokenizer.encode(frame)))
+            last = frames[-1].to(device)
+            seen.append(last if tokenizer is None else tokenizer.decode(tokenizer.encode(last)))
             logits = agent(recent(torch.stack(seen, dim=1))[:, -1])[0].cpu()
             own = (
                 logits.argmax(1)

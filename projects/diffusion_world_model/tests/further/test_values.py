@@ -4,6 +4,7 @@ import math
 import types
 from concurrent.futures import Future
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from episodes import drawn, numbered, played, seeded, wake
@@ -362,7 +363,7 @@ def result(monkeypatch, tmp_path):
     return path
 
 
-@pytest.mark.grades("load_result")
+@pytest.mark.grades
 def test_load_result(result, tmp_path):
     """Rows by player, in order, as numbers; what is saved comes back."""
     players = module.load_result(result)
@@ -387,7 +388,7 @@ def test_load_result(result, tmp_path):
 def test_draw(result):
     """All players on one axis, a dot per seed; a line for each rule."""
     players, known = module.load_result(result), {"random": -0.5, "optimum": 1.0}
-    figure = module.draw(players, known)
+    figure = module.picture(players, known, 0.6)
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == list(players), "players without a name"
     dots = [line for line in axis.lines if line.get_marker() == "o"]
@@ -399,7 +400,7 @@ def test_draw(result):
     assert {"random", "optimum"} <= {text.get_text() for text in axis.texts}, "a rule is without a name"
     lines = [line.get_xdata()[0] for line in axis.lines if line.get_marker() != "o"]
     assert sorted(lines) == [-0.5, 0.6, 1.0], f"lines at {lines}"
-    module.plt.close(figure)
+    plt.close(figure)
 
 
 @pytest.mark.grades
@@ -418,7 +419,7 @@ def test_main_shows_the_result(result, monkeypatch, capsys):
     assert (result.parent / "build" / "evaluation.svg").read_text(encoding="utf-8").startswith("<?xml"), (
         "no figure is written"
     )
-    module.plt.close("all")
+    plt.close("all")
 
 
 def print_table(table):
@@ -469,4 +470,4 @@ def test_main_trains_everything(result, monkeypatch, capsys):
     }, "others are measured"
     assert module.load_result(module.EXPLOIT)["with ends"][0]["update"] == 10, "the exploit is not written"
     assert "untrained world" in capsys.readouterr().out, "the table is not shown"
-    module.plt.close("all")
+    plt.close("all")
