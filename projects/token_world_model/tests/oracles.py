@@ -77,7 +77,7 @@ def rotate(x, positions):
 def attend(x, qkv, out, n_heads, window, *, wrong=""):
     """Attention over a whole sequence (B, T, d), one query of one head at a time, float64; `wrong` makes one mistake."""
     (qkv_weight, qkv_bias), (out_weight, out_bias) = ([p.double() for p in pair] for pair in (qkv, out))
-    n, length, d = x.shape
+    _, length, d = x.shape
     d_head = d // n_heads
     parts = (x.double() @ qkv_weight.T + qkv_bias).split(d, dim=-1)
     positions = torch.arange(length)

@@ -161,7 +161,7 @@ class Teller(nn.Module):
 
     def forward(self, images):
         words = self.vocabulary
-        assert images.ndim == 3 and images.shape[2] == words.n_image, (
+        assert images.shape[2:] == (words.n_image,), (
             f"the policy sees images of shape {tuple(images.shape)}, expected (B, frames so far, {words.n_image})"
         )
         assert images.dtype == torch.int64, f"the policy sees images of dtype {images.dtype}, not int64"
