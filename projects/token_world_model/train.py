@@ -1,7 +1,8 @@
 """Collect, learn the tokens, learn the world, learn in its dream, repeat.
 
-    python train.py                 minutes on one core (measured in MEASURED.md); writes weights/catch.safetensors
-    python train.py --gpu           the same on a CUDA device
+    python train.py                 a quarter of an hour on one core; writes weights/catch.safetensors
+    python train.py --coarse        a tokenizer of 16 codes and the diffusion decoder; writes weights/coarse.safetensors
+    python train.py --gpu           either on a CUDA device
 
 Half of the games are windy, and their text says so; the agent learns in calm dreams. A run is saved in build/ after each round, and
 goes on from there if it is started again. No real transition enters the loss of the policy: real frames are what a dream begins
@@ -26,15 +27,21 @@ from torch.optim import Adam, AdamW, Optimizer
 from tqdm import tqdm
 
 from agent import ActorCritic, improve, recent, watching
+from decoder import Decoder, train_decoder
 from game import N_ACTIONS, N_STEPS, Catch
 from token_world_model import TokenWorld, imagine, world_loss
 from tokenizer import Tokenizer, train_tokenizer
 from world import Dream, Episodes, Vocabulary
 
-__all__ = ["CALM", "GUST", "WINDY", "Parts", "Replay", "Run", "Settings", "collect", "load_weights", "save_weights", "score", "train"]  # fmt: skip
+__all__ = ["CALM", "GUST", "WINDY", "Parts", "Replay", "Run", "Settings", "collect", "encode", "load_coarse", "load_weights", "save_weights", "score", "train", "train_coarse"]  # fmt: skip
 
 CALM, WINDY = 1, 2  # texts; 0 is no text
 GUST = 0.4  # of a windy game
+LONG = (
+    (900, 1800, 60),
+    (300, 1200, 60),
+)  # rounds of the world in weights/, which is to know the wind as well
+COARSE = 16  # codes of a tokenizer that has too few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,9 +300,21 @@ def save_weights(networks: dict[str, nn.Module], path: Path, *, note: dict[str, 
 
 
 def load_weights(path: Path) -> tuple[Tokenizer, TokenWorld, ActorCritic]:
-    """Return the three networks of a file of `save_weights`. ValueError if it holds other weights than theirs."""
+    """Return tokenizer, world and agent of a file of `save_weights`. ValueError if it holds other weights than theirs."""
     tokenizer, world, agent = Tokenizer().eval(), TokenWorld(Vocabulary()).eval(), ActorCritic().eval()
-    networks, tensors = {"tokenizer": tokenizer, "world": world, "agent": agent}, load_file(path)
+    _load({"tokenizer": tokenizer, "world": world, "agent": agent}, path)
+    return tokenizer, world, agent
+
+
+def load_coarse(path: Path) -> tuple[Tokenizer, Decoder]:
+    """Return the tokenizer of 16 codes and its decoder. ValueError if the file holds other weights than theirs."""
+    tokenizer, decoder = Tokenizer(COARSE).eval(), Decoder().eval()
+    _load({"tokenizer": tokenizer, "decoder": decoder}, path)
+    return tokenizer, decoder
+
+
+def _load(networks: dict[str, nn.Module], path: Path) -> None:
+    tensors = load_file(path)
     if unknown := sorted(key for key in tensors if key.split(".")[0] not in networks):
         raise ValueError(f"{path} holds weights of other networks: {unknown}")
     for name, network in networks.items():
@@ -308,7 +327,22 @@ def load_weights(path: Path) -> tuple[Tokenizer, TokenWorld, ActorCritic]:
             network.load_state_dict(own)
         except RuntimeError as error:
             raise ValueError(f"{path} holds other weights than those of {name}: {error}") from error
-    return tokenizer, world, agent
+
+
+def train_coarse(
+    *, n_games: int = 600, n_updates: int = 3000, seed: int = 0, device: str = "cpu"
+) -> dict[str, nn.Module]:
+    """Train a tokenizer of too few codes, and the diffusion decoder that paints what its tokens may stand for."""
+    generator = Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer, decoder = Tokenizer(COARSE).to(device), Decoder().to(device)
+    frames = collect(n_games, None, seed=seed, generator=generator).frames.flatten(0, 1).to(device)
+    train_tokenizer(tokenizer, frames, n_updates, generator=generator)
+    with torch.no_grad():
+        means = tokenizer.decode(tokenizer.encode(frames))
+    train_decoder(decoder, frames, means, n_updates, generator=generator)
+    return {"tokenizer": tokenizer, "decoder": decoder}
 
 
 def main() -> None:
@@ -317,11 +351,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--coarse", action="store_true", help="train the coarse tokenizer and the diffusion decoder"
+    )
     parser.add_argument("--gpu", action="store_true", help="train on the CUDA device")
     options = parser.parse_args()
-    here, settings, device = Path(__file__).parent, Settings(), "cuda" if options.gpu else "cpu"
-    checkpoint = here / "build" / f"catch_{options.seed}.pt"
-    run = train(settings, seed=options.seed, checkpoint=checkpoint, device=device, progress=True)
+    here, seed, device = Path(__file__).parent, options.seed, "cuda" if options.gpu else "cpu"
+    if options.coarse:
+        networks = train_coarse(seed=seed, device=device)
+        save_weights(networks, here / "weights" / "coarse.safetensors", note={"seed": seed})
+        return
+    settings, checkpoint = Settings(rounds=LONG), here / "build" / f"catch_{seed}.pt"
+    run = train(settings, seed=seed, checkpoint=checkpoint, device=device, progress=True)
     last = run.records[-1]
     print(
         f"{last['real_steps']} real steps, {last['seconds']:.0f} s: return {last['real']:.2f} in the real game"
