@@ -78,7 +78,7 @@ class CausalSelfAttention(nn.Module):
 class TokenWorld(nn.Module):
     """A transformer over the tokens of a game: embeddings of token and place in the step, layers, LayerNorm, three Linear heads.
 
-    A layer adds CausalSelfAttention(LayerNorm(x)) to x, then an MLP of LayerNorm(x) with 4·d hidden numbers.
+    A layer adds CausalSelfAttention(LayerNorm(x)) to x, then an MLP of LayerNorm(x) with 4·d hidden numbers. `vocabulary` is kept.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, d: int = 96, n_heads: int = 4, n_layers: int = 3, window: int = 44) -> None:  # fmt: skip

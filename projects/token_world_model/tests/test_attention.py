@@ -67,7 +67,9 @@ def in_parts(made, x, sizes, start=0):
 
 def test_attention_parameters():
     """qkv and out, two Linear."""
-    got = {name: tuple(p.shape) for name, p in token_world_model.CausalSelfAttention(12, 3, 4).named_parameters()}
+    got = {
+        name: tuple(p.shape) for name, p in token_world_model.CausalSelfAttention(12, 3, 4).named_parameters()
+    }
     expected = {"qkv.weight": (36, 12), "qkv.bias": (36,), "out.weight": (12, 12), "out.bias": (12,)}
     assert got == expected, f"the parameters are {got}, expected {expected}"
 
@@ -77,7 +79,9 @@ def test_attention_contract(generator):
     made, x = layer(), normal(2, 7, 12, generator=generator)
     with unchanged(x):
         answer = made(x)
-    assert isinstance(answer, tuple), f"a {type(answer).__name__} is returned: the result and what the next call needs"
+    assert isinstance(answer, tuple), (
+        f"a {type(answer).__name__} is returned: the result and what the next call needs"
+    )
     assert len(answer) == 2, f"{len(answer)} things are returned: the result and what the next call needs"
     got, past = answer
     assert got.shape == x.shape, f"x {tuple(x.shape)} becomes {tuple(got.shape)}: the shape stays"
@@ -86,7 +90,9 @@ def test_attention_contract(generator):
     for name, part in zip(("keys", "values"), past, strict=True):
         shape = tuple(part.shape)
         assert part.ndim == 4, f"{name} have shape {shape}, expected (B, n_heads, P, d/n_heads)"
-        assert shape[:2] + shape[3:] == (2, 3, 4), f"{name} have shape {shape}, expected (2, 3, P, 4): (B, n_heads, P, d/n_heads)"
+        assert shape[:2] + shape[3:] == (2, 3, 4), (
+            f"{name} have shape {shape}, expected (2, 3, P, 4): (B, n_heads, P, d/n_heads)"
+        )
         assert shape[2] <= 4, f"{shape[2]} positions are kept with a window of 4: at most the window"
 
 
@@ -107,8 +113,12 @@ def test_first_position(generator):
     made, x = layer(window=5), normal(2, 3, 12, generator=generator)
     values = x[:, :1] @ made.qkv.weight[24:].T + made.qkv.bias[24:]
     expected = values @ made.out.weight.T + made.out.bias
-    mistakes = {said: lambda wrong=wrong: by_hand(made, x, 3, 5, wrong)[:, :1] for said, wrong in WRONG.items()}
-    assert_close(made(x)[0][:, :1], expected, rtol=1e-4, what="attention of the first position", mistakes=mistakes)
+    mistakes = {
+        said: lambda wrong=wrong: by_hand(made, x, 3, 5, wrong)[:, :1] for said, wrong in WRONG.items()
+    }
+    assert_close(
+        made(x)[0][:, :1], expected, rtol=1e-4, what="attention of the first position", mistakes=mistakes
+    )
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -120,7 +130,10 @@ def test_attention(n_heads, window, length, generator):
     made, x = layer(n_heads=n_heads, window=window), normal(3, length, 12, generator=generator)
     with torch.no_grad():
         got, expected = made(x)[0], by_hand(made, x, n_heads, window)
-        mistakes = {said: lambda wrong=wrong: by_hand(made, x, n_heads, window, wrong) for said, wrong in WRONG.items()}
+        mistakes = {
+            said: lambda wrong=wrong: by_hand(made, x, n_heads, window, wrong)
+            for said, wrong in WRONG.items()
+        }
         assert_close(got, expected, dtype=torch.float32, rtol=1e-4, what="attention", mistakes=mistakes)
 
 
@@ -152,7 +165,9 @@ def test_large_scores(generator):
     with torch.no_grad():
         got = made(x)[0]
     assert got.isfinite().all(), "large scores overflow in the softmax: subtract the greatest first"
-    assert_close(got, by_hand(made, x, 3, 4), dtype=torch.float32, rtol=1e-3, what="attention with large scores")
+    assert_close(
+        got, by_hand(made, x, 3, 4), dtype=torch.float32, rtol=1e-3, what="attention with large scores"
+    )
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------
@@ -166,8 +181,12 @@ def test_attention_looks_back(generator):
     with torch.no_grad():
         differs = (made(x)[0] != made(changed)[0]).any(-1).all(0)
     moved = differs.nonzero()[:, 0].tolist()
-    assert min(moved, default=0) >= 5, f"a change at position 5 changes position {min(moved)}: later positions are seen"
-    assert moved == [5, 6, 7, 8], f"with a window of 4 a change at position 5 changes the positions {moved}, expected 5, 6, 7 and 8"
+    assert min(moved, default=0) >= 5, (
+        f"a change at position 5 changes position {min(moved)}: later positions are seen"
+    )
+    assert moved == [5, 6, 7, 8], (
+        f"with a window of 4 a change at position 5 changes the positions {moved}, expected 5, 6, 7 and 8"
+    )
 
 
 def test_attention_of_a_batch(generator):
@@ -175,7 +194,13 @@ def test_attention_of_a_batch(generator):
     made, x = layer(), normal(3, 6, 12, generator=generator)
     with torch.no_grad():
         alone = torch.cat([made(x[i : i + 1])[0] for i in range(3)])
-        assert_close(made(x)[0], alone, rtol=1e-4, what="attention of a batch", hint="sequences of one batch see each other")
+        assert_close(
+            made(x)[0],
+            alone,
+            rtol=1e-4,
+            what="attention of a batch",
+            hint="sequences of one batch see each other",
+        )
 
 
 # --- the past ---------------------------------------------------------------------------------------------------------
@@ -203,7 +228,9 @@ def test_attention_in_parts(sizes, window, generator):
         mistakes["the position is ignored: those of a later part go on from there"] = torch.cat(late, dim=1)
     mistakes["the past is ignored: keys and values before the part are seen as well"] = forgetful
     hint = "read in parts, attention is not what it is of the whole: which past positions are kept, and in which order?"
-    assert_close(got, whole, dtype=torch.float32, rtol=1e-4, what="attention in parts", mistakes=mistakes, hint=hint)
+    assert_close(
+        got, whole, dtype=torch.float32, rtol=1e-4, what="attention in parts", mistakes=mistakes, hint=hint
+    )
     most = max(past[0].shape[2] for past in pasts)
     assert most <= window, f"{most} positions are kept with a window of {window}: at most the window"
 
@@ -214,7 +241,14 @@ def test_attention_far_from_the_start(generator):
     with torch.no_grad():
         got, _ = in_parts(made, x, (3, 1, 1, 4, 2), start=500)
     hint = "far from the start attention says something else: the position of the past or of the new part is lost"
-    assert_close(got, by_hand(made, x, 3, 4), dtype=torch.float32, rtol=1e-3, what="attention from position 500 on", hint=hint)
+    assert_close(
+        got,
+        by_hand(made, x, 3, 4),
+        dtype=torch.float32,
+        rtol=1e-3,
+        what="attention from position 500 on",
+        hint=hint,
+    )
 
 
 def test_two_futures_of_one_past(generator):
@@ -229,4 +263,6 @@ def test_two_futures_of_one_past(generator):
         for way, one, other in zip(ways, first, again, strict=True):
             expected = by_hand(made, torch.cat([x, way], dim=1), 3, 4)[:, 6:]
             assert_close(one, expected, dtype=torch.float32, rtol=1e-4, what="one of two futures")
-            assert torch.equal(one, other), "a past that was used once gives something else: nothing may be written into it"
+            assert torch.equal(one, other), (
+                "a past that was used once gives something else: nothing may be written into it"
+            )

@@ -15,7 +15,12 @@ from shared.testing.checks import assert_close, expect_error, unchanged
 from world import PLAIN, Dream, Sampling
 
 pytestmark = pytest.mark.grades("imagine")
-KINDS = {"images": torch.int64, "actions": torch.int64, "ends": torch.bool, "alive": torch.bool}  # the others are float32
+KINDS = {
+    "images": torch.int64,
+    "actions": torch.int64,
+    "ends": torch.bool,
+    "alive": torch.bool,
+}  # the others are float32
 FOLLOWS = "what follows from the dream's own actions may be the same everywhere"
 
 
@@ -36,19 +41,32 @@ class Played:
         self.n_frames = n_frames
         with unchanged(self.text, self.first, self.between):
             self.dream = token_world_model.imagine(
-                self.world, self.policy, self.text, self.first, self.between, horizon=horizon, sampling=sampling, generator=seeded(seed)
+                self.world,
+                self.policy,
+                self.text,
+                self.first,
+                self.between,
+                horizon=horizon,
+                sampling=sampling,
+                generator=seeded(seed),
             )
         assert isinstance(self.dream, Dream), f"a {type(self.dream).__name__} is returned, expected a Dream"
         shape = tuple(self.dream.actions.shape)
-        assert shape == (horizon, n), f"actions of {n} dreams over a horizon of {horizon} have shape {shape}: time first, then the dreams"
+        assert shape == (horizon, n), (
+            f"actions of {n} dreams over a horizon of {horizon} have shape {shape}: time first, then the dreams"
+        )
         shape, wanted = tuple(self.dream.images.shape), (n, n_frames + horizon, WORDS.n_image)
-        assert shape == wanted, f"images have shape {shape}, expected {wanted}: the beginning's first, then one for each step"
+        assert shape == wanted, (
+            f"images have shape {shape}, expected {wanted}: the beginning's first, then one for each step"
+        )
 
     def told(self, text=None, actions=None):
         """Image logits (B, T, N, n_codes), rewards (T, B) and ends (T, B) of the dream's steps, by the tables."""
         text = self.text if text is None else text
         actions = self.dream.actions if actions is None else actions
-        image, reward, end = self.world.by_hand(text, self.dream.images, torch.cat([self.between, actions.T], dim=1))
+        image, reward, end = self.world.by_hand(
+            text, self.dream.images, torch.cat([self.between, actions.T], dim=1)
+        )
         n = self.n_frames - 1
         return image[:, n + 1 :], reward[:, n:].argmax(-1).T - 1.0, end[:, n:].argmax(-1).T == 1
 
@@ -109,10 +127,16 @@ def test_beginning_is_read(played):
     """The world reads the beginning, its text and the actions between its images, before the first action."""
     world = played.world
     read = torch.cat([x[: len(played.text)] for x in world.read], dim=1)
-    assert world.positions[0] == 0, f"the world's first tokens stand at {world.positions[0]}: a dream begins without a cache"
-    assert (read[:, 0] == played.text + WORDS.n_codes).all(), "the first token that the world reads is not the text"
+    assert world.positions[0] == 0, (
+        f"the world's first tokens stand at {world.positions[0]}: a dream begins without a cache"
+    )
+    assert (read[:, 0] == played.text + WORDS.n_codes).all(), (
+        "the first token that the world reads is not the text"
+    )
     n = 3 * WORDS.step - 1
-    images = torch.stack([read[:, t * WORDS.step + 1 : t * WORDS.step + 1 + WORDS.n_image] for t in range(3)], dim=1)
+    images = torch.stack(
+        [read[:, t * WORDS.step + 1 : t * WORDS.step + 1 + WORDS.n_image] for t in range(3)], dim=1
+    )
     assert_close(images, played.first, what="images of the beginning that the world reads")
     between = read[:, WORDS.step - 1 : n : WORDS.step] - WORDS.n_codes - WORDS.n_texts
     assert_close(between, played.between, what="actions of the beginning that the world reads")
@@ -127,7 +151,9 @@ def test_actions_are_read(played):
 
 
 @pytest.mark.parametrize(
-    "sampling", [Sampling(temperature=0.0), Sampling(2.0, 0.0), Sampling(0.0, 0.0), Sampling(4.0, 0.0)], ids=str
+    "sampling",
+    [Sampling(temperature=0.0), Sampling(2.0, 0.0), Sampling(0.0, 0.0), Sampling(4.0, 0.0)],
+    ids=str,
 )
 def test_images(sampling):
     """At temperature 0 each image is what the tables say is likeliest, with guidance of both texts."""
@@ -140,11 +166,19 @@ def test_images(sampling):
     others = {
         "the guidance is ignored": with_text,
         "the text is left out": without,
-        "guidance mixes the two the wrong way round: those without text stand second": guide(without, with_text, guidance),
+        "guidance mixes the two the wrong way round: those without text stand second": guide(
+            without, with_text, guidance
+        ),
     }
     fits = [said for said, logits in others.items() if torch.equal(got, logits.argmax(-1))]
-    hint = fits[0] if fits else "the images are not what the world says after all that was seen and done: is the cache handed on from step to step?"
-    raise AssertionError(f"{hint}\n{int((got != expected).sum())} of {got.numel()} tokens are not the likeliest ones")
+    hint = (
+        fits[0]
+        if fits
+        else "the images are not what the world says after all that was seen and done: is the cache handed on from step to step?"
+    )
+    raise AssertionError(
+        f"{hint}\n{int((got != expected).sum())} of {got.numel()} tokens are not the likeliest ones"
+    )
 
 
 # --- what the columns hold --------------------------------------------------------------------------------------------
@@ -158,7 +192,8 @@ def test_rewards_and_ends(played):
         "the reward's sign is turned: class 0 is -1, class 2 is 1": -rewards,
         "rewards are stored one step late": rewards.roll(1, 0),
         "the reward of a step that ends the game is lost": rewards * ~ends,
-        "rewards after an end are made 0: such steps mean nothing, alive says so": rewards * played.dream.alive,
+        "rewards after an end are made 0: such steps mean nothing, alive says so": rewards
+        * played.dream.alive,
     }
     assert_close(played.dream.rewards, rewards, rtol=0, what="rewards", mistakes=mistakes)
     over = ends.clone()
@@ -183,7 +218,9 @@ def test_alive(played):
     mistakes = {
         "the step that ends the game is not alive: the game had not ended before it": after,
         "all steps are alive: those after an end are not": torch.ones_like(expected),
-        "alive only says that the step before did not end: an end holds for good": torch.cat([torch.ones_like(ends[:1]), ~ends[:-1]]),
+        "alive only says that the step before did not end: an end holds for good": torch.cat(
+            [torch.ones_like(ends[:1]), ~ends[:-1]]
+        ),
         "alive is turned round: true until the game has ended": ~expected,
         "alive says that this step does not end": ~ends,
         "alive is one step late": torch.cat([torch.ones_like(expected[:1]), expected[:-1]]),
@@ -209,7 +246,8 @@ def test_values(played):
         "next_values are those of the images before the step": before,
         "next_values are two steps ahead": torch.cat([after[1:], after[-1:]]),
         "the last next_values are 0: the horizon's end is not the game's": torch.cat([after[:-1], zero]),
-        "next_values are 0 where the game ended: V of what the step led to is asked for": after * ~played.dream.ends,
+        "next_values are 0 where the game ended: V of what the step led to is asked for": after
+        * ~played.dream.ends,
         frame: lambda: played.asked(1, last_only=True)[1],
         "the last next_values are those before the step": torch.cat([after[:-1], before[-1:]]),
     }
@@ -231,18 +269,30 @@ def test_log_probs(played):
         "these are those of a uniform policy: log π of the policy's own logits is asked for": torch.full_like(
             expected, -math.log(WORDS.n_actions)
         ),
-        "these are of the policy after the step: the action was drawn before": after.gather(-1, taken)[..., 0],
+        "these are of the policy after the step: the action was drawn before": after.gather(-1, taken)[
+            ..., 0
+        ],
         "these are log-probabilities of the next step's action": log_p.gather(-1, taken.roll(-1, 0))[..., 0],
         "the sign is turned: log-probabilities are negative": -expected,
     }
-    assert_close(played.dream.log_probs, expected, dtype=torch.float32, rtol=1e-3, atol=1e-3, what="log_probs", mistakes=mistakes)
+    assert_close(
+        played.dream.log_probs,
+        expected,
+        dtype=torch.float32,
+        rtol=1e-3,
+        atol=1e-3,
+        what="log_probs",
+        mistakes=mistakes,
+    )
 
 
 def test_what_the_policy_sees(played):
     """All images so far, (B, L + t, N): the beginning, then one more in each step."""
     seen = {x.shape[1]: x for x in played.policy.seen}
     expected = list(range(3, 11))
-    assert sorted(seen) == expected, f"the policy sees {sorted(seen)} images, expected {expected}: all so far, before and after each step"
+    assert sorted(seen) == expected, (
+        f"the policy sees {sorted(seen)} images, expected {expected}: all so far, before and after each step"
+    )
     for n, images in seen.items():
         same = torch.equal(images, played.dream.images[:, :n])
         assert same, f"the {n} images that the policy sees are not the first {n} of the dream"
@@ -253,14 +303,20 @@ def test_actions_are_the_policys():
 
     def sure(images):
         choice = (images[:, -1].sum(-1) + images.shape[1]) % WORDS.n_actions
-        return LOUD * torch.nn.functional.one_hot(choice, WORDS.n_actions).float(), images.float().mean((1, 2))
+        return LOUD * torch.nn.functional.one_hot(choice, WORDS.n_actions).float(), images.float().mean(
+            (1, 2)
+        )
 
     dream = Played(policy=sure).dream
     expected = torch.stack([sure(dream.images[:, : 3 + t])[0].argmax(-1) for t in range(7)])
     hint = "the actions are not those of the policy that sees all images so far"
-    assert_close(dream.actions, expected, what="actions of a policy that is sure", hint=hint, vacuous_ok=FOLLOWS)
+    assert_close(
+        dream.actions, expected, what="actions of a policy that is sure", hint=hint, vacuous_ok=FOLLOWS
+    )
     least = float(dream.log_probs.min())
-    assert abs(least) < 1e-4, f"a log-probability of a policy that is sure is {least}, not 0: exp overflows, take log_softmax"
+    assert abs(least) < 1e-4, (
+        f"a log-probability of a policy that is sure is {least}, not 0: exp overflows, take log_softmax"
+    )
 
 
 # --- what is drawn ----------------------------------------------------------------------------------------------------
@@ -274,7 +330,14 @@ def coins(sampling=PLAIN, horizon=2, n=N):
     """Dreams in which everything is left to chance."""
     text, first, between = pieces(n, 1, seeded(1), last_action=False)
     return token_world_model.imagine(
-        Coins(IMAGE), Constant(ACTIONS), text, first, between, horizon=horizon, sampling=sampling, generator=seeded(3)
+        Coins(IMAGE),
+        Constant(ACTIONS),
+        text,
+        first,
+        between,
+        horizon=horizon,
+        sampling=sampling,
+        generator=seeded(3),
     )
 
 
@@ -316,22 +379,43 @@ def test_draws_are_independent(many):
     names, table = list(rows), torch.corrcoef(torch.stack(list(rows.values())))
     for i, name in enumerate(names):
         for j in range(i):
-            assert abs(table[i, j]) < 5 / math.sqrt(N), f"{name} hangs on {names[j]} (correlation {table[i, j]:.2f}): each is drawn anew"
+            assert abs(table[i, j]) < 5 / math.sqrt(N), (
+                f"{name} hangs on {names[j]} (correlation {table[i, j]:.2f}): each is drawn anew"
+            )
 
 
 def test_sampling_is_for_images_alone():
     """Temperature and k shape the image tokens; actions, rewards and ends come from their plain logits."""
     dream = coins(Sampling(temperature=0.0, k=2), horizon=1)
-    assert (dream.images[:, 1] == 6).all(), "at temperature 0 the image tokens are the likeliest ones: sampling is not handed on"
-    for name, got, p in (("actions", dream.actions[0], ACTIONS), ("rewards", dream.rewards[0].long() + 1, [0.2, 0.5, 0.3])):
-        check_shares(got, torch.tensor(p, dtype=DOUBLE), N, name, f"{name} are drawn as sampling says: it is for the images alone")
-    check_shares(dream.ends[0].long(), torch.tensor([0.7, 0.3], dtype=DOUBLE), N, "ends", "ends are drawn as sampling says: it is for the images alone")
+    assert (dream.images[:, 1] == 6).all(), (
+        "at temperature 0 the image tokens are the likeliest ones: sampling is not handed on"
+    )
+    for name, got, p in (
+        ("actions", dream.actions[0], ACTIONS),
+        ("rewards", dream.rewards[0].long() + 1, [0.2, 0.5, 0.3]),
+    ):
+        check_shares(
+            got,
+            torch.tensor(p, dtype=DOUBLE),
+            N,
+            name,
+            f"{name} are drawn as sampling says: it is for the images alone",
+        )
+    check_shares(
+        dream.ends[0].long(),
+        torch.tensor([0.7, 0.3], dtype=DOUBLE),
+        N,
+        "ends",
+        "ends are drawn as sampling says: it is for the images alone",
+    )
 
 
 def dreamt(generator, n=30):
     """A dream in which everything is left to chance."""
     text, first, between = pieces(n, 2, seeded(1), last_action=False)
-    return token_world_model.imagine(Coins(IMAGE), Constant(ACTIONS), text, first, between, horizon=4, generator=generator)
+    return token_world_model.imagine(
+        Coins(IMAGE), Constant(ACTIONS), text, first, between, horizon=4, generator=generator
+    )
 
 
 def test_generator_of_a_dream():
@@ -373,11 +457,14 @@ def test_dreams_know_nothing_of_each_other():
     world, policy = Table(loud=True), Teller()
     text, first, between = pieces(4, 2, seeded(1), last_action=False)
     dreams = [
-        token_world_model.imagine(world, policy, text, first, between, horizon=3, generator=seeded(2)) for _ in range(2)
+        token_world_model.imagine(world, policy, text, first, between, horizon=3, generator=seeded(2))
+        for _ in range(2)
     ]
     for name in Dream._fields:
         same = torch.equal(getattr(dreams[0], name), getattr(dreams[1], name))
-        assert same, f"a second dream from the same beginning has other {name}: the cache is kept from the call before"
+        assert same, (
+            f"a second dream from the same beginning has other {name}: the cache is kept from the call before"
+        )
 
 
 @pytest.mark.parametrize("n_frames", [1, 4])

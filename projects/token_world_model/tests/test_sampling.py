@@ -60,7 +60,13 @@ def test_guidance_of_batches(generator):
     for dtype in (torch.float32, DOUBLE):
         with_text, without = (normal(3, 2, 7, generator=generator, dtype=dtype) for _ in range(2))
         got = token_world_model.guide(with_text, without, 3.0)
-        assert_close(got, guide(with_text, without, 3.0), rtol=1e-5, what="guided logits", hint="unconditional + guidance·(conditional - unconditional)")
+        assert_close(
+            got,
+            guide(with_text, without, 3.0),
+            rtol=1e-5,
+            what="guided logits",
+            hint="unconditional + guidance·(conditional - unconditional)",
+        )
 
 
 # --- top_k ------------------------------------------------------------------------------------------------------------
@@ -83,10 +89,16 @@ def test_top_k_by_hand(k):
         "what is cut becomes 0: a logit of 0 is no -inf": torch.where(ranks < k, logits, 0.0),
         "what is cut becomes 1 over a large number, not -inf": torch.where(ranks < k, logits, -1e9),
         "the first k are kept, not the greatest": torch.where(torch.arange(5) < k, logits, -torch.inf),
-        "log-probabilities are returned: the logits keep their values": torch.where(ranks < k, log_p, -torch.inf),
-        "log-probabilities of what is kept are returned: the logits keep their values": expected.log_softmax(-1),
+        "log-probabilities are returned: the logits keep their values": torch.where(
+            ranks < k, log_p, -torch.inf
+        ),
+        "log-probabilities of what is kept are returned: the logits keep their values": expected.log_softmax(
+            -1
+        ),
         "probabilities are returned: the logits keep their values": expected.softmax(-1),
-        "one order for all rows: each row has its own greatest": torch.where(ranks[:1] < k, logits, -torch.inf),
+        "one order for all rows: each row has its own greatest": torch.where(
+            ranks[:1] < k, logits, -torch.inf
+        ),
     }
     assert_close(got, expected, what=f"the {k} greatest", mistakes=mistakes)
 
@@ -104,7 +116,9 @@ def test_top_k_of_equal_logits(k):
     assert torch.equal(got[kept], logits[kept]), "what stays has lost its value"
     sums = [row[stays].sum().item() for row, stays in zip(logits, kept, strict=True)]
     expected = [sum(sorted(row, reverse=True)[:k]) for row in logits.tolist()]
-    assert sums == expected, f"a smaller logit is kept where a greater one is cut: the sums are {sums}, expected {expected}"
+    assert sums == expected, (
+        f"a smaller logit is kept where a greater one is cut: the sums are {sums}, expected {expected}"
+    )
 
 
 @pytest.mark.grades("top_k")
@@ -114,7 +128,12 @@ def test_top_k_of_batches(generator):
         logits = normal(2, 3, 9, generator=generator, dtype=dtype)
         logits[0, 0, :7] = -torch.inf
         got = token_world_model.top_k(logits, 4)
-        assert_close(got, top_k(logits, 4), what="the 4 greatest along the last axis", hint="the last axis is that of the classes")
+        assert_close(
+            got,
+            top_k(logits, 4),
+            what="the 4 greatest along the last axis",
+            hint="the last axis is that of the classes",
+        )
 
 
 @pytest.mark.grades("top_k")
@@ -132,7 +151,13 @@ def test_gradient_of_top_k(generator):
     kept = token_world_model.top_k(logits, 2)
     (got,) = gradients(kept[kept.isfinite()].square().sum(), (logits,))
     expected = torch.where(top_k(logits.detach(), 2).isfinite(), 2 * logits.detach(), 0.0)
-    assert_close(got, expected, rtol=1e-6, what="gradient of the logits that stay", hint="what stays is detached from the logits")
+    assert_close(
+        got,
+        expected,
+        rtol=1e-6,
+        what="gradient of the logits that stay",
+        hint="what stays is detached from the logits",
+    )
 
 
 # --- draw -------------------------------------------------------------------------------------------------------------
@@ -156,7 +181,9 @@ def test_draw_contract(temperature, generator):
         with unchanged(logits):
             got = token_world_model.draw(logits, Sampling(temperature=temperature), generator=seeded())
         assert isinstance(got, torch.Tensor), f"a {type(got).__name__} is returned, expected a tensor"
-        assert got.shape == (n,), f"{n} rows of logits give indices of shape {tuple(got.shape)}, expected ({n},)"
+        assert got.shape == (n,), (
+            f"{n} rows of logits give indices of shape {tuple(got.shape)}, expected ({n},)"
+        )
         assert got.dtype == torch.int64, f"indices are {got.dtype}, expected int64"
 
 
@@ -168,7 +195,9 @@ def test_temperature_0():
     expected = torch.tensor([2, 1, 1] * 50)
     for sampling in (GREEDY, Sampling(temperature=0.0, k=3), Sampling(guidance=3.0, temperature=0.0)):
         got = token_world_model.draw(logits, sampling, generator=seeded())
-        mistakes = {"at temperature 0 the smallest is taken: it is the greatest": torch.tensor([1, 2, 2] * 50)}
+        mistakes = {
+            "at temperature 0 the smallest is taken: it is the greatest": torch.tensor([1, 2, 2] * 50)
+        }
         hint = "at temperature 0 the index of the greatest logit is asked for, always"
         assert_close(got, expected, what="indices at temperature 0", mistakes=mistakes, hint=hint)
 
@@ -180,14 +209,18 @@ def test_small_temperature():
     logits = torch.tensor([LOGITS] * 500)
     got = token_world_model.draw(logits, Sampling(temperature=1e-3), generator=seeded())
     share = float((got == 2).double().mean())
-    assert share == 1.0, f"at temperature 0.001 only {share:.0%} are the greatest: logits are divided by the temperature"
+    assert share == 1.0, (
+        f"at temperature 0.001 only {share:.0%} are the greatest: logits are divided by the temperature"
+    )
     got = token_world_model.draw(100 * logits, Sampling(temperature=1e-4), generator=seeded())
     assert (got == 2).all(), "at temperature 0.0001 logits of 200 overflow"
 
 
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
-@pytest.mark.parametrize("sampling", [PLAIN, Sampling(guidance=4.0), Sampling(temperature=2.5), Sampling(temperature=0.6)], ids=str)
+@pytest.mark.parametrize(
+    "sampling", [PLAIN, Sampling(guidance=4.0), Sampling(temperature=2.5), Sampling(temperature=0.6)], ids=str
+)
 def test_shares_of_draws(sampling):
     """softmax(logits/temperature), whatever the guidance says."""
     logits = torch.tensor(LOGITS)
@@ -197,22 +230,32 @@ def test_shares_of_draws(sampling):
     assert most < N, "all rows have one index: it is drawn for each row, and no argmax"
     shares = torch.bincount(got, minlength=5).double() / N
     others = {
-        "the logits are multiplied by the temperature: divide": (logits.double() * sampling.temperature).softmax(-1),
+        "the logits are multiplied by the temperature: divide": (
+            logits.double() * sampling.temperature
+        ).softmax(-1),
         "the temperature is ignored": logits.double().softmax(-1),
         "all indices are alike: the logits are ignored": torch.full((5,), 0.2, dtype=DOUBLE),
-        "the probabilities are divided by the temperature, not the logits": (logits.double().softmax(-1) / sampling.temperature).softmax(-1),
-        "the root of the temperature divides the logits": (logits.double() / sampling.temperature**0.5).softmax(-1),
+        "the probabilities are divided by the temperature, not the logits": (
+            logits.double().softmax(-1) / sampling.temperature
+        ).softmax(-1),
+        "the root of the temperature divides the logits": (
+            logits.double() / sampling.temperature**0.5
+        ).softmax(-1),
         "the softmax is taken twice": (logits.double() / sampling.temperature).softmax(-1).softmax(-1),
         "the signs of the logits are turned": (-logits.double() / sampling.temperature).softmax(-1),
     }
-    fits = [said for said, q in others.items() if (shares - q).abs().max() < 0.015 and (p - q).abs().max() > 0.03]
+    fits = [
+        said for said, q in others.items() if (shares - q).abs().max() < 0.015 and (p - q).abs().max() > 0.03
+    ]
     hint = fits[0] if fits else "indices are not drawn from softmax(logits/temperature)"
     check_shares(got, p, N, f"indices 0 to 4 at {sampling}", hint)
 
 
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
-@pytest.mark.parametrize("sampling", [Sampling(k=2), Sampling(k=3, temperature=2.0), Sampling(k=1), Sampling(k=5)], ids=str)
+@pytest.mark.parametrize(
+    "sampling", [Sampling(k=2), Sampling(k=3, temperature=2.0), Sampling(k=1), Sampling(k=5)], ids=str
+)
 def test_draws_among_the_greatest(sampling):
     """The k greatest, in their proportions; the others never."""
     logits = torch.tensor(LOGITS)
@@ -220,7 +263,9 @@ def test_draws_among_the_greatest(sampling):
     p = (top_k(logits.double(), k) / temperature).softmax(-1)
     got = token_world_model.draw(logits.expand(N, -1), sampling, generator=seeded(2))
     never = torch.bincount(got, minlength=5)[p == 0].sum().item()
-    assert never == 0, f"{never} of {N} draws are none of the {k} greatest: k is ignored, or cuts less than it should"
+    assert never == 0, (
+        f"{never} of {N} draws are none of the {k} greatest: k is ignored, or cuts less than it should"
+    )
     shares = torch.bincount(got, minlength=5).double() / N
     twice = torch.where(p > 0, (logits.double() / temperature).softmax(-1), -torch.inf).softmax(-1)
     flat = (p > 0).double() / k
@@ -229,8 +274,14 @@ def test_draws_among_the_greatest(sampling):
         "the k greatest are drawn alike: in their proportions they should": flat,
         "the temperature is ignored where k is given": top_k(logits.double(), k).softmax(-1),
     }
-    fits = [said for said, q in others.items() if (shares - q).abs().max() < 0.015 and (p - q).abs().max() > 0.03]
-    hint = fits[0] if fits else f"indices are not drawn from the softmax of the {k} greatest logits over the temperature"
+    fits = [
+        said for said, q in others.items() if (shares - q).abs().max() < 0.015 and (p - q).abs().max() > 0.03
+    ]
+    hint = (
+        fits[0]
+        if fits
+        else f"indices are not drawn from the softmax of the {k} greatest logits over the temperature"
+    )
     check_shares(got, p, N, f"indices 0 to 4 at {sampling}", hint)
 
 
@@ -240,19 +291,37 @@ def test_rows_are_drawn_apart():
     """Each row from its own logits, and independently of its neighbours."""
     rows = torch.tensor([LOGITS, (1000.0, 0.0, 0.0, 0.0, 0.0), (-2000.0, -2000.0, -2000.0, -2000.0, -1000.0)])
     got = token_world_model.draw(rows.repeat(4000, 1), generator=seeded(3)).unflatten(0, (4000, 3))
-    assert (got[:, 1] == 0).all(), "a logit of 1000 beside zeros leaves one index: is each row's softmax its own?"
-    assert (got[:, 2] == 4).all(), "logits of -2000 beside one of -1000 leave one index: subtract the greatest first"
-    check_shares(got[:, 0], torch.tensor(LOGITS).double().softmax(-1), 4000, "indices 0 to 4", "indices are not drawn from their own row's softmax")
+    assert (got[:, 1] == 0).all(), (
+        "a logit of 1000 beside zeros leaves one index: is each row's softmax its own?"
+    )
+    assert (got[:, 2] == 4).all(), (
+        "logits of -2000 beside one of -1000 leave one index: subtract the greatest first"
+    )
+    check_shares(
+        got[:, 0],
+        torch.tensor(LOGITS).double().softmax(-1),
+        4000,
+        "indices 0 to 4",
+        "indices are not drawn from their own row's softmax",
+    )
     pair = got[:-1, 0] * 5 + got[1:, 0]
     p = torch.tensor(LOGITS).double().softmax(-1)
-    check_shares(pair, torch.outer(p, p).flatten(), 3999, "pairs of neighbours", "neighbours are not drawn independently")
+    check_shares(
+        pair,
+        torch.outer(p, p).flatten(),
+        3999,
+        "pairs of neighbours",
+        "neighbours are not drawn independently",
+    )
 
 
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
 def test_negative_temperature():
     """It is refused."""
-    with expect_error(ValueError, otherwise="a temperature of -1 is accepted: it would draw the least likely"):
+    with expect_error(
+        ValueError, otherwise="a temperature of -1 is accepted: it would draw the least likely"
+    ):
         token_world_model.draw(torch.tensor([LOGITS]), Sampling(temperature=-1.0))
 
 
@@ -314,7 +383,9 @@ class Asked:
         """The frame at temperature 0, token by token."""
         frame = torch.zeros(len(self.text), WORDS.n_image, dtype=torch.int64)
         for i in range(WORDS.n_image):
-            with_text, without = (self.logits(frame=frame, text=t)[0][:, i] for t in (self.text, 0 * self.text))
+            with_text, without = (
+                self.logits(frame=frame, text=t)[0][:, i] for t in (self.text, 0 * self.text)
+            )
             frame[:, i] = mix(with_text, without, guidance).argmax(-1)
         return frame
 
@@ -336,11 +407,19 @@ def test_frame_contract(guidance):
     asked = Asked(Sampling(guidance=guidance))
     kept = [part for past in asked.cache.layers for part in past]
     with unchanged(asked.text, asked.action, *kept):
-        answer = token_world_model.next_frame(asked.world, asked.text, asked.action, asked.cache, asked.sampling, generator=seeded())
-    assert torch.is_grad_enabled(), "next_frame switches gradients off and leaves them off for what comes after"
+        answer = token_world_model.next_frame(
+            asked.world, asked.text, asked.action, asked.cache, asked.sampling, generator=seeded()
+        )
+    assert torch.is_grad_enabled(), (
+        "next_frame switches gradients off and leaves them off for what comes after"
+    )
     assert len(answer) == 4, f"{len(answer)} things are returned: image, reward, end, cache"
     image, reward, end, cache = answer
-    for name, part, shape in (("image", image, (5, WORDS.n_image)), ("reward", reward, (5, 3)), ("end", end, (5, 2))):
+    for name, part, shape in (
+        ("image", image, (5, WORDS.n_image)),
+        ("reward", reward, (5, 3)),
+        ("end", end, (5, 2)),
+    ):
         assert isinstance(part, torch.Tensor), f"{name} is a {type(part).__name__}, not a tensor"
         got = tuple(part.shape)
         assert got == shape, f"{name} has shape {got}, expected {shape}"
@@ -363,9 +442,17 @@ def test_what_the_world_reads():
     right = torch.cat([before, asked.action[:, None] + 11, asked.text[:, None] + 7, frame], dim=1)
     missing = right.shape[1] - held.shape[1]
     if missing:
-        assert missing != 1, "the last token of the image is not read by the world: the new cache holds the image as well"
-        raise AssertionError(f"the new cache holds {held.shape[1] - n} tokens more than the old one: action, text and image are {WORDS.n_image + 2}")
-    mistakes = {"another text is read: it is the same in each step": torch.cat([before, right[:, n : n + 1], 0 * right[:, :1] + 7, frame], dim=1)}
+        assert missing != 1, (
+            "the last token of the image is not read by the world: the new cache holds the image as well"
+        )
+        raise AssertionError(
+            f"the new cache holds {held.shape[1] - n} tokens more than the old one: action, text and image are {WORDS.n_image + 2}"
+        )
+    mistakes = {
+        "another text is read: it is the same in each step": torch.cat(
+            [before, right[:, n : n + 1], 0 * right[:, :1] + 7, frame], dim=1
+        )
+    }
     assert_close(held, right, what="tokens that the new cache holds", mistakes=mistakes)
     assert cache.position == n + 6, f"the new cache says {cache.position} tokens, expected {n + 6}"
 
@@ -383,7 +470,9 @@ def test_greedy_frame(seed):
         "the smallest logit is taken at temperature 0": lambda: asked.greedy(mix=lambda c, u, g: -c),
         "the text is left out: with guidance 1 the logits are those with it": lambda: asked.greedy(0.0),
         "the tokens stand in reverse order": expected.flip(1),
-        "each token is taken from the logits of the next place": torch.cat([late[:, 1:], late[:, :1]], dim=1).argmax(-1),
+        "each token is taken from the logits of the next place": torch.cat(
+            [late[:, 1:], late[:, :1]], dim=1
+        ).argmax(-1),
     }
     hint = "the tokens are not the likeliest after action, text and the tokens before them"
     assert_close(frame, expected, what="image at temperature 0", mistakes=mistakes, hint=hint)
@@ -400,7 +489,9 @@ def test_guided_frame(guidance):
     mistakes = {
         "guidance is ignored: the logits with text are used alone": asked.greedy(1.0),
         "the text is left out": asked.greedy(0.0),
-        "guidance mixes the two the wrong way round: those without text stand second": asked.greedy(1 - guidance),
+        "guidance mixes the two the wrong way round: those without text stand second": asked.greedy(
+            1 - guidance
+        ),
         "guidance is one too great": asked.greedy(1 + guidance),
     }
     mistakes = {said: value for said, value in mistakes.items() if not torch.equal(value, expected)}
@@ -408,13 +499,21 @@ def test_guided_frame(guidance):
     held = asked.world.held(cache)
     n = len(asked.text)
     copies = 1 if guidance == 1 else 2
-    assert len(held) == copies * n, f"with guidance {guidance} the new cache holds {len(held)} sequences for {n} dreams, expected {copies * n}"
+    assert len(held) == copies * n, (
+        f"with guidance {guidance} the new cache holds {len(held)} sequences for {n} dreams, expected {copies * n}"
+    )
     if copies == 2:
         texts = held[:, :: WORDS.step] - WORDS.n_codes
-        assert (texts[n:] == 0).all(), "the second half of the cache has texts in it: those without text stand second"
-        assert torch.equal(texts[:n], asked.text[:, None].expand(n, 3)), "the first half of the cache has lost its texts"
+        assert (texts[n:] == 0).all(), (
+            "the second half of the cache has texts in it: those without text stand second"
+        )
+        assert torch.equal(texts[:n], asked.text[:, None].expand(n, 3)), (
+            "the first half of the cache has lost its texts"
+        )
         same = torch.equal(held[:n, -WORDS.n_image :], held[n:, -WORDS.n_image :])
-        assert same, "the half without text reads other tokens than the half with it: what was drawn is read by both"
+        assert same, (
+            "the half without text reads other tokens than the half with it: what was drawn is read by both"
+        )
     assert_close(frame, expected, what=f"image with guidance {guidance}", mistakes=mistakes, hint=hint)
     _, with_text, end_with_text = asked.logits()
     _, without, end_without = asked.logits(text=0 * asked.text)
@@ -422,9 +521,13 @@ def test_guided_frame(guidance):
         "guidance is applied to the reward: it is read with the text": guide(with_text, without, guidance),
         "the reward is read without the text": without,
     }
-    assert_close(reward, with_text, rtol=1e-5, what="reward logits", mistakes=mistakes if copies == 2 else None)
+    assert_close(
+        reward, with_text, rtol=1e-5, what="reward logits", mistakes=mistakes if copies == 2 else None
+    )
     mistakes = {
-        "guidance is applied to the end: it is read with the text": guide(end_with_text, end_without, guidance),
+        "guidance is applied to the end: it is read with the text": guide(
+            end_with_text, end_without, guidance
+        ),
         "the end is read without the text": end_without,
     }
     assert_close(end, end_with_text, rtol=1e-5, what="end logits", mistakes=mistakes if copies == 2 else None)
@@ -439,14 +542,24 @@ def test_reward_and_end():
     _, right_reward, right_end = asked.logits()
     rows = asked.world.logits(asked.world.held(cache))[..., WORDS.n_codes :]
     at = -WORDS.n_image - 2
-    for name, got, expected, part in (("reward", reward, right_reward, slice(0, 3)), ("end", end, right_end, slice(3, 5))):
+    for name, got, expected, part in (
+        ("reward", reward, right_reward, slice(0, 3)),
+        ("end", end, right_end, slice(3, 5)),
+    ):
         mistakes = {
             f"the {name} is read at the text: it is said at the action": rows[:, at + 1, part],
             f"the {name} is read at the image's last token: it is said at the action": rows[:, -1, part],
             f"the {name} is read at the image's first token: it is said at the action": rows[:, at + 2, part],
             f"the {name} is read before the last image token: it is said at the action": rows[:, -2, part],
         }
-        assert_close(got, expected, rtol=1e-5, what=f"{name} logits", mistakes=mistakes, hint=f"not what the world says of the {name}")
+        assert_close(
+            got,
+            expected,
+            rtol=1e-5,
+            what=f"{name} logits",
+            mistakes=mistakes,
+            hint=f"not what the world says of the {name}",
+        )
 
 
 @pytest.mark.grades("next_frame")
@@ -457,14 +570,24 @@ def test_each_action_leads_elsewhere():
     answers = []
     for a in range(WORDS.n_actions):
         action = torch.full_like(first.action, a)
-        frame, reward, end, cache = token_world_model.next_frame(first.world, first.text, action, first.cache, GREEDY)
+        frame, reward, end, cache = token_world_model.next_frame(
+            first.world, first.text, action, first.cache, GREEDY
+        )
         _, right_reward, right_end = first.logits(frame=frame, action=action)
-        assert_close(reward, right_reward, rtol=1e-5, what=f"reward logits under action {a}", hint="the cache has changed, or the action is another one")
+        assert_close(
+            reward,
+            right_reward,
+            rtol=1e-5,
+            what=f"reward logits under action {a}",
+            hint="the cache has changed, or the action is another one",
+        )
         assert_close(end, right_end, rtol=1e-5, what=f"end logits under action {a}")
         assert (first.world.held(cache)[:, -6] == a + 11).all(), f"the world reads another action than {a}"
         answers.append(frame)
     again = token_world_model.next_frame(first.world, first.text, first.action, first.cache, GREEDY)[0]
-    assert torch.equal(again, first.answer[0]), "a cache that was used once says something else: nothing may change it"
+    assert torch.equal(again, first.answer[0]), (
+        "a cache that was used once says something else: nothing may change it"
+    )
     assert len({tuple(frame.flatten().tolist()) for frame in answers}) > 1, "all actions lead to one image"
 
 
@@ -477,9 +600,17 @@ def test_frames_go_on():
     for t in range(3):
         action = (asked.action + t) % WORDS.n_actions
         frame, reward, _, cache = token_world_model.next_frame(world, asked.text, action, cache, GREEDY)
-        images, actions = torch.cat([images, frame[:, None]], dim=1), torch.cat([actions, action[:, None]], dim=1)
+        images, actions = (
+            torch.cat([images, frame[:, None]], dim=1),
+            torch.cat([actions, action[:, None]], dim=1),
+        )
         image, rewards, _ = world.by_hand(asked.text, images, actions)
-        assert_close(frame, image[:, -1].argmax(-1), what=f"image of step {t + 1}", hint="in a later step the image is not what the world says")
+        assert_close(
+            frame,
+            image[:, -1].argmax(-1),
+            what=f"image of step {t + 1}",
+            hint="in a later step the image is not what the world says",
+        )
         assert_close(reward, rewards[:, -1], rtol=1e-5, what=f"reward logits of step {t + 1}")
 
 
@@ -498,12 +629,26 @@ def test_tokens_are_drawn(sampling):
     q = (logits / sampling.temperature).softmax(-1)
     if sampling != PLAIN:
         shares = torch.bincount(frame.flatten(), minlength=7).double() / frame.numel()
-        assert (shares - p).abs().max() > 0.02, "sampling is ignored: temperature and k are not handed on to the draws"
+        assert (shares - p).abs().max() > 0.02, (
+            "sampling is ignored: temperature and k are not handed on to the draws"
+        )
     assert len(frame.flatten().unique()) > 1, "all tokens are the same: each is drawn, no argmax"
     for i in range(WORDS.n_image):
-        check_shares(frame[:, i], q, n, f"codes of image token {i + 1} at {sampling}", "the tokens are not drawn from the world's logits")
+        check_shares(
+            frame[:, i],
+            q,
+            n,
+            f"codes of image token {i + 1} at {sampling}",
+            "the tokens are not drawn from the world's logits",
+        )
     pair = frame[:, 0] * 7 + frame[:, 1]
-    check_shares(pair, torch.outer(q, q).flatten(), n, "pairs of the first two tokens", "the tokens of one image hang on each other: each has a draw of its own")
+    check_shares(
+        pair,
+        torch.outer(q, q).flatten(),
+        n,
+        "pairs of the first two tokens",
+        "the tokens of one image hang on each other: each has a draw of its own",
+    )
 
 
 @pytest.mark.grades("next_frame")
@@ -516,10 +661,21 @@ def test_guided_tokens_are_drawn():
     text = asked.text.repeat(n)
     start = torch.cat([text, 0 * text]), asked.images.repeat(2 * n, 1, 1), asked.before.repeat(2 * n, 1)
     cache = world.start(*start)
-    frame, *_ = token_world_model.next_frame(world, text, asked.action.repeat(n), cache, asked.sampling, generator=seeded(6))
-    with_text, without = (asked.logits(frame=torch.zeros(1, 4, dtype=torch.int64), text=t)[0][0, 0].double() for t in (asked.text, 0 * asked.text))
+    frame, *_ = token_world_model.next_frame(
+        world, text, asked.action.repeat(n), cache, asked.sampling, generator=seeded(6)
+    )
+    with_text, without = (
+        asked.logits(frame=torch.zeros(1, 4, dtype=torch.int64), text=t)[0][0, 0].double()
+        for t in (asked.text, 0 * asked.text)
+    )
     p = guide(with_text, without, 3.0).softmax(-1)
-    check_shares(frame[:, 0], p, n, "codes of the first token", "the tokens are not drawn from the softmax of the mixed logits")
+    check_shares(
+        frame[:, 0],
+        p,
+        n,
+        "codes of the first token",
+        "the tokens are not drawn from the softmax of the mixed logits",
+    )
 
 
 @pytest.mark.grades("next_frame")
@@ -546,5 +702,7 @@ def test_frame_of_one_dream():
     asked = Asked(Sampling(guidance=2.0, temperature=0.0), n=1, n_steps=1)
     frame, reward, end, cache = asked.answer
     got = tuple(frame.shape), tuple(reward.shape), tuple(end.shape), cache.position
-    assert got == ((1, 4), (1, 3), (1, 2), 11), f"image, reward, end and position are {got}, expected ((1, 4), (1, 3), (1, 2), 11)"
+    assert got == ((1, 4), (1, 3), (1, 2), 11), (
+        f"image, reward, end and position are {got}, expected ((1, 4), (1, 3), (1, 2), 11)"
+    )
     assert_close(frame, asked.greedy(2.0), what="image of one dream")

@@ -17,11 +17,15 @@ EXACT = "these are integers: each one is told"
 def of_sequence():
     """assert_close's `mistakes` for the sequence below."""
     return {
-        "the text stands in the first step only: it stands in each": torch.tensor([[11, 3, 9, 16, 4, 0, 13], [12, 8, 1, 14, 2, 7, 15]]),
+        "the text stands in the first step only: it stands in each": torch.tensor(
+            [[11, 3, 9, 16, 4, 0, 13], [12, 8, 1, 14, 2, 7, 15]]
+        ),
         "the action stands before the image: text, image, action": torch.tensor(
             [[11, 16, 3, 9, 11, 13, 4, 0], [12, 14, 8, 1, 12, 15, 2, 7]]
         ),
-        "the image stands before the text: text, image, action": torch.tensor([[3, 9, 11, 16, 4, 0, 11, 13], [8, 1, 12, 14, 2, 7, 12, 15]]),
+        "the image stands before the text: text, image, action": torch.tensor(
+            [[3, 9, 11, 16, 4, 0, 11, 13], [8, 1, 12, 14, 2, 7, 12, 15]]
+        ),
         "texts and actions are not moved behind the codes: each integer means one token": torch.tensor(
             [[1, 3, 9, 3, 1, 4, 0, 0], [2, 8, 1, 1, 2, 2, 7, 2]]
         ),
@@ -50,7 +54,9 @@ def test_sequence_contract(generator):
     with unchanged(text, images, actions):
         got = token_world_model.interleave(text, images, actions, WORDS)
     assert isinstance(got, torch.Tensor), f"a {type(got).__name__} is returned, expected a tensor"
-    assert got.shape == (3, 30), f"five steps of six tokens in three games have shape {tuple(got.shape)}, expected (3, 30)"
+    assert got.shape == (3, 30), (
+        f"five steps of six tokens in three games have shape {tuple(got.shape)}, expected (3, 30)"
+    )
     assert got.dtype == torch.int64, f"the tokens are {got.dtype}, expected int64"
 
 
@@ -76,7 +82,9 @@ def test_sequence_without_the_last_action():
         "an action is made up behind the last image: the sequence ends with the image": torch.tensor(
             [[11, 3, 9, 16, 11, 4, 0, 13], [12, 8, 1, 14, 12, 2, 7, 13]]
         ),
-        "the last image is lost: it has no action behind it, but it is read": torch.tensor([[11, 3, 9, 16], [12, 8, 1, 14]]),
+        "the last image is lost: it has no action behind it, but it is read": torch.tensor(
+            [[11, 3, 9, 16], [12, 8, 1, 14]]
+        ),
         "the actions stand before their images: images[:, 0] comes first, the action behind it leads on": torch.tensor(
             [[11, 3, 9, 11, 4, 0, 16], [12, 8, 1, 12, 2, 7, 14]]
         ),
@@ -96,10 +104,12 @@ def test_sequence(n, n_steps, last_action, generator):
     columns = images.unflatten(2, (2, 3)).mT.flatten(2)
     backwards = images.flip(2)
     mistakes = {
-        "the images are read column by column: their tokens stay in their order, row by row": lambda: interleave(
-            text, columns, actions, words
+        "the images are read column by column: their tokens stay in their order, row by row": lambda: (
+            interleave(text, columns, actions, words)
         ),
-        "the images are read backwards: their tokens stay in their order, row by row": lambda: interleave(text, backwards, actions, words),
+        "the images are read backwards: their tokens stay in their order, row by row": lambda: interleave(
+            text, backwards, actions, words
+        ),
     }
     assert_close(got, expected, what="tokens", mistakes=mistakes)
 
@@ -142,7 +152,9 @@ def test_greatest_tokens():
 def test_shapes_that_do_not_fit(shapes):
     """They are refused, not broadcast."""
     text, images, actions = (torch.zeros(shape, dtype=torch.int64) for shape in shapes)
-    with expect_error(ValueError, otherwise=f"shapes that do not fit are accepted: text, images, actions {shapes}"):
+    with expect_error(
+        ValueError, otherwise=f"shapes that do not fit are accepted: text, images, actions {shapes}"
+    ):
         token_world_model.interleave(text, images, actions, SMALL)
 
 
@@ -151,7 +163,11 @@ def test_shapes_that_do_not_fit(shapes):
 @pytest.mark.parametrize("which", ["text", "image", "action"])
 def test_unknown_tokens(which, bad):
     """A text, code or action that the vocabulary does not have would become another token: it is refused."""
-    text, images, actions = torch.tensor([1, 2]), torch.ones(2, 2, 2, dtype=torch.int64), torch.tensor([[1, 2], [0, 3]])
+    text, images, actions = (
+        torch.tensor([1, 2]),
+        torch.ones(2, 2, 2, dtype=torch.int64),
+        torch.tensor([[1, 2], [0, 3]]),
+    )
     size = {"text": 3, "image": 10, "action": 4}[which]
     target = {"text": text, "image": images, "action": actions}[which]
     target.flatten()[-1:].fill_(size if bad == "size" else bad)
@@ -192,17 +208,27 @@ def test_rotation_by_hand():
         return [c(p), 2 * c(p) - 0.5 * s(p), s(p), 2 * s(p) + 0.5 * c(p)]
 
     expected = torch.tensor([turned(3), turned(5)], dtype=torch.float32)
-    slowest_first = torch.tensor([[c(p / 10), 2 * c(p) - 0.5 * s(p), s(p / 10), 2 * s(p) + 0.5 * c(p)] for p in (3, 5)])
+    slowest_first = torch.tensor(
+        [[c(p / 10), 2 * c(p) - 0.5 * s(p), s(p / 10), 2 * s(p) + 0.5 * c(p)] for p in (3, 5)]
+    )
     mistakes = {
-        "the turn goes the other way: a·cos - b·sin, a·sin + b·cos": torch.tensor([turned(p, -1) for p in (3, 5)]),
-        "the base is 10000, as in the paper: it is 100 here": torch.tensor([turned(p, base=100.0) for p in (3, 5)]),
+        "the turn goes the other way: a·cos - b·sin, a·sin + b·cos": torch.tensor(
+            [turned(p, -1) for p in (3, 5)]
+        ),
+        "the base is 10000, as in the paper: it is 100 here": torch.tensor(
+            [turned(p, base=100.0) for p in (3, 5)]
+        ),
         "the exponent is -i/d: it is -2i/d": torch.tensor([turned(p, base=10**0.5) for p in (3, 5)]),
         "the pairs are neighbours: i belongs to i + d/2": torch.tensor([neighbours(p) for p in (3, 5)]),
         "all pairs turn alike: pair i turns by position·100^(-2i/d)": torch.tensor([same(p) for p in (3, 5)]),
         "positions count from 0: those that are given do": torch.tensor([turned(0), turned(1)]),
-        "positions count from the first one: each is the place in the sequence": torch.tensor([turned(0), turned(2)]),
+        "positions count from the first one: each is the place in the sequence": torch.tensor(
+            [turned(0), turned(2)]
+        ),
         "the slowest pair comes first: pair 0 turns by the whole position": slowest_first,
-        "the pairs turn the faster the later they stand: the exponent is negative": torch.tensor([turned(p, base=0.1) for p in (3, 5)]),
+        "the pairs turn the faster the later they stand: the exponent is negative": torch.tensor(
+            [turned(p, base=0.1) for p in (3, 5)]
+        ),
     }
     got = token_world_model.rotate(x, torch.tensor([3, 5]))
     assert_close(got, expected, rtol=1e-5, what="turned numbers", mistakes=mistakes)
@@ -240,7 +266,10 @@ def test_rotation_keeps_lengths(generator):
 @pytest.mark.grades("rotate")
 def test_rotated_products_know_distances_only(generator):
     """A query at 5 and a key at 2 meet as at 105 and 102, in double precision."""
-    q, k = normal(2, 3, 8, generator=generator, dtype=DOUBLE), normal(2, 3, 8, generator=generator, dtype=DOUBLE)
+    q, k = (
+        normal(2, 3, 8, generator=generator, dtype=DOUBLE),
+        normal(2, 3, 8, generator=generator, dtype=DOUBLE),
+    )
     turn = token_world_model.rotate
 
     def products(shift):
@@ -257,4 +286,10 @@ def test_gradient_of_rotation(generator):
     x = normal(2, 5, 6, generator=generator).requires_grad_()
     positions, cotangent = torch.arange(5) + 2, normal(2, 5, 6, generator=seeded(1))
     (got,) = gradients((token_world_model.rotate(x, positions) * cotangent).sum(), (x,))
-    assert_close(got, rotate(cotangent, -positions), rtol=1e-5, what="gradient", hint="the gradient is not the cotangent turned back")
+    assert_close(
+        got,
+        rotate(cotangent, -positions),
+        rtol=1e-5,
+        what="gradient",
+        hint="the gradient is not the cotangent turned back",
+    )

@@ -43,7 +43,9 @@ class Opened:
         linear = [m for m in modules if isinstance(m, nn.Linear)]
         self.up = [m for m in linear if (m.in_features, m.out_features) == (D, 4 * D)]
         self.down = [m for m in linear if (m.in_features, m.out_features) == (4 * D, D)]
-        self.heads = {n: [m for m in linear if (m.in_features, m.out_features) == (D, n)] for n in (WORDS.n_codes, 3, 2)}
+        self.heads = {
+            n: [m for m in linear if (m.in_features, m.out_features) == (D, n)] for n in (WORDS.n_codes, 3, 2)
+        }
         tables = {m.num_embeddings: m for m in modules if isinstance(m, nn.Embedding)}
         self.tokens, self.places = tables.get(WORDS.size), tables.get(WORDS.step)
         generator = seeded(seed)
@@ -102,7 +104,9 @@ def test_world_contract(generator):
     for name, n in (("image", WORDS.n_codes), ("reward", 3), ("end", 2)):
         got = tuple(getattr(output, name).shape)
         assert got == (2, 12, n), f"{name} has shape {got}, expected {(2, 12, n)}: logits at each token"
-        assert getattr(output, name).dtype == torch.float32, f"{name} is {getattr(output, name).dtype}, expected float32"
+        assert getattr(output, name).dtype == torch.float32, (
+            f"{name} is {getattr(output, name).dtype}, expected float32"
+        )
     assert len(cache.layers) == 3, f"the cache has {len(cache.layers)} pasts for 3 layers"
     assert cache.position == 12, f"the cache says {cache.position} tokens after 12"
 
@@ -121,10 +125,17 @@ def test_options_of_the_world():
         assert len(attentions) == n_layers, f"{len(attentions)} layers have attention, n_layers is {n_layers}"
         for attention in attentions:
             got = attention.qkv.in_features, attention.n_heads, attention.window
-            assert got == (D, HEADS, window), f"attention gets d, n_heads and window {got}, expected {(D, HEADS, window)}"
+            assert got == (D, HEADS, window), (
+                f"attention gets d, n_heads and window {got}, expected {(D, HEADS, window)}"
+            )
     default = [m for m in token_world_model.TokenWorld(WORDS).modules() if isinstance(m, CausalSelfAttention)]
-    got = len(default), *((default[0].qkv.in_features, default[0].n_heads, default[0].window) if default else ())
-    assert got == (3, 96, 4, 44), f"by default layers, d, n_heads and window are {got}, expected (3, 96, 4, 44)"
+    got = (
+        len(default),
+        *((default[0].qkv.in_features, default[0].n_heads, default[0].window) if default else ()),
+    )
+    assert got == (3, 96, 4, 44), (
+        f"by default layers, d, n_heads and window are {got}, expected (3, 96, 4, 44)"
+    )
 
 
 def test_parts_of_the_world():
@@ -134,8 +145,14 @@ def test_parts_of_the_world():
     assert opened.places is not None, f"there is no Embedding of the {WORDS.step} places of a step"
     for n, what in ((WORDS.n_codes, "the next code"), (3, "reward"), (2, "end")):
         assert opened.heads[n], f"there is no Linear head of {n} logits for {what}"
-    wide = [tuple(p.shape) for p in opened.world.parameters() if 4 * D in p.shape and p.ndim > 1 and (3 * D) not in p.shape]
-    assert len(wide) >= 4, f"two layers have {len(wide)} matrices with 4·d = {4 * D} hidden numbers: an MLP has two"
+    wide = [
+        tuple(p.shape)
+        for p in opened.world.parameters()
+        if 4 * D in p.shape and p.ndim > 1 and (3 * D) not in p.shape
+    ]
+    assert len(wide) >= 4, (
+        f"two layers have {len(wide)} matrices with 4·d = {4 * D} hidden numbers: an MLP has two"
+    )
 
 
 # --- stage by stage ---------------------------------------------------------------------------------------------------
@@ -155,16 +172,22 @@ def test_first_layer_is_asked(generator):
     places = torch.arange(18)
     without = opened.tokens.weight.detach().double()[tokens]
     mistakes = {
-        "the embeddings go into the attention as they are: LayerNorm comes before it": opened.embedded(tokens),
+        "the embeddings go into the attention as they are: LayerNorm comes before it": opened.embedded(
+            tokens
+        ),
         "the place in the step is not embedded": layer_norm(without),
         "the token is not embedded, its place alone is": layer_norm(opened.embedded(tokens) - without),
         "the place is counted from 1": layer_norm(opened.embedded(tokens, (places + 1) % WORDS.step)),
         "the place is that of a step without its text: a step has n_image + 2 tokens": layer_norm(
             opened.embedded(tokens, places % (WORDS.step - 1))
         ),
-        "the embeddings are multiplied: they are added": layer_norm(without * (opened.embedded(tokens) - without)),
+        "the embeddings are multiplied: they are added": layer_norm(
+            without * (opened.embedded(tokens) - without)
+        ),
     }
-    assert_close(x, layer_norm(opened.embedded(tokens)), what="what the first attention gets", mistakes=mistakes, **HOW)
+    assert_close(
+        x, layer_norm(opened.embedded(tokens)), what="what the first attention gets", mistakes=mistakes, **HOW
+    )
 
 
 def test_mlp_is_asked(generator):
@@ -183,7 +206,9 @@ def test_mlp_is_asked(generator):
         "LayerNorm comes after the attention, not before it": layer_norm(x) + said,
     }
     got = opened.asked[opened.up[0]]
-    assert_close(got, layer_norm(x + said), what="what the MLP of the first layer gets", mistakes=mistakes, **HOW)
+    assert_close(
+        got, layer_norm(x + said), what="what the MLP of the first layer gets", mistakes=mistakes, **HOW
+    )
 
 
 def test_mlp_bends(generator):
@@ -193,7 +218,9 @@ def test_mlp_bends(generator):
     opened(sequence(2, 3, generator))
     for up, down in zip(opened.up, opened.down, strict=True):
         before, after = opened.said[up].flatten().double(), opened.asked[down].flatten().double()
-        assert not torch.allclose(before, after), "there is no nonlinearity in the MLP: two Linear in a row are one"
+        assert not torch.allclose(before, after), (
+            "there is no nonlinearity in the MLP: two Linear in a row are one"
+        )
         share = torch.corrcoef(torch.stack([before, after]))[0, 1].abs()
         assert share < 0.9999, "the MLP has no nonlinearity: what follows its first layer is linear in it"
 
@@ -210,7 +237,9 @@ def test_second_layer_is_asked(generator):
         "the MLP replaces x: it is added to it": layer_norm(added),
         "the MLP is added to LayerNorm(x): it is added to x itself": layer_norm(layer_norm(x) + added),
         "the MLP is left out": layer_norm(x),
-        "the MLP is added to what was there before the attention": layer_norm(opened.embedded(tokens) + added),
+        "the MLP is added to what was there before the attention": layer_norm(
+            opened.embedded(tokens) + added
+        ),
     }
     got, _, _ = opened.attentions[1].asked[0]
     assert_close(got, layer_norm(x + added), what="what the second attention gets", mistakes=mistakes, **HOW)
@@ -228,8 +257,20 @@ def test_heads_are_asked(generator):
     for name, n in (("image", WORDS.n_codes), ("reward", 3), ("end", 2)):
         head = opened.heads[n][-1]
         mistakes = {"the last LayerNorm, before the heads, is missing": x}
-        assert_close(opened.asked[head], layer_norm(x), what=f"what the head of the {name} gets", mistakes=mistakes, **HOW)
-        assert_close(getattr(output, name), opened.said[head], rtol=1e-5, what=f"logits of the {name}", hint="they are the head's")
+        assert_close(
+            opened.asked[head],
+            layer_norm(x),
+            what=f"what the head of the {name} gets",
+            mistakes=mistakes,
+            **HOW,
+        )
+        assert_close(
+            getattr(output, name),
+            opened.said[head],
+            rtol=1e-5,
+            what=f"logits of the {name}",
+            hint="they are the head's",
+        )
 
 
 def test_layers_are_different(generator):
@@ -238,7 +279,9 @@ def test_layers_are_different(generator):
     assert len({id(a) for a in opened.attentions}) == 3, "the layers share one attention: each has its own"
     opened(sequence(2, 2, generator))
     counts = [len(a.asked) for a in opened.attentions]
-    assert counts == [1, 1, 1], f"the attentions of three layers are asked {counts} times in one call: each once"
+    assert counts == [1, 1, 1], (
+        f"the attentions of three layers are asked {counts} times in one call: each once"
+    )
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------
@@ -251,8 +294,12 @@ def test_world_looks_back(generator):
     changed[:, 7] = (tokens[:, 7] + 1) % WORDS.n_codes
     differs = (stack(opened(tokens)[0]) != stack(opened(changed)[0])).any(-1).all(0)
     moved = differs.nonzero()[:, 0].tolist()
-    assert min(moved, default=0) >= 7, f"another token at 7 changes what is said at {min(moved)}: the world looks ahead"
-    assert moved == list(range(7, 18)), f"another token at 7 changes what is said at {moved}: from 7 to the end it should"
+    assert min(moved, default=0) >= 7, (
+        f"another token at 7 changes what is said at {min(moved)}: the world looks ahead"
+    )
+    assert moved == list(range(7, 18)), (
+        f"another token at 7 changes what is said at {moved}: from 7 to the end it should"
+    )
 
 
 def test_reach_of_the_window(generator):
@@ -285,7 +332,9 @@ def test_world_in_parts(sizes, window, generator):
         if at:
             assert None not in pasts, "the cache is not handed on: a layer's attention gets no past"
             kept = min(at, window)
-            assert pasts == [kept, kept], f"after {at} tokens the attentions get pasts of {pasts} positions, expected {kept}"
+            assert pasts == [kept, kept], (
+                f"after {at} tokens the attentions get pasts of {pasts} positions, expected {kept}"
+            )
         assert positions == [at, at], (
             f"after {at} tokens the attentions are told the positions {positions}: they go on where the cache ends"
         )
@@ -309,12 +358,20 @@ def test_places_of_later_parts(generator):
 
     mistakes = {
         "the places begin anew in each part: they go on where the cache ends": at(torch.arange(3)),
-        "the places count from what the window has kept: from the start of the sequence they count": at(torch.arange(5, 8)),
+        "the places count from what the window has kept: from the start of the sequence they count": at(
+            torch.arange(5, 8)
+        ),
         "the places are one too few": at(right - 1),
         "the places are one too many": at(right + 1),
         "all of a part get the place of its first token": at(right[:1].expand(3)),
     }
-    assert_close(x, layer_norm(opened.embedded(part, right)), what="what the first attention gets of a later part", mistakes=mistakes, **HOW)
+    assert_close(
+        x,
+        layer_norm(opened.embedded(part, right)),
+        what="what the first attention gets of a later part",
+        mistakes=mistakes,
+        **HOW,
+    )
 
 
 def test_two_futures_of_one_cache(generator):
@@ -327,9 +384,18 @@ def test_two_futures_of_one_cache(generator):
         ways = [opened(way, cache) for way in (tokens[:, 12:], other, tokens[:, 12:], other)]
     assert cache.position == 12, "the cache that was handed in has changed: a new one is returned"
     for i in (0, 1):
-        assert torch.equal(stack(ways[i][0]), stack(ways[i + 2][0])), "a cache that was used once says something else: nothing may change it"
+        assert torch.equal(stack(ways[i][0]), stack(ways[i + 2][0])), (
+            "a cache that was used once says something else: nothing may change it"
+        )
     whole = stack(opened(tokens)[0])[:, 12:]
-    assert_close(stack(ways[0][0]), whole, rtol=1e-4, atol=1e-4, what="one of two futures", hint="the future is not that of the whole")
+    assert_close(
+        stack(ways[0][0]),
+        whole,
+        rtol=1e-4,
+        atol=1e-4,
+        what="one of two futures",
+        hint="the future is not that of the whole",
+    )
 
 
 def test_no_cache_no_memory(generator):
@@ -338,14 +404,23 @@ def test_no_cache_no_memory(generator):
     one = stack(opened(tokens)[0])
     opened(tokens.flip(0))
     again = stack(opened(tokens)[0])
-    assert torch.equal(one, again), "without a cache a call still knows the one before: nothing is kept in the world"
+    assert torch.equal(one, again), (
+        "without a cache a call still knows the one before: nothing is kept in the world"
+    )
 
 
 def test_sequences_apart(generator):
     """A sequence alone gives what it gives beside others."""
     opened, tokens = Opened(), sequence(3, 2, generator)
     alone = torch.cat([stack(opened(tokens[i : i + 1])[0]) for i in range(3)])
-    assert_close(stack(opened(tokens)[0]), alone, rtol=1e-4, atol=1e-4, what="logits of a batch", hint="sequences of one batch see each other")
+    assert_close(
+        stack(opened(tokens)[0]),
+        alone,
+        rtol=1e-4,
+        atol=1e-4,
+        what="logits of a batch",
+        hint="sequences of one batch see each other",
+    )
 
 
 def test_all_parameters_learn(generator):
@@ -354,7 +429,9 @@ def test_all_parameters_learn(generator):
     output, _ = opened.world(tokens)
     cotangents = [normal(*x.shape, generator=generator) for x in output]
     parameters = dict(opened.world.named_parameters())
-    got = gradients(sum((x * c).sum() for x, c in zip(output, cotangents, strict=True)), tuple(parameters.values()))
+    got = gradients(
+        sum((x * c).sum() for x, c in zip(output, cotangents, strict=True)), tuple(parameters.values())
+    )
     idle = [name for name, g in zip(parameters, got, strict=True) if not g.any()]
     assert not idle, f"these parameters have no gradient: {idle}"
 
@@ -379,7 +456,9 @@ def test_gradients_by_differences(generator):
             for p, w in zip(parameters, ways, strict=True):
                 p.sub_(step * w)
     hint = "the gradient is not the slope: something is detached, or acts otherwise the second time"
-    assert_close(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-3, what="slope along a random direction", hint=hint)
+    assert_close(
+        slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-3, what="slope along a random direction", hint=hint
+    )
 
 
 def test_world_in_double_precision(generator):
@@ -387,4 +466,12 @@ def test_world_in_double_precision(generator):
     tokens = sequence(2, 3, generator)
     wide, narrow = Opened(dtype=DOUBLE)(tokens)[0], Opened()(tokens)[0]
     assert stack(wide).dtype == DOUBLE, f"after .double() the logits are {stack(wide).dtype}"
-    assert_close(stack(narrow), stack(wide), dtype=torch.float32, rtol=1e-3, atol=1e-3, what="logits in float32", hint="float64 says otherwise")
+    assert_close(
+        stack(narrow),
+        stack(wide),
+        dtype=torch.float32,
+        rtol=1e-3,
+        atol=1e-3,
+        what="logits in float32",
+        hint="float64 says otherwise",
+    )

@@ -37,7 +37,9 @@ def small(window=12, seed=0, n_layers=2):
     with torch.no_grad():
         for parameter in world.parameters():
             if parameter.ndim == 2:
-                parameter.copy_(normal(*parameter.shape, generator=generator, scale=1.5 * parameter.shape[1] ** -0.5))
+                parameter.copy_(
+                    normal(*parameter.shape, generator=generator, scale=1.5 * parameter.shape[1] ** -0.5)
+                )
     return world
 
 
@@ -59,7 +61,9 @@ def test_cached_logits():
             said.append(stack(output))
             at += size
         hint = "with a cache the world says something else: positions, places or pasts do not go on where the cache ends"
-        assert_close(torch.cat(said, dim=1), whole, rtol=1e-5, what=f"logits in parts of {sizes[:4]} …", hint=hint)
+        assert_close(
+            torch.cat(said, dim=1), whole, rtol=1e-5, what=f"logits in parts of {sizes[:4]} …", hint=hint
+        )
 
 
 @pytest.mark.grades(*NETWORK)
@@ -73,7 +77,9 @@ def test_actions_lead_on():
     one, other = (stack(world(twm.interleave(text, images, a, WORDS))[0]) for a in (actions, changed))
     moved = (one != other).any(-1).any(0).nonzero()[:, 0].tolist()
     assert moved[0] == 2 * 4 + 3, f"the action of step 2, token 11, changes what is said at {moved[0]} first"
-    assert moved == list(range(11, 20)), f"the action of step 2 changes what is said at {moved}, expected 11 to 19"
+    assert moved == list(range(11, 20)), (
+        f"the action of step 2 changes what is said at {moved}, expected 11 to 19"
+    )
 
 
 @pytest.mark.grades(*ALL)
@@ -83,7 +89,14 @@ def test_dream_is_what_the_world_says():
     world, sampling = small(window=9).double(), Sampling(guidance=2.0, temperature=0.0)
     text, images, actions = pieces(5, 2, seeded(3), WORDS, last_action=False)
     dream = twm.imagine(
-        world, Constant([0.2, 0.3, 0.5]), text, images, actions, horizon=8, sampling=sampling, generator=seeded(4)
+        world,
+        Constant([0.2, 0.3, 0.5]),
+        text,
+        images,
+        actions,
+        horizon=8,
+        sampling=sampling,
+        generator=seeded(4),
     )
     done = torch.cat([actions, dream.actions.T], dim=1)
     both = [world(twm.interleave(t, dream.images, done, WORDS))[0].image for t in (text, 0 * text)]
@@ -108,7 +121,9 @@ def games(n, n_steps, generator):
         following, reward, end = rule(text, images[-1], action)
         images.append(following)
         steps.append((action, reward, end))
-    return Episodes(text, torch.stack(images, dim=1), *(torch.stack(column, dim=1) for column in zip(*steps, strict=True)))
+    return Episodes(
+        text, torch.stack(images, dim=1), *(torch.stack(column, dim=1) for column in zip(*steps, strict=True))
+    )
 
 
 @pytest.mark.grades(*ALL)
@@ -128,11 +143,20 @@ def test_a_world_learns_the_rule():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.6 * losses[0], f"the loss goes from {losses[0]:.2f} to {losses[-1]:.2f} in {n} updates: nothing is learned"
+    assert losses[-1] < 0.6 * losses[0], (
+        f"the loss goes from {losses[0]:.2f} to {losses[-1]:.2f} in {n} updates: nothing is learned"
+    )
     start = games(200, 2, generator)
     first = start.images[:, :1]
     dream = twm.imagine(
-        world, Constant([0.2, 0.3, 0.5]), start.text, first, first[:, :0, 0], horizon=4, sampling=Sampling(temperature=0.3, k=2), generator=generator
+        world,
+        Constant([0.2, 0.3, 0.5]),
+        start.text,
+        first,
+        first[:, :0, 0],
+        horizon=4,
+        sampling=Sampling(temperature=0.3, k=2),
+        generator=generator,
     )
     right = {"first tokens": [], "second tokens": [], "rewards": [], "ends": []}
     for t in range(4):
@@ -143,4 +167,6 @@ def test_a_world_learns_the_rule():
     for name, shares in right.items():
         told = ", ".join(f"{share:.2f}" for share in shares)
         mean = sum(shares) / 4
-        assert mean > 0.75, f"in four steps of a dream the {name} follow the rule that was learned with shares {told}"
+        assert mean > 0.75, (
+            f"in four steps of a dream the {name} follow the rule that was learned with shares {told}"
+        )
