@@ -1,7 +1,7 @@
 """Run the demos on real input and write one self-contained page: build/tour/index.html.
 
-A demo that fails does not stop the others; its place on the page shows the error, and the session fails.
-This module runs and collects; page.html is the page, play.js and dream*.js its interactive figures, equations.toml its equations.
+Two demos run at a time. One that fails does not stop the others; its place on the page shows the error, and the session fails.
+This module runs and collects; page.html is the page, play.js, dream*.js and tokens.js its interactive figures, equations.toml its equations.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,11 @@ from shared.tour import tables
 from shared.tour.browser import browse, lacking, open_page
 
 DEMO_LIMIT_S = 600
+AT_ONCE = min(2, os.cpu_count() or 1)  # demos; each has one thread, so that they do not wait for each other
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 EQUATIONS = Path(__file__).with_name("equations.toml")
 SCRIPT = Path(__file__).with_name("play.js")
-DREAM_SCRIPTS = [Path(__file__).with_name(name) for name in ("dream.js", "dream_figure.js")]
+DREAM_SCRIPTS = [Path(__file__).with_name(name) for name in ("dream.js", "tokens.js", "dream_figure.js")]
 
 
 @dataclass
@@ -52,6 +55,11 @@ class Stop:
     dream: dict[str, dict[str, Any]] = field(
         default_factory=dict
     )  # weights to play with, as the project's export.py writes them
+
+    @property
+    def dream_kind(self) -> str:
+        """Say which kind of world model `dream` is: "diffusion" or "tokens"."""
+        return "tokens" if "tokenizer.codebook" in self.dream else "diffusion"
 
     @property
     def n_dream_weights(self) -> int:
@@ -102,6 +110,7 @@ def run(project: Project, script: str) -> str:
         ended = subprocess.run(
             [sys.executable, script],
             cwd=project.folder,
+            env={**os.environ, **ONE_THREAD},
             capture_output=True,
             text=True,
             timeout=DEMO_LIMIT_S,
@@ -220,14 +229,18 @@ def render(rows: Sequence[BoardRow], groups: Mapping[str, Any], *, page: Path) -
 
 
 def tour(projects: Sequence[Project], console: Console) -> list[Stop]:
-    """Visit the projects behind a progress bar."""
+    """Visit the projects behind a progress bar, `AT_ONCE` at a time; tell of them in their order."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     stops = []
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
+    with (
+        Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
         task = bar.add_task("demos", total=len(projects))
+        visits = pool.map(visit, projects)
         for project in projects:
             bar.update(task, description=f"{project.name:<20}")
-            stop = visit(project)
+            stop = next(visits)
             stops.append(stop)
             bar.advance(task)
             last_line = stop.error.splitlines()[-1] if stop.error else ""
