@@ -287,8 +287,8 @@ def test_games_begin_everywhere_and_noise_is_normal(sums):
 
 # --- what a reader sees ---------------------------------------------------------------------------------------
 
-STATE = """(() => { const { beside, busy, made } = dreamFigure;
-  return { moves: beside.moves, dreamed: beside.record.length, wrong: beside.nWrong, busy, made: made !== undefined }; })()"""
+STATE = """(() => { const { beside, busy, worlds } = dreamFigure;
+  return { moves: beside.moves, dreamed: beside.record.length, wrong: beside.nWrong, busy, made: Object.keys(worlds).length > 0 }; })()"""
 MASH = """([key, times]) => { for (let i = 0; i < times; i++) document.querySelector(".screen").dispatchEvent(
   new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true, repeat: i > 0 })); }"""
 
@@ -418,7 +418,7 @@ def test_the_arrows_of_the_slider_are_its_own(look):
     before = state(page)["moves"]
     page.locator("#dream-steps").press("ArrowRight")
     assert page.locator("#dream-steps").input_value() == "4"
-    assert "the dream, 4 steps" in page.locator("#playable-dream svg").text_content()
+    assert "4 sampling steps" in page.locator("#playable-dream svg").text_content()
     assert (state(page)["moves"], state(page)["dreamed"]) == (before, 0)  # another dream: counted anew
     assert page.locator("#dream-agent").is_checked()
 

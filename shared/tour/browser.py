@@ -107,8 +107,15 @@ def faults(page: Page) -> list[str]:
 
 
 def slider_faults(page: Page) -> Iterator[str]:
-    """Yield the sliders whose figure is the same at both ends, or has a NaN in it there."""
-    for slider in page.locator("input[type=range]").all():
+    """Yield the sliders whose figure is the same at both ends, or has a NaN in it there, in all positions of a switch."""
+    for switch in page.locator("input[type=radio]").all() or [None]:
+        if switch is not None:
+            switch.check()
+        yield from _visible_slider_faults(page)
+
+
+def _visible_slider_faults(page: Page) -> Iterator[str]:
+    for slider in page.locator("input[type=range]:visible").all():
         drawings = []
         for key in ("Home", "End"):
             slider.press(key)

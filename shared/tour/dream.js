@@ -1,7 +1,7 @@
 "use strict";
 // The arithmetic of the project diffusion_world_model: the networks of unet.py and agent.py, the sampler, and the game.
 // The tests compare each with the project's own Python. An image is { data, channels, size }: square, data a Float32Array
-// in the order channel, row, column. What plays with it is in dream_figure.js.
+// in the order channel, row, column. What plays with it is in dream_figure.js; the other kind of world is in tokens.js.
 
 // --- weights -------------------------------------------------------------------------------------------------
 
@@ -26,10 +26,10 @@ const relu = x => Math.max(0, x);
 const map = (image, f) => ({ ...image, data: image.data.map(f) });
 
 // One column of `depth` numbers per output pixel. Four columns lie together, number by number: the order in which
-// `multiplyBlock` reads them.
+// `multiplyBlock` reads them; the last four are filled up with zeros.
 function unfold({ data, channels, size }, kernel, stride) {
   const out = size / stride, pad = kernel >> 1, depth = channels * kernel * kernel;
-  const columns = new Float32Array(depth * out * out);
+  const columns = new Float32Array(depth * Math.ceil(out * out / 4) * 4);
   for (let k = 0; k < depth; k++) {
     const dx = k % kernel - pad, dy = Math.floor(k / kernel) % kernel - pad, plane = Math.floor(k / kernel ** 2) * size * size;
     for (let row = 0; row < out; row++) {
@@ -69,8 +69,7 @@ function multiplyBlock(rows, r, columns, c, depth, sums) {
   sums[8] = s8; sums[9] = s9; sums[10] = s10; sums[11] = s11; sums[12] = s12; sums[13] = s13; sums[14] = s14; sums[15] = s15;
 }
 
-// A convolution with zero padding that keeps the size, or divides it by the stride. The pixels of the output, and so
-// its size, must be a multiple of four: 6 × 6 and 12 × 12 are.
+// A convolution with zero padding that keeps the size, or divides it by the stride.
 function convolution(weights, name, stride = 1) {
   const { shape: [channels, inner, kernel], data } = weights[`${name}.weight`], bias = weights[`${name}.bias`].data;
   const depth = inner * kernel * kernel, packed = packRows(data, channels, depth), sums = new Float64Array(16);
@@ -81,14 +80,14 @@ function convolution(weights, name, stride = 1) {
       for (let pixel = 0; pixel < pixels; pixel += 4) {
         multiplyBlock(packed, row * depth, columns, pixel * depth, depth, sums);
         for (let i = 0; i < 4 && row + i < channels; i++)
-          for (let j = 0; j < 4; j++) out[(row + i) * pixels + pixel + j] = sums[4 * i + j] + bias[row + i];
+          for (let j = 0; j < 4 && pixel + j < pixels; j++) out[(row + i) * pixels + pixel + j] = sums[4 * i + j] + bias[row + i];
       }
     return { data: out, channels, size };
   };
 }
 
 function linear(weights, name) {
-  const { shape: [rows, depth], data } = weights[`${name}.weight`], bias = weights[`${name}.bias`].data;
+  const { shape: [rows], data } = weights[`${name}.weight`], bias = weights[`${name}.bias`].data, depth = data.length / rows;
   return x => Float32Array.from({ length: rows }, (_, row) => {
     let sum = bias[row];
     for (let k = 0; k < depth; k++) sum += data[row * depth + k] * x[k];
@@ -267,16 +266,19 @@ function gaussians(n, random) {  // Box and Muller; 1 - u is never 0
 
 const FIELD = 10, SIDE = 12, LAST_STEP = 9, EMPTY = -1, WALL = -0.5, PADDLE = 0.5, BALL = 1;
 
-// game.py: Catch without wind. A game that has ended stands still until `start`.
+// game.py: Catch. A game that has ended stands still until `start`.
 class Catch {
-  constructor(random) {
-    this.random = random;
+  constructor(random, gust = 0) {
+    Object.assign(this, { random, gust });
     this.start();
   }
 
+  below(n) {
+    return Math.floor(n * this.random());
+  }
+
   start() {
-    const below = n => Math.floor(n * this.random());
-    Object.assign(this, { row: 0, column: below(FIELD), direction: 2 * below(2) - 1, paddle: below(FIELD - 1) });
+    Object.assign(this, { row: 0, column: this.below(FIELD), direction: 2 * this.below(2) - 1, paddle: this.below(FIELD - 1) });
   }
 
   step(action) {
@@ -285,6 +287,7 @@ class Catch {
     if (ahead < 0 || ahead >= FIELD) this.direction = -this.direction;
     this.row += 1;
     this.column += this.direction;
+    if (this.gust && this.random() < this.gust) this.column = Math.min(FIELD - 1, Math.max(0, this.column + 2 * this.below(2) - 1));
     const ended = this.row === LAST_STEP, caught = [0, 1].includes(this.column - this.paddle);
     return { reward: !ended ? 0 : caught ? 1 : -1, ended };
   }
@@ -297,5 +300,37 @@ class Catch {
     frame[FIELD * SIDE + this.paddle + 1] = frame[FIELD * SIDE + this.paddle + 2] = PADDLE;
     frame[(this.row + 1) * SIDE + this.column + 1] = BALL;
     return frame;
+  }
+}
+
+// --- a dream -------------------------------------------------------------------------------------------------
+
+const STAY = 1, N_SEEN = 4;  // frames of a history
+
+// A moment of a game as the diffusion world dreams it; nothing changes it. `said` is of the move that led here.
+class DiffusionDream {
+  constructor(frames, actions, said = undefined) {
+    Object.assign(this, { frames, actions, said });
+  }
+
+  static begin(frame) {
+    return new DiffusionDream(Array(N_SEEN).fill(frame), Array(N_SEEN - 1).fill(STAY));
+  }
+
+  get frame() {
+    return this.frames.at(-1);
+  }
+
+  // A generator, which yields between two calls of the network; it returns the dream after the action. `shown` is the real
+  // frame where it is shown, instead of a dreamed one.
+  *after(action, shown, { world, network, nSteps, random }) {
+    const actions = [...this.actions, action];
+    let following = shown;
+    if (!shown) {
+      const noise = gaussians(this.frame.length, random);
+      for (following of sampling(network, noise, this.frames, actions, karrasSigmas(nSteps))) yield;
+    }
+    const said = world.outcome(this.frame, action, following);
+    return new DiffusionDream([...this.frames.slice(1), following], actions.slice(1), said);
   }
 }

@@ -1,0 +1,314 @@
+"""The token world on the page, in a real Chromium: its arithmetic is torch's, token for token, and the switch leads to it."""
+
+import contextlib
+import importlib
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from shared.practice.learner import Learner
+from shared.practice.schedule import Schedule
+from shared.projects import ROOT, load_project
+from shared.tour import __main__ as tour
+from shared.tour import browser
+
+PROJECT, SIBLING = (load_project(ROOT / "projects" / f"{kind}_world_model") for kind in ("token", "diffusion"))
+# factors, so that untrained weights make unlike tokens and logits
+LIVELY = {"embed": 30, "place": 30, "image": 3, "encoder": 3}
+PARTS = ("agent", "export", "game", "token_world_model", "tokenizer", "train", "world")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """The project's modules by name, which are on the path for as long as it takes to import them."""
+    before, folder = set(sys.modules), str(PROJECT.folder)
+    sys.path.insert(0, folder)
+    try:
+        yield {name: importlib.import_module(name) for name in PARTS}
+    finally:
+        sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            if name in PARTS:
+                del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def networks(parts):
+    """Tokenizer, world and agent in torch, untrained but lively, with the very weights that the page has."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        run = parts["train"].Run(parts["train"].Settings(), seed=3, parts=parts["train"].Parts())
+        for network in run.networks.values():
+            network.eval()
+            for name, parameter in network.named_parameters():
+                factor = LIVELY.get(name.split(".")[0], 1)
+                parameter.data = factor * parameter.data + 0.1 * torch.randn(parameter.shape)
+    for name, network in run.networks.items():
+        weights = parts["export"].store(network.state_dict())
+        network.load_state_dict(parts["export"].restore(weights))
+    return run.networks
+
+
+@pytest.fixture(scope="module")
+def stored(parts, networks):
+    weights = {f"{name}.{key}": w for name, n in networks.items() for key, w in n.state_dict().items()}
+    return parts["export"].store(weights)
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory):
+    """Return a function that writes a page of stops with these weights, the figure far below the top."""
+
+    def write(**dreams):
+        folder = tmp_path_factory.mktemp("tokens")
+        said = {"numbers": {}, "tables": {}, "figures": {}}
+        projects = {project.name: project for project in (PROJECT, SIBLING)}
+        stops = [tour.Stop(projects[name], demo=said, dream=dream) for name, dream in dreams.items()]
+        rows = tour.board(stops, Learner(folder, Console(file=io.StringIO())), Schedule(folder))
+        page = tour.render(rows, {}, page=folder / "index.html")
+        page = page.replace("<main>", '<main><div style="height: 3000px"></div>')
+        (folder / "index.html").write_text(page, encoding="utf-8")
+        return folder / "index.html"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def alone(write, stored):
+    """A page without the diffusion world."""
+    return write(token_world_model=stored)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if reason := browser.lacking():
+        pytest.skip(reason)
+    with browser.browse() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def sums(chromium, alone):
+    """A page whose functions are called; its figure is out of view and stands still."""
+    with browser.open_page(chromium, alone) as page:
+        page.evaluate("globalThis.typed = frames => frames.map(frame => Float32Array.from(frame)); 0")
+        yield page
+
+
+@pytest.fixture(scope="module")
+def frames(parts):
+    """Forty frames of windy games, (40, 12, 12), each unlike the next."""
+    game = parts["game"].Catch(10, gust=0.4)
+    played = [game.reset(seed=0)[0]]
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        played.append(game.step(random.integers(3, size=10))[0])
+    return torch.tensor(np.concatenate(played))
+
+
+# --- what the page computes -----------------------------------------------------------------------------------
+
+
+def test_settings_are_the_projects_own(sums, parts):
+    world, train = parts["token_world_model"].TokenWorld(parts["world"].Vocabulary()), parts["train"]
+    attend, vocabulary = world.attends[0], world.vocabulary
+    assert sums.evaluate("[N_HEADS, WINDOW, N_TEXTS]") == [attend.n_heads, attend.window, vocabulary.n_texts]
+    assert sums.evaluate("[CALM, WINDY, GUST]") == [train.CALM, train.WINDY, train.GUST]
+    assert 2 ** int(sums.locator("#dream-k").get_attribute("max")) == vocabulary.n_codes
+
+
+def test_gelu_is_the_exact_one(sums):
+    x = torch.linspace(-6, 6, 201, dtype=torch.float64)
+    mine = torch.tensor(sums.evaluate("x => x.map(gelu)", x.tolist()), dtype=torch.float64)
+    torch.testing.assert_close(mine, torch.nn.functional.gelu(x), rtol=0, atol=1e-6)
+
+
+READ = """sequences => sequences.map(tokens => {
+  const { world } = dreamFigure, cache = world.empty();
+  const heard = tokens.map(token => world.read(token, cache)).filter((x, i) => i % 4 === 1);
+  return heard.map(x => ["image", "reward", "end"].flatMap(head => [...world[head](x)]));
+})"""
+
+
+@torch.no_grad()
+def test_logits_are_torchs_in_twenty_sequences(sums, networks):
+    """Cached, one token at a time, while the window slides; torch reads them whole."""
+    world, generator = networks["world"], torch.Generator().manual_seed(0)
+    tokens = torch.randint(world.vocabulary.size, (20, 58), generator=generator)
+    output, _ = world(tokens)
+    theirs = torch.cat(output, dim=2)[:, 1::4]
+    mine = torch.tensor(sums.evaluate(READ, tokens.tolist()))
+    assert (theirs[1:] - theirs[:-1]).std(dim=(0, 1)).min() > 0.2
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_frames_become_torchs_tokens_and_frames_again(sums, networks, frames):
+    tokenizer, generator = networks["tokenizer"], torch.Generator().manual_seed(1)
+    noise = 2 * torch.rand(20, 12, 12, generator=generator) - 1  # makes more different tokens than the game
+    frames = torch.cat([frames, noise])
+    tokens = tokenizer.encode(frames)
+    first, second = (tokenizer._vectors(frames) @ tokenizer.codebook.T).topk(2, dim=-1).values.unbind(-1)
+    assert (first - second).min() > 1e-5  # no token is a matter of rounding
+    assert len(tokens.unique()) > 20
+    mine = sums.evaluate("frames => typed(frames).map(dreamFigure.world.encode)", frames.flatten(1).tolist())
+    assert mine == tokens.tolist()
+    some = torch.randint(tokenizer.codebook.shape[0], (20, 9), generator=generator)
+    theirs = tokenizer.decode(some)
+    drawn = sums.evaluate("all => all.map(tokens => [...dreamFigure.world.decode(tokens)])", some.tolist())
+    assert theirs.std(dim=0).min() > 0.01
+    torch.testing.assert_close(torch.tensor(drawn).reshape(theirs.shape), theirs, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "k"), [(1.0, 256), (0.3, 256), (2.0, 5), (0.7, 1), (1.5, 100), (0, 7)]
+)
+def test_chances_are_the_projects_own(sums, parts, temperature, k):
+    logits = 3 * torch.randn(4, 256, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    kept = parts["token_world_model"].top_k(logits, k)
+    theirs = (kept / temperature).softmax(dim=1) if temperature else kept.isfinite() & (kept == kept.amax(1, True))
+    script = "([all, t, k]) => all.map(logits => chances(Float64Array.from(logits), t, k))"
+    mine = torch.tensor(sums.evaluate(script, [logits.tolist(), temperature, k]), dtype=torch.float64)
+    torch.testing.assert_close(mine, theirs.double(), rtol=1e-9, atol=1e-15)
+    assert (mine > 0).sum(dim=1).tolist() == [k if temperature else 1] * 4
+
+
+def test_of_equal_logits_k_are_kept(sums):
+    shares = sums.evaluate("chances(Float32Array.from([1, 2, 1, 1, 0]), 1, 3)")
+    assert sorted(share > 0 for share in shares) == [False, False, True, True, True]
+    assert shares[1] > 0
+
+
+def test_a_uniform_number_picks_by_the_chances(sums):
+    script = "us => us.map(u => pick([0, 0.2, 0, 0.5, 0.3, 0], u))"
+    assert sums.evaluate(script, [0, 0.19, 0.21, 0.69, 0.71, 1 - 1e-17]) == [1, 1, 3, 3, 4, 4]
+    assert sums.evaluate("pick([0.5, 0.4, 0], 0.95)") == 1  # probabilities that do not quite sum to 1
+
+
+@pytest.mark.parametrize("guidance", [0, 1, 2])
+def test_guidance_is_the_projects_own(sums, parts, guidance):
+    a, b = torch.randn(2, 30, generator=torch.Generator().manual_seed(4)).double()
+    mine = sums.evaluate("([a, b, g]) => guide(a, b, g)", [a.tolist(), b.tolist(), guidance])
+    assert mine == pytest.approx(parts["token_world_model"].guide(a, b, guidance).tolist(), abs=1e-12)
+
+
+EPISODE = """([frame, actions, uniforms, settings]) => {
+  const { world } = dreamFigure, random = () => uniforms.shift(), steps = [];
+  let dream = TokenDream.begin(Float32Array.from(frame), world);
+  for (const action of actions) {
+    const going = dream.after(action, undefined, { ...settings, world, random }), before = JSON.stringify(dream);
+    let next = going.next();
+    while (!next.done) next = going.next();
+    if (JSON.stringify(dream) !== before) throw Error("a dream was changed");
+    dream = next.value;
+    steps.push([dream.tokens, dream.said.reward, dream.said.ended ? 1 : 0, [...dream.frame]]);
+  }
+  return steps;
+}"""
+
+
+@torch.no_grad()
+def torchs_episode(core, networks, frame, text, actions, sampling, uniforms, draw):
+    """Return images, rewards, ends and frames as `next_frame` says them, `draw` in place of the project's."""
+    world, tokenizer = networks["world"], networks["tokenizer"]
+    texts = [text] if sampling.guidance == 1 else [text, 0 * text]
+    images = tokenizer.encode(frame[None, None])
+    tokens = [core.interleave(t, images, actions[None, :0], world.vocabulary) for t in texts]
+    _, cache = world(torch.cat(tokens))
+    steps, given = [], iter(uniforms)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "draw", lambda logits, sampling, generator=None: draw(logits, sampling, given))
+        for action in actions[:, None]:
+            image, reward, end, cache = core.next_frame(world, text, action, cache, sampling)
+            steps.append((image[0], reward.argmax(1)[0] - 1, end.argmax(1)[0], tokenizer.decode(image)[0]))
+    return [torch.stack(column) for column in zip(*steps, strict=True)]
+
+
+@pytest.mark.parametrize("guidance", [0, 1, 2])
+@pytest.mark.parametrize(("temperature", "k"), [(0, 256), (0.8, 30), (1.2, 256)])
+def test_an_episode_is_torchs_token_for_token(sums, parts, networks, frames, guidance, temperature, k):
+    """Eight steps, the window slides from the fourth; uniform numbers are handed to both."""
+    core, edges = parts["token_world_model"], []
+
+    def draw(logits, sampling, uniforms):
+        if sampling.temperature == 0:
+            first, second = logits[0].topk(2).values
+            edges.append((first - second).item())
+            return logits.argmax(dim=1)
+        sums_up_to = (core.top_k(logits, sampling.k) / sampling.temperature).softmax(dim=1).cumsum(dim=1)
+        u = next(uniforms)
+        edges.append((sums_up_to - u).abs().min().item())
+        return (sums_up_to > u).int().argmax(dim=1)
+
+    actions, text = torch.tensor([1, 2, 0, 0, 2, 1, 1, 2]), torch.tensor([2])
+    sampling = parts["world"].Sampling(float(guidance), temperature, k)
+    for seed in range(20):  # the first episode in which nothing is a matter of rounding
+        uniforms, edges[:] = np.random.default_rng(seed).random(72).tolist(), []
+        theirs = torchs_episode(core, networks, frames[seed], text, actions, sampling, uniforms, draw)
+        if min(edges) > 1e-5:
+            break
+    else:
+        pytest.fail("twenty episodes, and each leads to an edge")
+    settings = {"text": 2, "guidance": guidance, "temperature": temperature, "k": k}
+    given = [frames[seed].flatten().tolist(), actions.tolist(), uniforms, settings]
+    tokens, rewards, ends, drawn = zip(*sums.evaluate(EPISODE, given), strict=True)
+    assert list(tokens) == theirs[0].tolist()
+    assert (list(rewards), list(ends)) == (theirs[1].tolist(), theirs[2].tolist())
+    assert (torch.tensor(drawn).reshape(8, 12, 12) - theirs[3]).abs().max() < 1e-3
+    assert len(theirs[0].unique()) > 9
+
+
+@torch.no_grad()
+def test_the_agent_sees_what_the_tokenizer_makes_of_frames(sums, networks, frames):
+    seen = networks["tokenizer"].decode(networks["tokenizer"].encode(frames)).unflatten(0, (10, 4))
+    logits, values = networks["agent"](seen)
+    mine, chosen = sums.evaluate(
+        """histories => { const { world } = dreamFigure;
+          return [histories.map(h => [...world.readAgent(typed(h).map(frame => world.decode(world.encode(frame))))]), histories.map(h => world.act(typed(h)))]; }""",
+        frames.unflatten(0, (10, 4)).flatten(2).tolist(),
+    )
+    theirs = torch.cat([logits, values[:, None]], dim=1)
+    assert theirs.std(dim=0).min() > 1e-3
+    torch.testing.assert_close(torch.tensor(mine), theirs, rtol=0, atol=1e-3)
+    assert chosen == logits.argmax(dim=1).tolist()
+
+
+def test_wind_is_that_of_game_py(sums, parts):
+    """Play 60 games, put on the same beginnings and into the same gusts."""
+    random, game = np.random.default_rng(4), parts["game"].Catch(60, gust=0.4)
+    game.reset(seed=4)
+    names = ("column", "direction", "paddle")
+    starts = [
+        dict(zip(names, map(int, start), strict=True))
+        for start in zip(game.column, game.direction, game.paddle, strict=True)
+    ]
+    actions, chance, sides = random.integers(3, size=(60, 9)), random.random((60, 9)), random.random((60, 9))
+    mine = sums.evaluate(
+        """([starts, actions, chance, sides]) => starts.map((start, i) => {
+          const told = [], numbers = actions[i].flatMap((_, t) => chance[i][t] < 0.4 ? [chance[i][t], sides[i][t]] : [chance[i][t]]);
+          const game = Object.assign(new Catch(mulberry32(i), 0.4), start, { random: () => numbers.shift() });
+          for (const action of actions[i]) { const { reward, ended } = game.step(action); told.push([game.column, game.direction, reward, ended ? 1 : 0]); }
+          return told;
+        })""",
+        [starts, actions.tolist(), chance.tolist(), sides.tolist()],
+    )
+    for t in range(9):
+
+        class Given:  # in place of the random numbers of game.py
+            random = staticmethod(lambda n, t=t: chance[:, t])
+            choice = staticmethod(lambda either, n, t=t: np.where(sides[:n, t] < 0.5, -1, 1))
+            integers = staticmethod(lambda n, size: np.zeros(size, dtype=int))
+
+        game._np_random = Given()
+        _, reward, ended, _, infos = game.step(actions[:, t])
+        told = np.array([steps[t] for steps in mine])
+        assert np.array_equal(told[:, 2], reward)
+        assert np.array_equal(told[:, 3], ended)
+        if t < 8:  # then the next game begins
+            assert np.array_equal(told[:, 0], game.column)
+            assert np.array_equal(told[:, 1], game.direction)
+    assert (chance < 0.4).mean() == pytest.approx(0.4, abs=0.1)
