@@ -1,7 +1,7 @@
 """The tokenizer: a VQ-VAE that turns a frame of 12 × 12 pixels into 3 × 3 tokens, and tokens back into a frame.
 
     k = argmax_j z·e_j/(‖z‖·‖e_j‖)      the code in whose direction the encoder's vector points, at each place
-    L = ‖x - x̂‖² + β·‖z - sg(e_k)‖²     sg: a constant for the gradient; codes follow their vectors by a moving average
+    L = mean (x - x̂)² + β·mean (z - sg(e_k))²      sg: a constant for the gradient; codes follow their vectors by a moving average
 
 Vectors and codes have length 1 (GAIA-1 and ViT-VQGAN do so too). Codes that an epoch never chose start anew.
 Sources: van den Oord et al. 2017, arXiv 1711.00937; GAIA-1, arXiv 2309.17080; Yu et al. 2022 (unit length), arXiv 2110.04627.
@@ -17,7 +17,11 @@ __all__ = ["Tokenizer", "train_tokenizer"]
 
 
 class Tokenizer(nn.Module):
-    """Frames (..., 12, 12) to tokens (..., 9) int64, row by row, and back."""
+    """Frames (..., 12, 12) to tokens (..., 9) int64, row by row, and back.
+
+    encoder : (B, 1, 12, 12) -> (B, d, 3, 3),  decoder : (B, d, 3, 3) -> (B, 1, 12, 12)
+    sums : decay·sums + (1 - decay)·(the vectors that chose the code), after each batch in training; the code has its direction
+    """
 
     codebook: Tensor
     sums: Tensor
