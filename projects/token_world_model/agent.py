@@ -77,7 +77,7 @@ def improve(
     """Take `n_epochs` passes over the steps that are alive, each in `n_parts` random parts; return the mean of their λ-returns.
 
     `frames` (B, L + T, H, W) are the dream's images, decoded. Advantages are G - V as they are: where V is right they are noise, and
-    normalised they would be loud noise.
+    normalised they would be loud noise. The gradient's norm is cut to 0.5.
     """
     n_steps = len(dream.actions)
     seen = recent(frames)[:, -n_steps - 1 : -1].transpose(0, 1)
