@@ -203,12 +203,12 @@ def next_frame(world, text, actions, cache, sampling=PLAIN, *, generator=None):
 
 
 def check_shares(got, probabilities, n, what, hint):
-    """Each class as often as its probability says, to five standard errors."""
+    """Each class as often as its probability says, to five standard errors and four draws; what has none never."""
     shares = torch.bincount(got, minlength=len(probabilities)).double() / n
     told = ", ".join(f"{share:.3f}" for share in shares.tolist())
     wanted = ", ".join(f"{p:.3f}" for p in probabilities.tolist())
     for share, p in zip(shares.tolist(), probabilities.tolist(), strict=True):
-        bound = 5 * math.sqrt(p * (1 - p) / n) + 1e-9
+        bound = 5 * math.sqrt(p * (1 - p) / n) + (4 / n if p > 0 else 1e-9)
         assert abs(share - p) < bound, (
             f"{hint}\n{what} of {n} come with shares {told}; their probabilities are {wanted}"
         )

@@ -21,13 +21,14 @@ KINDS = {
     "ends": torch.bool,
     "alive": torch.bool,
 }  # the others are float32
+LENT = "interleave", "guide", "top_k", "draw", "next_frame"
 FOLLOWS = "what follows from the dream's own actions may be the same everywhere"
 
 
 @pytest.fixture(autouse=True)
 def lent(monkeypatch):
     """The other units of the learner's need not be written; gradients are on again for whoever comes next."""
-    lend(monkeypatch, "interleave", "guide", "top_k", "draw", "next_frame")
+    lend(monkeypatch, *LENT)
     yield
     torch.set_grad_enabled(True)
 
@@ -80,10 +81,15 @@ class Played:
         return tuple(torch.stack(column) for column in zip(*rows, strict=True))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def played():
-    """Seven steps of six dreams, of which some end."""
-    return Played()
+    """Seven steps of six dreams, of which some end; dreamt once for all tests."""
+    patch = pytest.MonkeyPatch()
+    lend(patch, *LENT)
+    try:
+        return Played()
+    finally:
+        patch.undo()
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
@@ -345,7 +351,7 @@ def coins(sampling=PLAIN, horizon=2, n=N):
 def many():
     """6000 dreams of two steps, dreamt once for all tests of this part."""
     patch = pytest.MonkeyPatch()
-    lend(patch, "interleave", "guide", "top_k", "draw", "next_frame")
+    lend(patch, *LENT)
     try:
         return coins()
     finally:
