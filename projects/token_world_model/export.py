@@ -4,8 +4,9 @@
 
 A tensor of two or more axes is stored as q = round(w / scale), in -127..127, with one scale per row of its first axis: an output
 channel, a token of a table, an input channel of a transposed convolution. It is the rule of the quantization project, symmetric.
-Vectors (biases, norms) stay float32; they are few. Bytes are little-endian, as in JavaScript's typed arrays on every machine that
-has a browser.
+Vectors (biases, norms) stay float32; they are few. So do the codes and the encoder: many codes lie close together, and in int8 most
+frames would get other tokens than those that the world learned from. Bytes are little-endian, as in JavaScript's typed arrays on
+every machine that has a browser.
 """
 
 import base64
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
+WHOLE = ("tokenizer.codebook", "tokenizer.encoder.")  # what stays float32, whatever its shape
 
 
 class Stored(TypedDict):
@@ -52,7 +54,7 @@ def _store(name: str, tensor: Tensor) -> Stored:
     if not tensor.isfinite().all():
         raise ValueError(f"{name} holds a number that is not finite")
     shape = list(tensor.shape)
-    if tensor.ndim < 2:
+    if tensor.ndim < 2 or name.startswith(WHOLE):
         return {"shape": shape, "data": _encode(tensor, "<f4"), "scales": ""}
     rows = tensor.flatten(1)
     scales = rows.abs().amax(dim=1, keepdim=True) / 127

@@ -32,6 +32,14 @@ def test_vectors_stay_as_they_are():
     assert torch.equal(export.restore({"bias": stored})["bias"], bias)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.codebook", "tokenizer.encoder.2.weight"])
+def test_what_decides_on_tokens_stays_as_it_is(name):
+    weight = torch.randn(6, 5, 1, 1, generator=torch.Generator().manual_seed(1))
+    stored = export.store({name: weight, "tokenizer.decoder.0.weight": weight})
+    assert torch.equal(export.restore(stored)[name], weight)
+    assert stored["tokenizer.decoder.0.weight"]["scales"] != ""
+
+
 @pytest.mark.parametrize("shape", [(7, 4), (5, 3, 3, 2)], ids=["a table", "a kernel"])
 def test_each_row_has_its_own_scale(shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
