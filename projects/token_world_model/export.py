@@ -4,9 +4,9 @@
 
 A tensor of two or more axes is stored as q = round(w / scale), in -127..127, with one scale per row of its first axis: an output
 channel, a token of a table, an input channel of a transposed convolution. It is the rule of the quantization project, symmetric.
-Vectors (biases, norms) stay float32; they are few. So do the codes and the encoder: many codes lie close together, and in int8 most
-frames would get other tokens than those that the world learned from. Bytes are little-endian, as in JavaScript's typed arrays on
-every machine that has a browser.
+Vectors (biases, norms) stay float32; they are few. So do the codes and the encoder: they decide on tokens, and where two codes lie
+close together, a rounded one would win instead of that which the world learned from. Bytes are little-endian, as in JavaScript's
+typed arrays on every machine that has a browser.
 """
 
 import base64
