@@ -16,7 +16,9 @@ from shared.projects import ROOT, load_project
 from shared.tour import __main__ as tour
 from shared.tour import browser
 
-PROJECT, SIBLING = (load_project(ROOT / "projects" / f"{kind}_world_model") for kind in ("token", "diffusion"))
+PROJECT, SIBLING = (
+    load_project(ROOT / "projects" / f"{kind}_world_model") for kind in ("token", "diffusion")
+)
 # factors, so that untrained weights make unlike tokens and logits
 LIVELY = {"embed": 30, "place": 30, "image": 3, "encoder": 3}
 PARTS = ("agent", "export", "game", "token_world_model", "tokenizer", "train", "world")
@@ -47,7 +49,7 @@ def networks(parts):
             for name, parameter in network.named_parameters():
                 factor = LIVELY.get(name.split(".")[0], 1)
                 parameter.data = factor * parameter.data + 0.1 * torch.randn(parameter.shape)
-    for name, network in run.networks.items():
+    for network in run.networks.values():
         weights = parts["export"].store(network.state_dict())
         network.load_state_dict(parts["export"].restore(weights))
     return run.networks
@@ -89,6 +91,15 @@ def chromium():
         pytest.skip(reason)
     with browser.browse() as chromium:
         yield chromium
+
+
+@pytest.fixture(scope="module")
+def both(write, parts, stored):
+    """A page with both worlds, the diffusion one trained."""
+    from safetensors.torch import load_file
+
+    diffusion = load_file(SIBLING.folder / "weights" / "catch.safetensors")
+    return write(diffusion_world_model=parts["export"].store(diffusion), token_world_model=stored)
 
 
 @pytest.fixture(scope="module")
@@ -170,10 +181,10 @@ def test_frames_become_torchs_tokens_and_frames_again(sums, networks, frames):
 def test_chances_are_the_projects_own(sums, parts, temperature, k):
     logits = 3 * torch.randn(4, 256, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     kept = parts["token_world_model"].top_k(logits, k)
-    theirs = (kept / temperature).softmax(dim=1) if temperature else kept.isfinite() & (kept == kept.amax(1, True))
+    theirs = (kept / temperature).softmax(dim=1) if temperature else (kept == kept.amax(1, True)).double()
     script = "([all, t, k]) => all.map(logits => chances(Float64Array.from(logits), t, k))"
     mine = torch.tensor(sums.evaluate(script, [logits.tolist(), temperature, k]), dtype=torch.float64)
-    torch.testing.assert_close(mine, theirs.double(), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-15)
     assert (mine > 0).sum(dim=1).tolist() == [k if temperature else 1] * 4
 
 
@@ -304,7 +315,7 @@ def test_wind_is_that_of_game_py(sums, parts):
             integers = staticmethod(lambda n, size: np.zeros(size, dtype=int))
 
         game._np_random = Given()
-        _, reward, ended, _, infos = game.step(actions[:, t])
+        _, reward, ended, _, _ = game.step(actions[:, t])
         told = np.array([steps[t] for steps in mine])
         assert np.array_equal(told[:, 2], reward)
         assert np.array_equal(told[:, 3], ended)
@@ -312,3 +323,184 @@ def test_wind_is_that_of_game_py(sums, parts):
             assert np.array_equal(told[:, 0], game.column)
             assert np.array_equal(told[:, 1], game.direction)
     assert (chance < 0.4).mean() == pytest.approx(0.4, abs=0.1)
+
+
+# --- what a reader sees ---------------------------------------------------------------------------------------
+
+STATE = """(() => { const { beside, kind, worlds } = dreamFigure;
+  return { moves: beside.moves, dreamed: beside.record.length, kind, gust: beside.game.gust, made: Object.keys(worlds) }; })()"""
+SEEN = """[...document.querySelectorAll("#playable-dream .token")].filter(e => e.getClientRects().length).map(e =>
+  [Number(e.nextSibling.textContent), e.classList.contains("changed"), e.classList.contains("other")])"""
+
+
+@pytest.fixture
+def look(chromium, both):
+    """Return a function that opens a page and scrolls to the figure; there time passes by `page.clock` alone."""
+    with contextlib.ExitStack() as stack:
+
+        def look(path=both, *, calm=False, width=1280, scheme="light", scroll=True):
+            phone = width < 600
+            page = stack.enter_context(
+                chromium.new_page(
+                    viewport={"width": width, "height": 844}, is_mobile=phone, has_touch=phone, offline=True,
+                    color_scheme=scheme, reduced_motion="reduce" if calm else "no-preference",
+                )
+            )  # fmt: skip
+            page.clock.install(time=0)
+            page.goto(path.as_uri())
+            page.clock.pause_at(60_000)
+            if scroll:
+                page.locator("#playable-dream svg").scroll_into_view_if_needed()
+                page.wait_for_function("dreamFigure.visible")
+                page.clock.run_for(1000)  # who asked for less motion sees a still: five moves
+            return page
+
+        yield look
+
+
+def state(page):
+    """Return where the game stands, once a move that has begun is done."""
+    page.wait_for_function("!dreamFigure.busy")
+    return page.evaluate(STATE)
+
+
+def step(page, key="ArrowLeft"):
+    """Make one move of a game that is paused."""
+    page.locator(".screen").press(key)
+    page.clock.run_for(100)
+    return state(page)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_figure_has_no_fault_whatever_the_switch_says(look, width, scheme):
+    page = look(calm=True, width=width, scheme=scheme)
+    for kind in ("diffusion", "tokens"):
+        page.get_by_label(kind, exact=True).check()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        texts = page.locator("#playable-dream svg text:visible")
+        edge = page.locator("#playable-dream svg").bounding_box()
+        for box in texts.evaluate_all("all => all.map(e => e.getBoundingClientRect())"):
+            assert edge["x"] - 1 <= box["left"] <= box["right"] <= edge["x"] + edge["width"] + 1
+            assert box["bottom"] <= edge["y"] + edge["height"] + 1
+    assert browser.faults(page) == []
+
+
+def test_the_switch_is_worked_by_keys(look):
+    page = look(calm=True)
+    assert state(page)["moves"] == 5
+    page.locator("#dream-diffusion").focus()
+    page.keyboard.press("ArrowRight")
+    told = state(page)
+    assert (told["kind"], told["moves"], told["dreamed"]) == ("tokens", 0, 0)  # a new game
+    assert page.locator("#dream-agent").is_checked()  # the arrow was for the switch
+    only = {"diffusion": ("steps", "untrained"), "tokens": ("guidance", "temperature", "k", "windy")}
+    for kind, key in (("tokens", "ArrowLeft"), ("diffusion", "ArrowRight")):
+        for name in sum(only.values(), ()):
+            assert page.locator(f"#dream-{name}").is_visible() == (name in only[kind]), name
+        assert len(page.evaluate(SEEN)) == (18 if kind == "tokens" else 0)
+        assert page.locator("#playable-dream figcaption:visible").count() == 1
+        page.keyboard.press(key)
+    assert state(page)["kind"] == "tokens"
+
+
+def test_tokens_are_shown_as_integers_and_those_that_changed_are_marked(look):
+    page = look(calm=True)
+    page.get_by_label("tokens", exact=True).check()
+    world = "dreamFigure.world, { real, dream } = dreamFigure.beside"
+    tokens = (
+        f"(() => {{ const world = {world}; return [world.encode(real.at(-1)), dream.tokens].flat(); }})()"
+    )
+    before = page.evaluate(tokens)
+    assert [number for number, _, _ in page.evaluate(SEEN)] == before
+    assert before[:9] == before[9:]  # both begin with the same frame
+    for move in range(1, 5):
+        assert step(page)["moves"] == move
+        now = page.evaluate(tokens)
+        shown = page.evaluate(SEEN)
+        assert [number for number, _, _ in shown] == now
+        assert [changed for _, changed, _ in shown] == [a != b for a, b in zip(now, before, strict=True)]
+        other = [a != b for a, b in zip(now[:9], now[9:], strict=True)]
+        assert [differs for _, _, differs in shown] == [False] * 9 + other
+        n_changed = sum(changed for _, changed, _ in shown[9:])
+        said = page.locator("#playable-dream output").inner_text()
+        assert f"{n_changed} of its 9 tokens changed" in said or move == 1
+        before = now
+    assert any(other)  # it is not trained
+
+
+def test_windy_games_are_windy_on_both_sides(look):
+    page = look(calm=True)
+    page.get_by_label("tokens", exact=True).check()
+    svg, said = page.locator("#playable-dream svg"), "dreamFigure.settings.text"
+    assert (state(page)["gust"], page.evaluate(said)) == (0, 1)
+    assert "calm, guidance 1, temperature 1, all tokens" in svg.text_content()
+    assert step(page)["moves"] == 1
+    page.locator("#dream-windy").check()
+    assert (state(page)["moves"], state(page)["gust"], page.evaluate(said)) == (0, 0.4, 2)
+    assert "windy" in svg.text_content()
+    page.get_by_label("diffusion", exact=True).check()
+    assert state(page)["gust"] == 0  # it knows no wind
+
+
+def test_the_sliders_of_the_token_world_reach_its_draws(look):
+    page = look(calm=True)
+    page.get_by_label("tokens", exact=True).check()
+    for name, value in (("guidance", "2.5"), ("temperature", "0.3"), ("k", "3")):
+        page.locator(f"#dream-{name}").fill(value)
+    assert "guidance 2.5, temperature 0.3, top 8" in page.locator("#playable-dream svg").text_content()
+    assert page.locator("#dream-k").get_attribute("aria-valuetext") == "top 8"
+    page.evaluate(
+        """() => { const { world } = dreamFigure; dreamFigure.given = []; const { chances: before } = globalThis;
+          globalThis.chances = (...given) => { dreamFigure.given.push(given.slice(1)); return before(...given); }; }"""
+    )
+    step(page)
+    step(page)
+    assert page.evaluate("dreamFigure.given") == [[0.3, 8]] * 9  # the first move was shown
+    assert page.evaluate("dreamFigure.beside.dream.caches.length") == 2  # with the text and without
+    page.locator("#dream-temperature").fill("1")
+    assert (state(page)["moves"], state(page)["dreamed"]) == (2, 0)  # the same game, counted anew
+    page.locator("#dream-guidance").fill("1")
+    assert state(page)["moves"] == 0
+    step(page)
+    assert page.evaluate("dreamFigure.beside.dream.caches.length") == 1
+
+
+def test_a_move_under_way_ends_unseen_when_the_switch_is_thrown(look):
+    page = look(calm=True)
+    page.get_by_label("tokens", exact=True).check()
+    step(page)
+    assert page.evaluate("dreamFigure.advance(), dreamFigure.busy")
+    page.get_by_label("diffusion", exact=True).check()
+    page.clock.run_for(1000)
+    assert (state(page)["moves"], state(page)["kind"]) == (0, "diffusion")
+    assert step(page)["moves"] == 1
+    assert page.page_errors() == []
+
+
+def test_the_other_project_leads_to_the_figure(look):
+    page = look(calm=True, scroll=False)
+    assert page.locator("#token_world_model figure").count() == 0
+    page.get_by_role("link", name="Play in this world").click()
+    page.wait_for_function("dreamFigure.visible")
+    page.clock.run_for(1000)
+    assert state(page)["kind"] == "tokens"
+    assert page.get_by_label("tokens", exact=True).is_checked()
+    assert page.url.endswith("#playable-dream")
+
+
+def test_alone_it_needs_no_switch_and_waits_until_it_is_seen(look, alone):
+    page = look(alone, scroll=False)
+    page.clock.run_for(2000)
+    assert state(page) == {"moves": 0, "dreamed": 0, "kind": "tokens", "gust": 0, "made": []}
+    assert page.locator("input[type=radio]").count() == 0
+    assert page.locator("#dream-steps").is_hidden()
+    page.locator("#playable-dream svg").scroll_into_view_if_needed()
+    page.wait_for_function("dreamFigure.visible")
+    assert [number for number, _, _ in page.evaluate(SEEN)] == 2 * page.evaluate(
+        "dreamFigure.beside.dream.tokens"
+    )
+    page.clock.run_for(4 * 400)
+    told = state(page)
+    assert told["moves"] > 1
+    assert told["made"] == ["tokens"]
+    assert "the agent" in page.locator("#playable-dream output").inner_text()

@@ -240,7 +240,8 @@ class DreamFigure {
   }
 
   async showStill() {  // for who asked for less motion: a moment of a game, instead of its first frame
-    for (let i = 0; i < 5; i++) await this.advance();
+    const { beside } = this;
+    for (let i = 0; i < 5 && beside === this.beside; i++) await this.advance();
   }
 
   schedule(delay_ms = TICK_MS) {

@@ -7,23 +7,24 @@ const N_HEADS = 4, WINDOW = 44, N_TEXTS = 3, NO_TEXT = 0, PATCH = 4;  // PATCH: 
 
 // --- tokenizer -----------------------------------------------------------------------------------------------
 
-// A transposed convolution, kernel 4, stride 2, padding 1: each pixel is a stamp of 4 × 4 on an image twice as wide.
+// A transposed convolution, kernel 4, stride 2, padding 1: each pixel is a stamp of 4 × 4 on an image twice as wide. The
+// channels of a pixel lie together while stamps are added up, so that the innermost loop asks for no edge.
 function transposedConvolution(weights, name) {
-  const { shape: [inner, channels], data: kernels } = weights[`${name}.weight`], bias = weights[`${name}.bias`].data;
-  return ({ data, size }) => {
-    const wide = 2 * size, out = Float32Array.from({ length: channels * wide * wide }, (_, i) => bias[Math.floor(i / wide / wide)]);
-    for (let c = 0; c < inner; c++)
-      for (let pixel = 0; pixel < size * size; pixel++) {
-        const value = data[c * size * size + pixel], top = 2 * Math.floor(pixel / size) - 1, left = 2 * (pixel % size) - 1;
-        if (value === 0) continue;  // after ReLU about half of them
-        for (let o = 0; o < channels; o++)
-          for (let tap = 0; tap < 16; tap++) {
-            const y = top + (tap >> 2), x = left + (tap & 3);
-            if (y >= 0 && y < wide && x >= 0 && x < wide)
-              out[(o * wide + y) * wide + x] += value * kernels[(c * channels + o) * 16 + tap];
-          }
+  const { shape: [inner, channels], data } = weights[`${name}.weight`], bias = weights[`${name}.bias`].data;
+  const stamps = data.map((_, i) => data[(Math.floor(i / 16 / channels) * channels + i % channels) * 16 + Math.floor(i / channels) % 16]);
+  return image => {
+    const { size } = image, wide = 2 * size, sums = Float32Array.from({ length: channels * wide * wide }, (_, i) => bias[i % channels]);
+    for (let i = 0; i < inner * size * size; i++) {
+      const value = image.data[i], c = Math.floor(i / size / size), top = 2 * (Math.floor(i / size) % size) - 1, left = 2 * (i % size) - 1;
+      if (value === 0) continue;  // after ReLU about half of them
+      for (let tap = 0; tap < 16; tap++) {
+        const y = top + (tap >> 2), x = left + (tap & 3);
+        if (y < 0 || y >= wide || x < 0 || x >= wide) continue;
+        for (let o = 0, to = (y * wide + x) * channels, from = (c * 16 + tap) * channels; o < channels; o++)
+          sums[to + o] += value * stamps[from + o];
       }
-    return { data: out, channels, size: wide };
+    }
+    return { data: sums.map((_, i) => sums[i % (wide * wide) * channels + Math.floor(i / wide / wide)]), channels, size: wide };
   };
 }
 
