@@ -352,7 +352,7 @@ def look(chromium, both):
             if scroll:
                 page.locator("#playable-dream svg").scroll_into_view_if_needed()
                 page.wait_for_function("dreamFigure.visible")
-                page.clock.run_for(1000)  # who asked for less motion sees a still: five moves
+                page.clock.run_for(1000 if calm else 0)  # who asked for less motion sees a still: five moves
             return page
 
         yield look
@@ -362,6 +362,14 @@ def state(page):
     """Return where the game stands, once a move that has begun is done."""
     page.wait_for_function("!dreamFigure.busy")
     return page.evaluate(STATE)
+
+
+def paused(look):
+    """Open the token world at the first frame of a game that is paused."""
+    page = look()
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_label("tokens", exact=True).check()
+    return page
 
 
 def step(page, key="ArrowLeft"):
@@ -404,8 +412,7 @@ def test_the_switch_is_worked_by_keys(look):
 
 
 def test_tokens_are_shown_as_integers_and_those_that_changed_are_marked(look):
-    page = look(calm=True)
-    page.get_by_label("tokens", exact=True).check()
+    page = paused(look)
     world = "dreamFigure.world, { real, dream } = dreamFigure.beside"
     tokens = (
         f"(() => {{ const world = {world}; return [world.encode(real.at(-1)), dream.tokens].flat(); }})()"
@@ -429,8 +436,7 @@ def test_tokens_are_shown_as_integers_and_those_that_changed_are_marked(look):
 
 
 def test_windy_games_are_windy_on_both_sides(look):
-    page = look(calm=True)
-    page.get_by_label("tokens", exact=True).check()
+    page = paused(look)
     svg, said = page.locator("#playable-dream svg"), "dreamFigure.settings.text"
     assert (state(page)["gust"], page.evaluate(said)) == (0, 1)
     assert "calm, guidance 1, temperature 1, all tokens" in svg.text_content()
@@ -443,8 +449,7 @@ def test_windy_games_are_windy_on_both_sides(look):
 
 
 def test_the_sliders_of_the_token_world_reach_its_draws(look):
-    page = look(calm=True)
-    page.get_by_label("tokens", exact=True).check()
+    page = paused(look)
     for name, value in (("guidance", "2.5"), ("temperature", "0.3"), ("k", "3")):
         page.locator(f"#dream-{name}").fill(value)
     assert "guidance 2.5, temperature 0.3, top 8" in page.locator("#playable-dream svg").text_content()
@@ -466,8 +471,7 @@ def test_the_sliders_of_the_token_world_reach_its_draws(look):
 
 
 def test_a_move_under_way_ends_unseen_when_the_switch_is_thrown(look):
-    page = look(calm=True)
-    page.get_by_label("tokens", exact=True).check()
+    page = paused(look)
     step(page)
     assert page.evaluate("dreamFigure.advance(), dreamFigure.busy")
     page.get_by_label("diffusion", exact=True).check()
