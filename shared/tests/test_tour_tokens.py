@@ -393,6 +393,15 @@ def test_the_figure_has_no_fault_whatever_the_switch_says(look, width, scheme):
     assert browser.faults(page) == []
 
 
+def test_a_slider_behind_the_switch_that_changes_nothing_is_found_out(look, both, tmp_path):
+    page, note = both.read_text(encoding="utf-8"), "this.note.textContent = note;"
+    assert page.count(note) == 1
+    (tmp_path / "index.html").write_text(page.replace(note, ""), encoding="utf-8")
+    found = browser.faults(look(tmp_path / "index.html", calm=True))
+    for name in ("steps", "temperature"):  # one on each side
+        assert f"slider dream-{name} changes nothing" in found
+
+
 def test_the_switch_is_worked_by_keys(look):
     page = look(calm=True)
     assert state(page)["moves"] == 5
