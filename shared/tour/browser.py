@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # who only wants the page needs no Playwright
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
@@ -108,7 +108,8 @@ def faults(page: Page) -> list[str]:
 
 def slider_faults(page: Page) -> Iterator[str]:
     """Yield the sliders whose figure is the same at both ends, or has a NaN in it there, in all positions of a switch."""
-    for switch in page.locator("input[type=radio]").all() or [None]:
+    switches: list[Locator | None] = [*page.locator("input[type=radio]").all()]
+    for switch in switches or [None]:
         if switch is not None:
             switch.check()
         yield from _visible_slider_faults(page)
