@@ -360,7 +360,8 @@ def look(chromium, both):
 
 def state(page):
     """Return where the game stands, once a move that has begun is done."""
-    page.wait_for_function("!dreamFigure.busy")
+    while page.evaluate("dreamFigure.busy"):
+        page.clock.run_for(10)
     return page.evaluate(STATE)
 
 
