@@ -37,10 +37,8 @@ __all__ = ["CALM", "GUST", "WINDY", "Parts", "Replay", "Run", "Settings", "colle
 
 CALM, WINDY = 1, 2  # texts; 0 is no text
 GUST = 0.4  # of a windy game
-LONG = (
-    (900, 1800, 60),
-    (300, 1200, 60),
-)  # rounds of the world in weights/, which is to know the wind as well
+# Rounds of the world in weights/, which is to know the wind as well. With fewer games it learns the rewards by heart.
+LONG = ((2400, 1500, 80), (600, 700, 80))
 COARSE = 16  # codes of a tokenizer that has too few
 
 
