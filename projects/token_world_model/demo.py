@@ -329,7 +329,7 @@ def guidance(demo: Demo, tokenizer: Tokenizer, world: TokenWorld) -> None:
 
 
 def decoder(demo: Demo, tokenizer: Tokenizer, painter: Decoder) -> None:
-    """Write and read frames by 16 codes; paint them by diffusion in 1, 5 and 10 steps."""
+    """Write and read frames by 8 codes; paint them by diffusion in 1, 5 and 10 steps."""
     real = collect(60, None, seed=4, generator=seeded()).frames.flatten(0, 1)
     means, shares = tokenizer.decode(tokenizer.encode(real)), {}
     for n in (0, 1, 5, 10):
@@ -337,7 +337,7 @@ def decoder(demo: Demo, tokenizer: Tokenizer, painter: Decoder) -> None:
         shares[n] = [x.double().mean().item() for x in (alike(frames, real), crisp(frames))]
         key, said = (f"painted_{n}", f"diffusion, steps: {n}") if n else ("coarse", "the tokenizer's decoder")
         numbers(demo,
-            (f"{key}_right", shares[n][0], ".0%", f"frames right from 16 codes, {said}"),
+            (f"{key}_right", shares[n][0], ".0%", f"frames right from 8 codes, {said}"),
             (f"{key}_crisp", shares[n][1], ".0%", "frames crisp: the game could show them"),
         )  # fmt: skip
     blurred = (~crisp(means)).nonzero()[[0, 25, 50, 75], 0]
@@ -349,8 +349,8 @@ def decoder(demo: Demo, tokenizer: Tokenizer, painter: Decoder) -> None:
     for axis, title in zip(axes[0], ("real", "tokenizer", "painted", "again", "again"), strict=True):
         axis.set_title(title)
     demo.figure("decoder", fig,
-        alt="Four real frames, each as a tokenizer of 16 codes decodes it, blurred, and painted three times by diffusion: sharp, not alike.",
-        caption=f"From 16 codes the tokenizer's decoder paints means: {shares[0][1]:.0%} of its frames are crisp. The diffusion decoder draws one "
+        alt="Four real frames, each as a tokenizer of 8 codes decodes it, blurred, and painted three times by diffusion: sharp, not alike.",
+        caption=f"From 8 codes the tokenizer's decoder paints means: {shares[0][1]:.0%} of its frames are crisp. The diffusion decoder draws one "
         f"frame of those that are possible: {shares[10][1]:.0%} are crisp, {shares[10][0]:.0%} the right one ({shares[0][0]:.0%} before).",
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Collect, learn the tokens, learn the world, learn in its dream, repeat.
 
     python train.py                 a quarter of an hour on one core; writes weights/catch.safetensors
-    python train.py --coarse        a tokenizer of 16 codes and the diffusion decoder; writes weights/coarse.safetensors
+    python train.py --coarse        a tokenizer of 8 codes and the diffusion decoder; writes weights/coarse.safetensors
     python train.py --gpu           either on a CUDA device
 
 Half of the games are windy, and their text says so; the agent learns in calm dreams. A run is saved in build/ after each round, and
@@ -39,7 +39,7 @@ CALM, WINDY = 1, 2  # texts; 0 is no text
 GUST = 0.4  # of a windy game
 # Rounds of the world in weights/, which is to know the wind as well. With fewer games it learns the rewards by heart.
 LONG = ((2400, 1500, 80), (600, 700, 80))
-COARSE = 16  # codes of a tokenizer that has too few
+COARSE = 8  # codes of a tokenizer that has too few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +305,7 @@ def load_weights(path: Path) -> tuple[Tokenizer, TokenWorld, ActorCritic]:
 
 
 def load_coarse(path: Path) -> tuple[Tokenizer, Decoder]:
-    """Return the tokenizer of 16 codes and its decoder. ValueError if the file holds other weights than theirs."""
+    """Return the tokenizer of 8 codes and its decoder. ValueError if the file holds other weights than theirs."""
     tokenizer, decoder = Tokenizer(COARSE).eval(), Decoder().eval()
     _load({"tokenizer": tokenizer, "decoder": decoder}, path)
     return tokenizer, decoder
@@ -328,7 +328,7 @@ def _load(networks: dict[str, nn.Module], path: Path) -> None:
 
 
 def train_coarse(
-    *, n_games: int = 600, n_updates: int = 3000, seed: int = 0, device: str = "cpu"
+    *, n_games: int = 600, n_updates: int = 6000, seed: int = 0, device: str = "cpu"
 ) -> dict[str, nn.Module]:
     """Train a tokenizer of too few codes, and the diffusion decoder that paints what its tokens may stand for."""
     generator = Generator().manual_seed(seed)
