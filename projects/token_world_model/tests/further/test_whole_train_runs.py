@@ -509,7 +509,7 @@ def test_a_checkpoint_is_whole_or_not_there(no_score, monkeypatch, tmp_path):
 
 @pytest.mark.grades("train_coarse")
 def test_train_coarse(monkeypatch):
-    """16 codes; the decoder learns frames beside what the tokenizer makes of them, once its tokens are learned."""
+    """8 codes; the decoder learns frames beside what the tokenizer makes of them, once its tokens are learned."""
     order, state = [], torch.get_rng_state()
     tokens, paint = module.train_tokenizer, module.train_decoder
 
@@ -530,8 +530,8 @@ def test_train_coarse(monkeypatch):
     assert [entry[0] for entry in order] == ["tokenizer", "decoder"], (
         "the decoder learns before the tokens are there"
     )
-    assert len(networks["tokenizer"].codebook) == 16, (
-        f"{len(networks['tokenizer'].codebook)} codes, expected 16"
+    assert len(networks["tokenizer"].codebook) == 8, (
+        f"{len(networks['tokenizer'].codebook)} codes, expected 8"
     )
     (_, frames, n_tokens), (_, same_frames, means, n_paint) = order
     assert (n_tokens, n_paint) == (2, 2), f"{n_tokens} and {n_paint} updates, expected 2 of each"
