@@ -325,6 +325,28 @@ def test_wind_is_that_of_game_py(sums, parts):
     assert (chance < 0.4).mean() == pytest.approx(0.4, abs=0.1)
 
 
+GAMES = """() => {
+  const { world } = dreamFigure, beside = new Beside(mulberry32(5), TokenDream, 0, world);
+  for (let move = 0; move < 100; move++) {  // ten games, each nine moves and a new beginning
+    const going = beside.step(world.act(beside.real), { world, text: CALM, guidance: 1, temperature: 1, k: 256 });
+    while (!going.next().done);
+  }
+  return [beside.record.length, beside.nWrong];
+}"""
+
+
+def test_with_the_committed_weights_it_dreams_the_game(chromium, write, parts):
+    """In the calm, the agent plays: a tokenizer or a world that int8 or a rounded file has spoilt dreams another game."""
+    from safetensors.torch import load_file
+
+    weights = load_file(PROJECT.folder / "weights" / "catch.safetensors")
+    page = write(token_world_model=parts["export"].store(weights))
+    with browser.open_page(chromium, page) as page:
+        n_dreamed, n_wrong = page.evaluate(GAMES)
+    assert n_dreamed == 80
+    assert n_wrong <= 16
+
+
 # --- what a reader sees ---------------------------------------------------------------------------------------
 
 STATE = """(() => { const { beside, kind, worlds } = dreamFigure;
