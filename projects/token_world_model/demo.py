@@ -82,9 +82,9 @@ def players(demo: Demo) -> None:
         caption="Mean return of 1,000 real games. The first three learn nothing; a control lacks one thing.",
     )  # fmt: skip
     demo.figure("players", picture(result, known, evaluate.TARGET),
-        alt=f"A dot per seed. The agent: at least {min(ours):.2f}; controls that dream: at most {dreams:.2f}; no dream: {free:.2f}.",
-        caption=f"The agent reaches {min(ours):.2f} to {max(ours):.2f}. A dream without what it learned from leaves {dreams:.2f} at most; no dream, "
-        f"but as many real steps, {free:.2f}. Dashed: players that learn nothing; green: the {evaluate.TARGET} that was wanted.",
+        alt="A dot per seed. The agent is near the optimum, controls that dream near random play, those without a dream between.",
+        caption=f"The agent gets {min(ours):.2f} to {max(ours):.2f}, controls that dream {dreams:.2f} at most; without a dream, as many real steps "
+        f"give up to {free:.2f}. Dashed: players that learn nothing; green: the {evaluate.TARGET} that was wanted.",
     )  # fmt: skip
 
 
@@ -113,10 +113,10 @@ def sequence(demo: Demo, tokenizer: Tokenizer, world: TokenWorld) -> None:
         odds = f"reward {r}: {reward[game, t, r + 1]:.0%}\n{('goes on', 'ends')[i]}: {end[game, t, i]:.0%}"
         strip(fig.add_subplot(grid[1 + i, :]), words, [False, *marked, False], odds)
     demo.figure("sequence", fig,
-        alt="Two frames in 3 × 3 places, an integer for each. Below, a row per step: text, nine integers, action. Those that changed are marked.",
-        caption=f"The last two steps of a game. Of nine tokens {changed.double().sum(dim=2).mean():.1f} change in a step (red). At the text and "
-        "the first eight tokens the world says the next one; at the action reward and end, here with the probability of the true ones. "
-        f"Its last reward is right in {said.double().mean():.0%} of calm games.",
+        alt="Two frames, nine integers each. Below, a row per step: text, nine integers, action.",
+        caption=f"Two steps. Of nine tokens {changed.double().sum(dim=2).mean():.1f} change (red). At the text and the first eight tokens the world "
+        "says the next one; at the action reward and end, here with the probability of the true ones. "
+        f"The last reward is right in {said.double().mean():.0%} of calm games.",
     )  # fmt: skip
 
 
@@ -208,11 +208,10 @@ def draw_accuracy(demo: Demo, measured: dict[str, Any], bars: dict[str, Any], dr
     axis.set(ylim=(0, 1.12), xticks=range(1, 7), **PERCENT)
     calm, windy = measured["calm"], measured["windy"]
     demo.figure("accuracy", fig,
-        alt=f"A copy of the last image gets {calm.copied:.0%} of tokens and no frame; the world {calm.tokens:.0%} and {calm.frames:.0%}. "
-        f"Perplexity: at most {max(calm.perplexity):.2f} in calm games, {max(windy.perplexity):.2f} in windy ones. The dream's curve falls.",
+        alt="Bars: a copy gets no changed token and no frame. Perplexity is near 1, higher in the wind. The dream's curve falls slowly.",
         caption=f"A copy has {calm.copied:.0%} of all tokens, but none that changed; the world {calm.changed:.0%} of these. The wind cannot be "
-        f"foreseen: perplexity up to {max(windy.perplexity):.2f} where the ball may go, at most {max(windy.perplexity[2::3]):.2f} in the last place "
-        f"of a row, when the others have told. Errors add up: {dreamt[0]:.0%} of dreamed frames are right after one step, {dreamt[-1]:.0%} after six.",
+        f"foreseen: perplexity up to {max(windy.perplexity):.2f} in a place. Errors add up: {dreamt[0]:.0%} of dreamed frames are right after one "
+        f"step, {dreamt[-1]:.0%} after six.",
     )  # fmt: skip
 
 
@@ -293,9 +292,9 @@ def draw_futures(demo: Demo, before: Tensor, paths: dict[str, Tensor], means: di
     fig.supxlabel("the ball's column", fontsize=11)
     fig.supylabel("step", fontsize=11)
     demo.figure("futures", fig,
-        alt="Paths of the ball from one past. Most probable token: a single line. More codes: bundles; the game's is the densest.",
-        caption=f"A windy past (blue), dreamed on 100 times. Paths of the ball, means of four pasts: {means['argmax']} with the most probable "
-        f"token, {means['2']} with top-2, {means['3']} with top-3, {means['all']} with all codes, {means['game']} in the game.",
+        alt="Paths of the ball. Most probable token: a single line; more codes: bundles, as in the game.",
+        caption=f"A windy past (blue), dreamed on 100 times. Paths of the ball: {means['argmax']} with the most probable token, {means['2']} with "
+        f"top-2, {means['3']} with top-3, {means['all']} with all codes, {means['game']} in the game (means of four pasts).",
     )  # fmt: skip
 
 
@@ -322,8 +321,8 @@ def guidance(demo: Demo, tokenizer: Tokenizer, world: TokenWorld) -> None:
     axis.set(xlabel="guidance", xticks=strengths, title="share of gusts in the next frame", ylim=(-0.03, 1.05), **PERCENT)  # fmt: skip
     axis.legend(frameon=False, loc="upper left")
     demo.figure("guidance", fig,
-        alt=f"Told windy, the share of gusts rises with guidance, from {windy[0]:.0%} to {windy[4]:.0%}; a perfect world's rises faster.",
-        caption=f"After three calm steps: gusts in {windy[0]:.0%} of next frames without the text, {windy[2]:.0%} with “windy” (the game: "
+        alt="Told windy, the share of gusts rises with guidance; a perfect world's rises faster.",
+        caption=f"Gusts after three calm steps: {windy[0]:.0%} without the text, {windy[2]:.0%} with “windy” (the game: "
         f"{GUST:.0%}), {windy[4]:.0%} at guidance 4. “Calm”: {calm[2]:.0%} at 1, {calm[4]:.0%} at 4. Dashed: the formula in a perfect world.",
     )  # fmt: skip
 
@@ -349,9 +348,9 @@ def decoder(demo: Demo, tokenizer: Tokenizer, painter: Decoder) -> None:
     for axis, title in zip(axes[0], ("real", "tokenizer", "painted", "again", "again"), strict=True):
         axis.set_title(title)
     demo.figure("decoder", fig,
-        alt="Four real frames, each as a tokenizer of 8 codes decodes it, blurred, and painted three times by diffusion: sharp, not alike.",
-        caption=f"From 8 codes the tokenizer's decoder paints means: {shares[0][1]:.0%} of its frames are crisp. The diffusion decoder draws one "
-        f"frame of those that are possible: {shares[10][1]:.0%} are crisp, {shares[10][0]:.0%} the right one ({shares[0][0]:.0%} before).",
+        alt="Four frames: real, decoded and blurred, painted three times: sharp, not alike.",
+        caption=f"From 8 codes the tokenizer's decoder paints means: {shares[0][1]:.0%} of its frames are crisp. The diffusion decoder draws "
+        f"one of the possible frames: {shares[10][1]:.0%} are crisp, {shares[10][0]:.0%} the right one ({shares[0][0]:.0%} before).",
     )  # fmt: skip
 
 
