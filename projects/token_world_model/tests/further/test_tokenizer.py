@@ -316,7 +316,7 @@ class Watched(nn.Module):
         super().__init__()
         self.register_buffer("codebook", torch.eye(n_codes))
         self.place, self.places = nn.Parameter(torch.zeros(())), []
-        self.batches, self.restarts, self.modes = [], [], []
+        self.batches, self.restarts, self.modes, self.encoded = [], [], [], []
 
     def loss(self, frames, **options):
         """Each batch chooses the code of its number modulo five, once per frame."""
@@ -326,15 +326,23 @@ class Watched(nn.Module):
         tokens = torch.full((len(frames), 9), (len(self.batches) - 1) % len(self.codebook))
         return self.place * 1.0, tokens
 
+    def encode(self, frames):
+        """A frame chooses the code that stands in its last pixel, at all places."""
+        self.encoded.append(len(self.batches))
+        return frames[..., -1, -1, None].long().expand(*frames.shape[:-2], 9).clone()
+
     def restart(self, usage, frames, *, generator=None):
         self.restarts.append((len(self.batches), usage.clone(), frames.clone()))
         return 0
 
 
-def watched(n_updates, **options):
+def watched(n_updates, *, chosen=(0,) * 40, **options):
+    """Train the toy on frames that say their number, and in the last pixel the code that they choose."""
     tokenizer = Watched()
-    frames = torch.arange(40.0)[:, None, None].expand(40, 12, 12).clone()
-    module.train_tokenizer(tokenizer, frames, n_updates, generator=seeded(1), **options)
+    frames = torch.arange(float(len(chosen)))[:, None, None].repeat(1, 12, 12)
+    frames[:, -1, -1] = torch.tensor(chosen)
+    with unchanged(frames):
+        module.train_tokenizer(tokenizer, frames, n_updates, generator=seeded(1), **options)
     return tokenizer
 
 
@@ -372,6 +380,47 @@ def test_when_codes_start_anew():
             f"usage before update {n} is {usage.tolist()}, expected 10 batches of 27 tokens for each code: the last 50 updates count"
         )
         assert torch.equal(frames, tokenizer.batches[n]), "codes start anew at other frames than the batch's"
+
+
+@pytest.mark.grades("train_tokenizer")
+@pytest.mark.parametrize(
+    "chosen", [(3, 1, 1), (3, *[1] * 1300, 4), (*[0] * 999, 4, 2, *[0] * 1000)], ids=["3", "1302", "2001"]
+)
+def test_codes_that_no_frame_chooses_become_zero(chosen):
+    """In the end, whatever the last batches chose, and by all frames, however many; the other codes stay."""
+    tokenizer = watched(9, chosen=chosen, batch_size=2)
+    assert tokenizer.encoded, "codes that no frame chooses keep their place: in the end they become 0"
+    assert min(tokenizer.encoded) == 9, "it is decided before the end which codes are used"
+    for code in range(5):
+        row = tokenizer.codebook[code]
+        if code in chosen:
+            assert row.any(), f"code {code} becomes 0, though one of {len(chosen)} frames chooses it"
+            assert torch.equal(row, torch.eye(5)[code]), "a code that a frame chooses changes in the end"
+        else:
+            assert not row.any(), (
+                f"code {code}, which no frame chooses, keeps its place: it may win by 1e-5, and not in half precision"
+            )
+
+
+@pytest.mark.grades("Tokenizer", "train_tokenizer")
+def test_codes_that_became_zero_are_never_chosen():
+    """Of 40 codes and 4 kinds of patches few are in use; they have length 1, and choose the same in half precision."""
+    kinds = torch.rand(4, 4, 4, generator=seeded(7)).round() * 2 - 1
+    numbers = torch.randint(4, (30, 3, 3), generator=seeded(8))
+    frames = kinds[numbers].permute(0, 1, 3, 2, 4).reshape(30, 12, 12)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = module.Tokenizer(40, width=8)
+    module.train_tokenizer(tokenizer, frames, 4, batch_size=8, generator=seeded(1))
+    with torch.no_grad():
+        tokens = tokenizer.encode(frames)
+        used = tokens.flatten().bincount(minlength=40) > 0
+        assert used.sum() < 40, "defect in the test: all codes are in use"
+        assert not tokenizer.codebook[~used].any(), "a code that no frame chooses keeps its place in the end"
+        lengths = tokenizer.codebook[used].norm(dim=1)
+        assert (lengths - 1).abs().max() < 1e-5, "a code that a frame chooses has another length than 1"
+        tokenizer.codebook.copy_(tokenizer.codebook.half().float())
+        assert torch.equal(tokenizer.encode(frames), tokens), "in half precision frames have other tokens"
 
 
 @pytest.mark.grades("Tokenizer", "train_tokenizer")

@@ -187,7 +187,7 @@ def networks():
             "world": module.TokenWorld(module.Vocabulary()),
             "agent": module.ActorCritic(),
         }
-        coarse = {"tokenizer": module.Tokenizer(16), "decoder": module.Decoder()}
+        coarse = {"tokenizer": module.Tokenizer(module.COARSE), "decoder": module.Decoder()}
     for i, network in enumerate([*catch.values(), *coarse.values()]):
         wake(network, i)
     return catch, coarse

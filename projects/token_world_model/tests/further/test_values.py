@@ -150,8 +150,8 @@ def test_each_control_differs_by_one_thing(monkeypatch):
         asked[name] = settings, seed, parts or Parts()
         return types.SimpleNamespace(agent=name, tokenizer=f"tokenizer of {name}")
 
-    monkeypatch.setattr(module, "train", told)
-    monkeypatch.setattr(module, "score", lambda agent, tokenizer=None: (agent, tokenizer))
+    monkeypatch.setattr(module, "train", told, raising=False)
+    monkeypatch.setattr(module, "score", lambda agent, tokenizer=None: (agent, tokenizer), raising=False)
     assert list(module.CONTROLS) == CONTROLS, f"controls {list(module.CONTROLS)}"
     for name in CONTROLS[:-1]:
         got = module.CONTROLS[name](settings, 6)
@@ -196,10 +196,10 @@ def test_model_free(monkeypatch):
         rate, parameters = optimizer.param_groups[0]["lr"], {id(p) for p in agent.parameters()}
         improved.append((dream, frames.clone(), n_epochs, rate, parameters))
 
-    monkeypatch.setattr(module, "collect", told)
-    monkeypatch.setattr(module, "improve", improve)
+    monkeypatch.setattr(module, "collect", told, raising=False)
+    monkeypatch.setattr(module, "improve", improve, raising=False)
     monkeypatch.setattr(
-        module, "Adam", lambda p, lr, **k: types.SimpleNamespace(param_groups=[{"lr": lr, "params": list(p)}])
+        module, "Adam", lambda p, lr, **k: types.SimpleNamespace(param_groups=[{"lr": lr, "params": list(p)}]), raising=False,
     )  # fmt: skip
     state = torch.get_rng_state()
     settings = Settings(rounds=((20, 9, 9), (10, 9, 9)), agent_rate=0.03)
@@ -400,7 +400,7 @@ def test_dream_beside(monkeypatch, sampling, own):
         number = len(asked) - 1
         return torch.full((4, 9), number), None, None, f"cache {number}"
 
-    monkeypatch.setattr(module, "next_frame", told)
+    monkeypatch.setattr(module, "next_frame", told, raising=False)
     world = World()
     options = {} if own else {"text": text}
     with unchanged(*real):
@@ -461,7 +461,7 @@ def test_futures(monkeypatch):
         monkeypatch.setattr(module, "dream_beside", dreams(column_of))
         return module.futures("a world", Columns(), sampling=Sampling(k=5), **options)
 
-    monkeypatch.setattr(module, "collect", collect)
+    monkeypatch.setattr(module, "collect", collect, raising=False)
     still = lambda real, n_steps, g: torch.zeros(len(real.text), n_steps, dtype=torch.int64)  # noqa: E731
     different, distance = futures(still, n_histories=3, n_draws=4, n_steps=2, seed=5)
     assert collected == [(3, None, 2, 5)], (
@@ -524,7 +524,7 @@ def test_gusts(monkeypatch):
     def columns_of(real):
         return (real.frames[:, 4, 1:11, 1:11] == 1).any(1).int().argmax(-1)
 
-    monkeypatch.setattr(module, "collect", collect)
+    monkeypatch.setattr(module, "collect", collect, raising=False)
     monkeypatch.setattr(module, "dream_beside", told)
     share = module.gusts("a world", Columns(), text=2, sampling=Sampling(guidance=3.0), n=80, seed=7)
     assert collected == [(80, None, 1, 7)], (

@@ -10,6 +10,9 @@ from episodes import seeded
 from safetensors import safe_open
 
 import agent as agent_module
+import decoder as decoder_module
+import token_world_model as core
+import tokenizer as tokenizer_module
 import train as module
 from shared.testing.checks import expect_error
 from shared.testing.no_compiler import without_compiler
@@ -37,14 +40,14 @@ def tiny(rounds=TWO_ROUNDS, **changed):
 
 def spy(monkeypatch, name, seen, of=lambda arguments, options, result: (arguments, options, result)):
     """Let `train` call this function as ever, and keep what it was asked."""
-    inner = getattr(module, name)
+    inner = getattr(agent_module if name == "improve" else core, name)
 
     def wrapped(*arguments, **options):
         result = inner(*arguments, **options)
         seen.append(of(arguments, options, result))
         return result
 
-    monkeypatch.setattr(module, name, wrapped)
+    monkeypatch.setattr(module, name, wrapped, raising=False)
 
 
 def everything(run):
@@ -133,7 +136,7 @@ def test_what_is_collected(no_score, monkeypatch):
 @pytest.mark.grades("train")
 def test_tokens_are_learned_once(no_score, monkeypatch):
     """In the first round, on all its frames, before the world learns from its tokens; never again."""
-    calls, train_tokenizer = [], module.train_tokenizer
+    calls, train_tokenizer = [], tokenizer_module.train_tokenizer
     before = []
 
     def trained(tokenizer, frames, n_updates, **options):
@@ -142,7 +145,7 @@ def test_tokens_are_learned_once(no_score, monkeypatch):
         train_tokenizer(tokenizer, frames, n_updates, **options)
         calls.append([p.detach().clone() for p in tokenizer.parameters()])
 
-    monkeypatch.setattr(module, "train_tokenizer", trained)
+    monkeypatch.setattr(module, "train_tokenizer", trained, raising=False)
     learned = []
     spy(monkeypatch, "world_loss", learned, lambda a, o, r: a[1])
     run = module.train(tiny(((6, 2, 1), (4, 1, 1)), n_tokenizer=5), seed=1)
@@ -193,13 +196,13 @@ def test_the_rate_of_the_world(no_score, monkeypatch):
     """It rises for 50 updates to the one given, falls to 0, and begins anew in the next round."""
     rates = []
 
-    class Watched(module.AdamW):
+    class Watched(torch.optim.AdamW):
         def step(self, closure=None):
             rates.append(self.param_groups[0]["lr"])
 
-    monkeypatch.setattr(module, "AdamW", Watched)
+    monkeypatch.setattr(module, "AdamW", Watched, raising=False)
     loss = lambda world, episodes, **options: next(world.parameters()).sum() * 0  # noqa: E731
-    monkeypatch.setattr(module, "world_loss", loss)
+    monkeypatch.setattr(module, "world_loss", loss, raising=False)
     module.train(tiny(((2, 200, 0), (2, 100, 0)), world_rate=0.02), seed=1)
     first, second = rates[:200], rates[200:]
     assert len(second) == 100, f"{len(rates)} updates of the world, expected 200 and 100"
@@ -216,7 +219,7 @@ def test_the_rate_of_the_world(no_score, monkeypatch):
 @pytest.mark.grades("train")
 def test_dreams(no_score, monkeypatch):
     """Calm, from the first frames of real games, with the agent looking at decoded frames; each dream improves the agent once."""
-    asked, improved, imagine = [], [], module.imagine
+    asked, improved, imagine = [], [], core.imagine
 
     def dreamt(world, policy, text, images, actions, **options):
         dream = imagine(world, policy, text, images, actions, **options)
@@ -224,7 +227,7 @@ def test_dreams(no_score, monkeypatch):
         asked.append((world, text, images, actions, options, dream))
         return dream
 
-    monkeypatch.setattr(module, "imagine", dreamt)
+    monkeypatch.setattr(module, "imagine", dreamt, raising=False)
     spy(monkeypatch, "improve", improved)
     run = module.train(tiny(((8, 1, 4),), n_dreams=5, horizon=3), seed=2)
     assert len(asked) == 4, f"{len(asked)} dreams, expected one for each update of the agent"
@@ -288,7 +291,7 @@ def test_what_the_agent_is_asked_in_its_dream(no_score, monkeypatch):
 def test_no_real_transition_reaches_the_agent(no_score, monkeypatch):
     """Rewards, ends, actions and later frames are poisoned before the agent learns: it is the same."""
     clean = module.train(tiny(((6, 2, 3),)), seed=2)
-    imagine = module.imagine
+    imagine = core.imagine
     poisoned = []
 
     def poison(world, policy, *arguments, **options):
@@ -306,7 +309,7 @@ def test_no_real_transition_reaches_the_agent(no_score, monkeypatch):
             poisoned.append(self)
 
     monkeypatch.setattr(module, "Run", Watched)
-    monkeypatch.setattr(module, "imagine", poison)
+    monkeypatch.setattr(module, "imagine", poison, raising=False)
     run = module.train(tiny(((6, 2, 3),)), seed=2)
     assert all(map(torch.equal, run.agent.parameters(), clean.agent.parameters())), (
         "a real transition reaches the agent's loss"
@@ -317,7 +320,7 @@ def test_no_real_transition_reaches_the_agent(no_score, monkeypatch):
 def test_each_network_learns_in_its_time(no_score, monkeypatch):
     """While the agent learns, the others stay, and get no gradients; while the world learns, the agent stays."""
     worlds, agents, runs = [], [], []
-    inner = module.improve
+    inner = agent_module.improve
 
     def snapshot(networks):
         return [
@@ -336,7 +339,7 @@ def test_each_network_learns_in_its_time(no_score, monkeypatch):
         return inner(*arguments, **options)
 
     monkeypatch.setattr(module, "Run", Watched)
-    monkeypatch.setattr(module, "improve", improve)
+    monkeypatch.setattr(module, "improve", improve, raising=False)
     run = module.train(tiny(((6, 2, 3),)), seed=2)
     worlds.append(snapshot([run.tokenizer, run.world]))
     for a, b in itertools.pairwise(worlds):
@@ -381,8 +384,8 @@ def test_records(monkeypatch):
 
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: clock.now), raising=False)
     monkeypatch.setattr(module, "score", scored)
-    monkeypatch.setattr(module, "imagine", dreamt)
-    monkeypatch.setattr(module, "improve", lambda *a, **k: 0.0)
+    monkeypatch.setattr(module, "imagine", dreamt, raising=False)
+    monkeypatch.setattr(module, "improve", lambda *a, **k: 0.0, raising=False)
     run = module.train(tiny(((6, 1, 12), (4, 0, 3)), n_dreams=1), seed=1)
     keys = {"round", "update", "real_steps", "dream", "real", "seconds"}
     assert all(set(record) == keys for record in run.records), f"a record has {set(run.records[0])}"
@@ -423,7 +426,7 @@ def test_the_world_learns(no_score, monkeypatch):
     assert norm < 1 + 1e-4, f"the gradient's norm is {norm:.2f}: it is not cut to 1"
 
 
-@pytest.mark.grades("train")
+@pytest.mark.grades("train", "Parts")
 def test_parts_are_replaced(no_score, monkeypatch):
     """A control's world is the one that learns and dreams; it learns from what `change` returns; an optimizer has its rate."""
     learned = []
@@ -511,7 +514,7 @@ def test_a_checkpoint_is_whole_or_not_there(no_score, monkeypatch, tmp_path):
 def test_train_coarse(monkeypatch):
     """8 codes; the decoder learns frames beside what the tokenizer makes of them, once its tokens are learned."""
     order, state = [], torch.get_rng_state()
-    tokens, paint = module.train_tokenizer, module.train_decoder
+    tokens, paint = tokenizer_module.train_tokenizer, decoder_module.train_decoder
 
     def first(tokenizer, frames, n_updates, **options):
         order.append(("tokenizer", frames.clone(), n_updates))
@@ -522,8 +525,8 @@ def test_train_coarse(monkeypatch):
         assert not means.requires_grad, "the means carry gradients of the tokenizer"
         paint(decoder, frames, means, n_updates, **options)
 
-    monkeypatch.setattr(module, "train_tokenizer", first)
-    monkeypatch.setattr(module, "train_decoder", second)
+    monkeypatch.setattr(module, "train_tokenizer", first, raising=False)
+    monkeypatch.setattr(module, "train_decoder", second, raising=False)
     networks = module.train_coarse(n_games=3, n_updates=2, seed=5)
     assert torch.equal(torch.get_rng_state(), state), "torch's own random numbers are used"
     assert list(networks) == ["tokenizer", "decoder"], f"networks {list(networks)}"
