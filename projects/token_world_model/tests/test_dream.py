@@ -148,6 +148,21 @@ def test_beginning_is_read(played):
     assert_close(between, played.between, what="actions of the beginning that the world reads")
 
 
+def test_both_halves_are_read():
+    """With guidance those with text stand first, those without second, from the beginning on."""
+    played = Played(sampling=Sampling(guidance=2.0), horizon=1)
+    begun = [
+        x for x, position in zip(played.world.read, played.world.positions, strict=True) if position == 0
+    ]
+    if len(begun) == 1:  # whoever reads them one after the other is judged by the whole
+        texts = begun[0][:, 0] - WORDS.n_codes
+        expected = torch.cat([played.text, 0 * played.text])
+        mistakes = {
+            "the two halves are exchanged: those without text stand second": expected.roll(len(played.text))
+        }
+        assert_close(texts, expected, what="texts that the world reads in the beginning", mistakes=mistakes)
+
+
 def test_actions_are_read(played):
     """Each action that the dream tells is the one that the world reads behind the images."""
     whole = torch.cat(played.world.read, dim=1)

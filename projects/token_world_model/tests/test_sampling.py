@@ -32,7 +32,7 @@ LOGITS = (1.0, -0.5, 2.0, 0.3, 1.4)  # of five classes; no two are equal
 
 
 @pytest.mark.grades("guide")
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 2.0, 4.0, -1.0])
+@pytest.mark.parametrize("guidance", [0.3, 2.0, 0.0, 1.0, -1.0])
 def test_guidance(guidance):
     """0 is without the text, 1 with it; between and beyond on the same line."""
     with_text, without = torch.tensor([[1.0, 4.0], [0.0, -2.0]]), torch.tensor([[3.0, 1.0], [0.5, 6.0]])
@@ -42,11 +42,10 @@ def test_guidance(guidance):
     c, u, g = with_text, without, guidance
     mistakes = {
         "the two are exchanged: 0 is without the text, 1 with it": c + g * (u - c),
-        "the guidance is one too great: 1 is plain": u + (1 + g) * (c - u),
-        "it begins at the logits with text: at 0 they are those without": c + g * (c - u),
+        "the guidance is one too great: at 0 the logits are those without text, 1 is plain": c + g * (c - u),
         "the logits without text are left out": g * c,
-        "the guidance is ignored": c,
         "the guidance is cut at 1: beyond it the line goes on": u + min(g, 1) * (c - u),
+        "the guidance is ignored": c,
         "the difference is taken the wrong way round": u + g * (u - c),
         "probabilities are mixed, not logits": lambda: (g * c.softmax(-1) + (1 - g) * u.softmax(-1)).log(),
         "log-probabilities are mixed, not the logits": guide(c.log_softmax(-1), u.log_softmax(-1), g),
@@ -204,20 +203,6 @@ def test_temperature_0():
 
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
-def test_small_temperature():
-    """1e-3 is argmax in all but name, and 1e-4 of large logits overflows nothing."""
-    logits = torch.tensor([LOGITS] * 500)
-    got = token_world_model.draw(logits, Sampling(temperature=1e-3), generator=seeded())
-    share = float((got == 2).double().mean())
-    assert share == 1.0, (
-        f"at temperature 0.001 only {share:.0%} are the greatest: logits are divided by the temperature"
-    )
-    got = token_world_model.draw(100 * logits, Sampling(temperature=1e-4), generator=seeded())
-    assert (got == 2).all(), "at temperature 0.0001 logits of 200 overflow"
-
-
-@pytest.mark.grades("draw")
-@pytest.mark.usefixtures("lent")
 @pytest.mark.parametrize(
     "sampling", [PLAIN, Sampling(guidance=4.0), Sampling(temperature=2.5), Sampling(temperature=0.6)], ids=str
 )
@@ -249,6 +234,20 @@ def test_shares_of_draws(sampling):
     ]
     hint = fits[0] if fits else "indices are not drawn from softmax(logits/temperature)"
     check_shares(got, p, N, f"indices 0 to 4 at {sampling}", hint)
+
+
+@pytest.mark.grades("draw")
+@pytest.mark.usefixtures("lent")
+def test_small_temperature():
+    """1e-3 is argmax in all but name, and 1e-4 of large logits overflows nothing."""
+    logits = torch.tensor([LOGITS] * 500)
+    got = token_world_model.draw(logits, Sampling(temperature=1e-3), generator=seeded())
+    share = float((got == 2).double().mean())
+    assert share == 1.0, (
+        f"at temperature 0.001 only {share:.0%} are the greatest: logits are divided by the temperature"
+    )
+    got = token_world_model.draw(100 * logits, Sampling(temperature=1e-4), generator=seeded())
+    assert (got == 2).all(), "at temperature 0.0001 logits of 200 overflow"
 
 
 @pytest.mark.grades("draw")
@@ -289,12 +288,14 @@ def test_draws_among_the_greatest(sampling):
 @pytest.mark.usefixtures("lent")
 def test_rows_are_drawn_apart():
     """Each row from its own logits, and independently of its neighbours."""
-    rows = torch.tensor([LOGITS, (1000.0, 0.0, 0.0, 0.0, 0.0), (-2000.0, -2000.0, -2000.0, -2000.0, -1000.0)])
-    got = token_world_model.draw(rows.repeat(4000, 1), generator=seeded(3)).unflatten(0, (4000, 3))
-    assert (got[:, 1] == 0).all(), (
+    rows = torch.tensor(
+        [LOGITS, LOGITS, (1000.0, 0.0, 0.0, 0.0, 0.0), (-2000.0, -2000.0, -2000.0, -2000.0, -1000.0)]
+    )
+    got = token_world_model.draw(rows.repeat(4000, 1), generator=seeded(3)).unflatten(0, (4000, 4))
+    assert (got[:, 2] == 0).all(), (
         "a logit of 1000 beside zeros leaves one index: is each row's softmax its own?"
     )
-    assert (got[:, 2] == 4).all(), (
+    assert (got[:, 3] == 4).all(), (
         "logits of -2000 beside one of -1000 leave one index: subtract the greatest first"
     )
     check_shares(
@@ -304,12 +305,12 @@ def test_rows_are_drawn_apart():
         "indices 0 to 4",
         "indices are not drawn from their own row's softmax",
     )
-    pair = got[:-1, 0] * 5 + got[1:, 0]
+    pair = got[:, 0] * 5 + got[:, 1]
     p = torch.tensor(LOGITS).double().softmax(-1)
     check_shares(
         pair,
         torch.outer(p, p).flatten(),
-        3999,
+        4000,
         "pairs of neighbours",
         "neighbours are not drawn independently",
     )
@@ -451,7 +452,10 @@ def test_what_the_world_reads():
     mistakes = {
         "another text is read: it is the same in each step": torch.cat(
             [before, right[:, n : n + 1], 0 * right[:, :1] + 7, frame], dim=1
-        )
+        ),
+        "the tokens stand in reverse order: the first that is drawn comes first": torch.cat(
+            [right[:, : n + 2], frame.flip(1)], dim=1
+        ),
     }
     assert_close(held, right, what="tokens that the new cache holds", mistakes=mistakes)
     assert cache.position == n + 6, f"the new cache says {cache.position} tokens, expected {n + 6}"
@@ -480,7 +484,36 @@ def test_greedy_frame(seed):
 
 @pytest.mark.grades("next_frame")
 @frame_test
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 2.0, 4.0, 1.0])
+def test_reward_and_end():
+    """They are said at the action, before the text and the image."""
+    asked = Asked()
+    _, reward, end, cache = asked.answer
+    _, right_reward, right_end = asked.logits()
+    rows = asked.world.logits(asked.world.held(cache))[..., WORDS.n_codes :]
+    at = -WORDS.n_image - 2
+    for name, got, expected, part in (
+        ("reward", reward, right_reward, slice(0, 3)),
+        ("end", end, right_end, slice(3, 5)),
+    ):
+        mistakes = {
+            f"the {name} is read at the text: it is said at the action": rows[:, at + 1, part],
+            f"the {name} is read at the image's last token: it is said at the action": rows[:, -1, part],
+            f"the {name} is read at the image's first token: it is said at the action": rows[:, at + 2, part],
+            f"the {name} is read before the last image token: it is said at the action": rows[:, -2, part],
+        }
+        assert_close(
+            got,
+            expected,
+            rtol=1e-5,
+            what=f"{name} logits",
+            mistakes=mistakes,
+            hint=f"not what the world says of the {name}",
+        )
+
+
+@pytest.mark.grades("next_frame")
+@frame_test
+@pytest.mark.parametrize("guidance", [2.0, 0.0, 0.5, 4.0, 1.0])
 def test_guided_frame(guidance):
     """Mixed logits of both halves; both halves read the same tokens."""
     asked = Asked(Sampling(guidance=guidance, temperature=0.0), n=15)
@@ -531,35 +564,6 @@ def test_guided_frame(guidance):
         "the end is read without the text": end_without,
     }
     assert_close(end, end_with_text, rtol=1e-5, what="end logits", mistakes=mistakes if copies == 2 else None)
-
-
-@pytest.mark.grades("next_frame")
-@frame_test
-def test_reward_and_end():
-    """They are said at the action, before the text and the image."""
-    asked = Asked()
-    _, reward, end, cache = asked.answer
-    _, right_reward, right_end = asked.logits()
-    rows = asked.world.logits(asked.world.held(cache))[..., WORDS.n_codes :]
-    at = -WORDS.n_image - 2
-    for name, got, expected, part in (
-        ("reward", reward, right_reward, slice(0, 3)),
-        ("end", end, right_end, slice(3, 5)),
-    ):
-        mistakes = {
-            f"the {name} is read at the text: it is said at the action": rows[:, at + 1, part],
-            f"the {name} is read at the image's last token: it is said at the action": rows[:, -1, part],
-            f"the {name} is read at the image's first token: it is said at the action": rows[:, at + 2, part],
-            f"the {name} is read before the last image token: it is said at the action": rows[:, -2, part],
-        }
-        assert_close(
-            got,
-            expected,
-            rtol=1e-5,
-            what=f"{name} logits",
-            mistakes=mistakes,
-            hint=f"not what the world says of the {name}",
-        )
 
 
 @pytest.mark.grades("next_frame")

@@ -54,6 +54,7 @@ def test_sequence_contract(generator):
     with unchanged(text, images, actions):
         got = token_world_model.interleave(text, images, actions, WORDS)
     assert isinstance(got, torch.Tensor), f"a {type(got).__name__} is returned, expected a tensor"
+    assert got.shape != (3, 26), "the text stands in the first step only: it stands in each"
     assert got.shape == (3, 30), (
         f"five steps of six tokens in three games have shape {tuple(got.shape)}, expected (3, 30)"
     )

@@ -92,6 +92,26 @@ HOW = {"dtype": torch.float32, "rtol": 1e-3}
 # --- the contract -----------------------------------------------------------------------------------------------------
 
 
+def test_options_of_the_world():
+    """d, heads and window reach each layer's attention; there are as many as n_layers says."""
+    for n_layers, window in ((1, 7), (3, 11)):
+        attentions = Opened(n_layers=n_layers, window=window).attentions
+        assert len(attentions) == n_layers, f"{len(attentions)} layers have attention, n_layers is {n_layers}"
+        for attention in attentions:
+            got = attention.qkv.in_features, attention.n_heads, attention.window
+            assert got == (D, HEADS, window), (
+                f"attention gets d, n_heads and window {got}, expected {(D, HEADS, window)}"
+            )
+    default = [m for m in token_world_model.TokenWorld(WORDS).modules() if isinstance(m, CausalSelfAttention)]
+    got = (
+        len(default),
+        *((default[0].qkv.in_features, default[0].n_heads, default[0].window) if default else ()),
+    )
+    assert got == (3, 96, 4, 44), (
+        f"by default layers, d, n_heads and window are {got}, expected (3, 96, 4, 44)"
+    )
+
+
 def test_world_contract(generator):
     """Output of logits at each token, and a Cache with a past per layer and the number of tokens."""
     opened, tokens = Opened(n_layers=3), sequence(2, 2, generator)
@@ -116,26 +136,6 @@ def test_what_the_world_keeps():
     world = Opened().world
     kept = getattr(world, "vocabulary", None)
     assert kept == WORDS, f"world.vocabulary is {kept}, expected the one that it was made with"
-
-
-def test_options_of_the_world():
-    """d, heads and window reach each layer's attention; there are as many as n_layers says."""
-    for n_layers, window in ((1, 7), (3, 11)):
-        attentions = Opened(n_layers=n_layers, window=window).attentions
-        assert len(attentions) == n_layers, f"{len(attentions)} layers have attention, n_layers is {n_layers}"
-        for attention in attentions:
-            got = attention.qkv.in_features, attention.n_heads, attention.window
-            assert got == (D, HEADS, window), (
-                f"attention gets d, n_heads and window {got}, expected {(D, HEADS, window)}"
-            )
-    default = [m for m in token_world_model.TokenWorld(WORDS).modules() if isinstance(m, CausalSelfAttention)]
-    got = (
-        len(default),
-        *((default[0].qkv.in_features, default[0].n_heads, default[0].window) if default else ()),
-    )
-    assert got == (3, 96, 4, 44), (
-        f"by default layers, d, n_heads and window are {got}, expected (3, 96, 4, 44)"
-    )
 
 
 def test_parts_of_the_world():
@@ -314,6 +314,40 @@ def test_reach_of_the_window(generator):
     )
 
 
+def test_places_of_later_parts(generator):
+    """The place in the step goes on where the cache ends, however many tokens the window forgot."""
+    opened, tokens = Opened(window=5), sequence(2, 5, generator)
+    _, cache = opened(tokens[:, :20])
+    opened(tokens[:, 20:23], cache)
+    x, past, position = opened.attentions[0].asked[-1]
+    assert past, "the cache is not handed on: a layer's attention gets no past"
+    assert position == 20, (
+        f"after 20 tokens the attention is told the position {position}: it goes on where the cache ends"
+    )
+    part = tokens[:, 20:23]
+    right = torch.arange(20, 23) % WORDS.step
+
+    def at(places):
+        return layer_norm(opened.embedded(part, places % WORDS.step))
+
+    mistakes = {
+        "the places begin anew in each part: they go on where the cache ends": at(torch.arange(3)),
+        "the places count from what the window has kept: from the start of the sequence they count": at(
+            torch.arange(5, 8)
+        ),
+        "the places are one too few": at(right - 1),
+        "the places are one too many": at(right + 1),
+        "all of a part get the place of its first token": at(right[:1].expand(3)),
+    }
+    assert_close(
+        x,
+        layer_norm(opened.embedded(part, right)),
+        what="what the first attention gets of a later part",
+        mistakes=mistakes,
+        **HOW,
+    )
+
+
 PARTS = [(1,) * 24, (6, 1, 5, 2, 10), (11, 13), (5, 19)]
 
 
@@ -343,36 +377,6 @@ def test_world_in_parts(sizes, window, generator):
         assert cache.position == at, f"the cache says {cache.position} tokens after {at}"
     hint = "read in parts, the world says something else than of the whole: does the place in the step go on where the cache ends?"
     assert_close(torch.cat(said, dim=1), whole, rtol=1e-4, atol=1e-4, what="logits of parts", hint=hint)
-
-
-def test_places_of_later_parts(generator):
-    """The place in the step goes on where the cache ends, however many tokens the window forgot."""
-    opened, tokens = Opened(window=5), sequence(2, 5, generator)
-    _, cache = opened(tokens[:, :20])
-    opened(tokens[:, 20:23], cache)
-    x, _, _ = opened.attentions[0].asked[-1]
-    part = tokens[:, 20:23]
-    right = torch.arange(20, 23) % WORDS.step
-
-    def at(places):
-        return layer_norm(opened.embedded(part, places % WORDS.step))
-
-    mistakes = {
-        "the places begin anew in each part: they go on where the cache ends": at(torch.arange(3)),
-        "the places count from what the window has kept: from the start of the sequence they count": at(
-            torch.arange(5, 8)
-        ),
-        "the places are one too few": at(right - 1),
-        "the places are one too many": at(right + 1),
-        "all of a part get the place of its first token": at(right[:1].expand(3)),
-    }
-    assert_close(
-        x,
-        layer_norm(opened.embedded(part, right)),
-        what="what the first attention gets of a later part",
-        mistakes=mistakes,
-        **HOW,
-    )
 
 
 def test_two_futures_of_one_cache(generator):
