@@ -220,13 +220,13 @@ def test_shares_of_draws(sampling):
         ).softmax(-1),
         "the temperature is ignored": logits.double().softmax(-1),
         "all indices are alike: the logits are ignored": torch.full((5,), 0.2, dtype=DOUBLE),
+        "the softmax is taken twice": (logits.double() / sampling.temperature).softmax(-1).softmax(-1),
         "the probabilities are divided by the temperature, not the logits": (
             logits.double().softmax(-1) / sampling.temperature
         ).softmax(-1),
         "the root of the temperature divides the logits": (
             logits.double() / sampling.temperature**0.5
         ).softmax(-1),
-        "the softmax is taken twice": (logits.double() / sampling.temperature).softmax(-1).softmax(-1),
         "the signs of the logits are turned": (-logits.double() / sampling.temperature).softmax(-1),
     }
     fits = [
