@@ -132,6 +132,26 @@ class Seeing(nn.Module):
 
 
 @pytest.mark.grades("watching")
+def test_two_policies_share_nothing():
+    """A policy is for one dream: another one begins with nothing seen, even while the first goes on."""
+    agent, tokenizer = Seeing(), Tokens()
+    a, b = torch.randint(9, (2, 3, 2, 5), generator=seeded(1))
+    first, second = module.watching(agent, tokenizer), module.watching(agent, tokenizer)
+    first(a[:, :1])
+    second(b)
+    assert torch.equal(agent.seen[-1][:, -1, 0, 0], 10.0 * b[:, -1, 0]), (
+        "a policy keeps the frames of another dream"
+    )
+    assert torch.equal(agent.seen[-1][:, 0, 0, 0], 10.0 * b[:, 0, 0]), (
+        "a policy keeps the frames of another dream"
+    )
+    first(a)
+    assert torch.equal(agent.seen[-1][:, -2, 0, 0], 10.0 * a[:, 0, 0]), (
+        "a policy keeps the frames of another dream"
+    )
+
+
+@pytest.mark.grades("watching")
 @pytest.mark.parametrize("n_first", [1, 3, 6])
 def test_watching(n_first):
     """The agent gets the last four decoded frames of each dream and says what comes of them; each image is decoded once."""
@@ -159,26 +179,6 @@ def test_watching(n_first):
         f"{counts} images are decoded in the calls: each is decoded once"
     )
     assert torch.equal(torch.cat(tokenizer.asked, dim=1), images), "other images are decoded"
-
-
-@pytest.mark.grades("watching")
-def test_two_policies_share_nothing():
-    """A policy is for one dream: another one begins with nothing seen, even while the first goes on."""
-    agent, tokenizer = Seeing(), Tokens()
-    a, b = torch.randint(9, (2, 3, 2, 5), generator=seeded(1))
-    first, second = module.watching(agent, tokenizer), module.watching(agent, tokenizer)
-    first(a[:, :1])
-    second(b)
-    assert torch.equal(agent.seen[-1][:, -1, 0, 0], 10.0 * b[:, -1, 0]), (
-        "a policy keeps the frames of another dream"
-    )
-    assert torch.equal(agent.seen[-1][:, 0, 0, 0], 10.0 * b[:, 0, 0]), (
-        "a policy keeps the frames of another dream"
-    )
-    first(a)
-    assert torch.equal(agent.seen[-1][:, -2, 0, 0], 10.0 * a[:, 0, 0]), (
-        "a policy keeps the frames of another dream"
-    )
 
 
 # --- returns ----------------------------------------------------------------------------------------------------------
@@ -287,6 +287,7 @@ def test_every_living_step_once_in_each_pass(n_epochs, n_parts):
         assert sorted(one) != [(b, t + 1) for b, t in living], (
             "the frames are one step late: those after the step"
         )
+        assert sorted(one) != [(b, t - 1) for b, t in living], "the frames are one step early"
         assert sorted(one) == living, "a pass does not take every step that is alive once"
         assert one != sorted(one, key=lambda row: (row[1], row[0])), "the rows come in the order of time"
     assert n_epochs == 1 or passes[0] != passes[1], "all passes take the rows in the same order"
@@ -299,22 +300,28 @@ def test_every_living_step_once_in_each_pass(n_epochs, n_parts):
 
 
 def step_by_hand(
-    dream, agent, *, alive=True, late=0, normalised=False, sign=1, clip=0.2, value_weight=0.5, entropy_weight=0.01, cut=0.5, baseline=True
+    dream, agent, *, alive=True, late=0, normalised=False, sign=1, clip=0.2, value_weight=0.5, entropy_weight=0.01, cut=0.5, baseline=True,
+    wrong_sign=False, values_before=False, greater=False, old=True,
 ):  # fmt: skip
     """The direction in which one update goes, row by row: the loss as it stands in the papers, its gradient cut to a norm."""
     agent = copy.deepcopy(agent)
-    windows, returns = recent_by_hand(frames_of(dream)), returns_by_hand(dream)
+    windows, returns = (
+        recent_by_hand(frames_of(dream)),
+        returns_by_hand(dream._replace(next_values=dream.values) if values_before else dream),
+    )
     rows = [(t, b) for t in range(T) for b in range(B) if dream.alive[t, b] or not alive]
     advantages = torch.stack([returns[t, b] - (dream.values[t, b] if baseline else 0) for t, b in rows])
+    advantages = -advantages if wrong_sign else advantages
     if normalised:
         advantages = (advantages - advantages.mean()) / advantages.std()
     logits, values = agent(torch.stack([windows[b, L - 1 + t + late] for t, b in rows]))
     losses = []
     for (t, b), row, value, advantage in zip(rows, logits, values, advantages, strict=True):
         p = row.double().softmax(0)
-        ratio = p[dream.actions[t, b]] / math.exp(dream.log_probs[t, b])
+        chosen = p[dream.actions[t, b]]
+        ratio = chosen / (math.exp(dream.log_probs[t, b]) if old else chosen.detach())
         bound = 1 + clip if advantage > 0 else 1 - clip
-        beyond = ratio > bound if advantage > 0 else ratio < bound
+        beyond = ratio > bound if (advantage > 0) != greater else ratio < bound
         gain = advantage * (bound if clip and beyond else ratio)
         entropy = -(p * p.log()).sum()
         losses.append(-gain + value_weight * (value - returns[t, b]) ** 2 - sign * entropy_weight * entropy)
@@ -338,6 +345,8 @@ def test_one_update_by_hand(options):
     changes = {
         "advantages are normalised": dict(normalised=True), "advantages lack the values: returns alone": dict(baseline=False),
         "steps that are not alive are learned from": dict(alive=False), "frames are one step late": dict(late=1),
+        "the advantages have the wrong sign": dict(wrong_sign=True), "the returns are made of the values before the steps": dict(values_before=True),
+        "the greater of the two gains is taken": dict(greater=True), "the ratio is 1: the log-probabilities of the dream are ignored": dict(old=False),
         "the entropy has the wrong sign": dict(sign=-1), "the clip is missing": dict(clip=0), "the gradient's norm is not cut to 0.5": dict(cut=0),
         "clip is ignored": dict(clip=0.2), "value_weight is ignored": dict(value_weight=0.5), "entropy_weight is ignored": dict(entropy_weight=0.01),
     }  # fmt: skip

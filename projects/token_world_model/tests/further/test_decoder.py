@@ -91,14 +91,14 @@ def test_noise_and_angles():
     )
     late = phi > 0.3
     noise = ((noisy - phi.cos()[:, None, None] * frames) / phi.sin()[:, None, None])[late]
+    assert (noise[:, 0, 0] * noise[:, 5, 5]).mean().abs() < 0.25, "pixels share their noise"
+    assert (noise[1:] * noise[:-1]).mean().abs() < 0.02, "frames share their noise"
     assert abs(noise.mean()) < 0.03, (
         f"the noise has mean {noise.mean():.3f}: is it x_φ = cos φ·x_0 + sin φ·noise?"
     )
     assert abs(noise.std() - 1) < 0.02, (
         f"the noise has deviation {noise.std():.3f}: is it x_φ = cos φ·x_0 + sin φ·noise?"
     )
-    assert (noise[:, 0, 0] * noise[:, 5, 5]).mean().abs() < 0.25, "pixels share their noise"
-    assert (noise[1:] * noise[:-1]).mean().abs() < 0.02, "frames share their noise"
 
 
 @pytest.mark.grades("decoder_loss")
@@ -120,15 +120,15 @@ def test_the_loss_is_that_of_v():
             frames.square().mean(),
         )
 
-    exact, _, _, _ = loss(1.0)
-    opposite, _, _, _ = loss(-1.0)
-    assert not opposite < 1e-9, "v has the wrong sign"
-    assert exact < 1e-9, f"a decoder whose v is exact has the loss {exact:.3g}, expected 0"
     nothing, v, noise, frame = loss(0.0)
     assert_close(
         nothing, v, rtol=1e-6, what="the loss of a decoder that says 0",
         mistakes={"the noise is the target, not v": noise, "the frame is the target, not v": frame, "a sum instead of a mean": v * frames.numel()},
     )  # fmt: skip
+    exact, _, _, _ = loss(1.0)
+    opposite, _, _, _ = loss(-1.0)
+    assert not opposite < 1e-9, "v has the wrong sign"
+    assert exact < 1e-9, f"a decoder whose v is exact has the loss {exact:.3g}, expected 0"
 
 
 # --- painting ---------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_a_frame_that_is_known_is_painted(n_steps):
     for noisy, phi, _ in decoder.asked:
         noise = (noisy - phi[0].cos() * frames) / phi[0].sin()
         assert (noise - first).abs().max() < 1e-3, (
-            "the noise is drawn anew on the way: DDIM keeps what v says of it"
+            "the noise changes on the way: DDIM draws none anew, and keeps what v says of it, sin φ·x + cos φ·v"
         )
     assert_close(painted, frames, rtol=1e-5, what=f"the frame that is painted in {n_steps} steps", hint="a known frame is not painted")  # fmt: skip
 
@@ -217,22 +217,27 @@ class Watched(nn.Module):
 def test_train_decoder(monkeypatch):
     """Random rows, frames beside their own means; a rate that falls from the one given to 0."""
     frames = torch.arange(30.0)[:, None, None].expand(30, 12, 12).clone()
-    means, seen = frames + 0.5, []
+    means, seen, g = frames + 0.5, [], seeded(1)
 
     def loss(decoder, frames, means, *, generator=None):
+        assert generator is g, "the generator is not handed on to the loss"
         seen.append((frames.clone(), means.clone()))
         decoder(frames, frames[:, 0, 0], means)
         return decoder.place * 1.0
 
     monkeypatch.setattr(module, "decoder_loss", loss)
     decoder, state = Watched(), torch.get_rng_state()
-    module.train_decoder(decoder, frames, means, 80, batch_size=12, learning_rate=0.03, generator=seeded(1))
+    module.train_decoder(decoder, frames, means, 80, batch_size=12, learning_rate=0.03, generator=g)
     assert torch.equal(torch.get_rng_state(), state), "random numbers are not drawn from the generator"
     assert len(seen) == 80, f"{len(seen)} updates, expected 80"
     assert {len(f) for f, _ in seen} == {12}, "batches of another size"
     assert all(torch.equal(f + 0.5, m) for f, m in seen), "frames are not beside their own means"
     counts = torch.cat([f for f, _ in seen])[:, 0, 0].long().bincount(minlength=30)
     assert counts.min() > 10, f"frames are not used alike: {counts.tolist()}"
+    grad = decoder.place.grad
+    assert grad is None or grad.abs() <= 1, (
+        f"after 80 updates the gradient is {grad}, expected 1: old ones add up"
+    )
     rates = [a - b for a, b in pairwise([*decoder.places, decoder.place.item()])]
     assert max(rates) == pytest.approx(0.03, rel=0.02), (
         f"the greatest rate is {max(rates):.3g}, expected 0.03"

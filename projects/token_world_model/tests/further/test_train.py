@@ -45,7 +45,7 @@ def test_collect_records_whole_episodes():
         "the first frame of the next game is recorded as the last one: the last one is in infos['final_obs']"
     )
     _, paddle = places(frames[:, :9])  # in the last frame the ball may hide it
-    for first, said in ((1, "early"), (-1, "late")):
+    for first, said in ((1, "late"), (-1, "early")):
         told = (paddle[:, 1:-1] + actions[:, 1 + first : 8 + first] - 1).clamp(0, 8)
         assert not torch.equal(paddle[:, 2:], told), f"the actions are aligned one step {said}"
     moved = (paddle[:, :-1] + actions[:, :8] - 1).clamp(0, 8)
@@ -213,7 +213,7 @@ def test_weights_come_back(networks, tmp_path, which):
     n_numbers = sum(v.numel() for n in before.values() for v in n.values())
     assert path.stat().st_size < 2.2 * n_numbers + 10_000, "the file is large"
     with safe_open(path, "pt") as file:
-        assert file.metadata()["seed"] == "7", f"the note is {file.metadata()}"
+        assert (file.metadata() or {}).get("seed") == "7", f"the note is {file.metadata()}"
     loaded = dict(zip(mine, (module.load_weights, module.load_coarse)[which](path), strict=True))
     for name, n in loaded.items():
         assert type(n) is type(mine[name]), f"the {name} is a {type(n).__name__}"

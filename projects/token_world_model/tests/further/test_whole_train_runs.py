@@ -115,15 +115,15 @@ def test_what_is_collected(no_score, monkeypatch):
         assert tokenizer is run.tokenizer, (
             "the agent plays with frames as they are, not with what the tokenizer makes of them"
         )
-        assert options["epsilon"] == 0.4, "epsilon is not handed on"
+        assert options.get("epsilon") == 0.4, "epsilon is not handed on"
         assert not options.get("greedy"), "the agent collects greedily: it would see less of the game"
     seeds = {options["seed"] for *_, options in asked}
     assert len(seeds) == 4, "the same games are played twice"
-    assert (run.replay.text == 2).sum() == 5, (
-        f"the texts that are kept are {run.replay.text.tolist()}: half of the games are windy"
-    )
     assert run.replay.frames.shape == (10, 10, 12, 12), (
         f"frames of {len(run.replay.frames)} episodes are kept, expected all 10"
+    )
+    assert (run.replay.text == 2).sum() == 5, (
+        f"the texts that are kept are {run.replay.text.tolist()}: half of the games are windy"
     )
     assert torch.equal(run.images, run.tokenizer.encode(run.replay.frames)), (
         "the tokens that are kept are not those of the frames"
@@ -194,18 +194,20 @@ def test_what_the_world_learns_from(no_score, monkeypatch):
 @pytest.mark.grades("train")
 def test_the_rate_of_the_world(no_score, monkeypatch):
     """It rises for 50 updates to the one given, falls to 0, and begins anew in the next round."""
-    rates = []
+    rates, grads = [], []
 
     class Watched(torch.optim.AdamW):
         def step(self, closure=None):
+            grads.append(self.param_groups[0]["params"][0].grad.abs().max().item())
             rates.append(self.param_groups[0]["lr"])
 
     monkeypatch.setattr(module, "AdamW", Watched, raising=False)
-    loss = lambda world, episodes, **options: next(world.parameters()).sum() * 0  # noqa: E731
+    loss = lambda world, episodes, **options: next(world.parameters()).sum() * 1e-6  # noqa: E731
     monkeypatch.setattr(module, "world_loss", loss, raising=False)
     module.train(tiny(((2, 200, 0), (2, 100, 0)), world_rate=0.02), seed=1)
     first, second = rates[:200], rates[200:]
     assert len(second) == 100, f"{len(rates)} updates of the world, expected 200 and 100"
+    assert max(grads) < 1.5e-6, "old gradients add up over the updates"
     peak = max(range(200), key=first.__getitem__)
     assert first[0] < 0.1 * 0.02, f"the rate begins with {first[0]:.3g}: it rises for 50 updates"
     assert 40 <= peak <= 55, f"the rate is greatest at update {peak}: it rises for 50 updates"
