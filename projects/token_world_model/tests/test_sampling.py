@@ -204,7 +204,7 @@ def test_temperature_0():
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
 @pytest.mark.parametrize(
-    "sampling", [PLAIN, Sampling(guidance=4.0), Sampling(temperature=2.5), Sampling(temperature=0.6)], ids=str
+    "sampling", [Sampling(temperature=2.5), PLAIN, Sampling(guidance=4.0), Sampling(temperature=0.6)], ids=str
 )
 def test_shares_of_draws(sampling):
     """softmax(logits/temperature), whatever the guidance says."""
@@ -229,10 +229,9 @@ def test_shares_of_draws(sampling):
         ).softmax(-1),
         "the signs of the logits are turned": (-logits.double() / sampling.temperature).softmax(-1),
     }
-    fits = [
-        said for said, q in others.items() if (shares - q).abs().max() < 0.015 and (p - q).abs().max() > 0.03
-    ]
-    hint = fits[0] if fits else "indices are not drawn from softmax(logits/temperature)"
+    off = {said: (shares - q).abs().max().item() for said, q in others.items() if (p - q).abs().max() > 0.03}
+    nearest = min(off, key=off.__getitem__)
+    hint = nearest if off[nearest] < 0.015 else "indices are not drawn from softmax(logits/temperature)"
     check_shares(got, p, N, f"indices 0 to 4 at {sampling}", hint)
 
 

@@ -86,6 +86,9 @@ def test_sequence_without_the_last_action():
         "the last image is lost: it has no action behind it, but it is read": torch.tensor(
             [[11, 3, 9, 16], [12, 8, 1, 14]]
         ),
+        "the actions stand behind the images that they lead to: each stands before": torch.tensor(
+            [[11, 3, 9, 13, 11, 4, 0], [12, 8, 1, 13, 12, 2, 7]]
+        ),
         "the actions stand before their images: images[:, 0] comes first, the action behind it leads on": torch.tensor(
             [[11, 3, 9, 11, 4, 0, 16], [12, 8, 1, 12, 2, 7, 14]]
         ),
