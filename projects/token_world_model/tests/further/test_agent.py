@@ -71,7 +71,9 @@ def test_agent_of_other_sizes():
     logits, values = agent(torch.rand(6, 4, 8, 8, generator=seeded(1)))
     assert (logits.shape, values.shape) == ((6, 5), (6,)), f"{tuple(logits.shape)}, {tuple(values.shape)}"
     (logits.square().sum() + values.square().sum()).backward()
-    assert all(p.grad.any() for p in agent.parameters()), "a parameter is without gradient"
+    assert all(p.grad is not None and p.grad.any() for p in agent.parameters()), (
+        "a parameter is without gradient"
+    )
 
 
 # --- what it sees -----------------------------------------------------------------------------------------------------
@@ -135,20 +137,13 @@ class Seeing(nn.Module):
 def test_two_policies_share_nothing():
     """A policy is for one dream: another one begins with nothing seen, even while the first goes on."""
     agent, tokenizer = Seeing(), Tokens()
-    a, b = torch.randint(9, (2, 3, 2, 5), generator=seeded(1))
+    a, b = torch.arange(6).reshape(3, 2)[..., None].expand(3, 2, 5), torch.full((3, 2, 5), 7)
     first, second = module.watching(agent, tokenizer), module.watching(agent, tokenizer)
     first(a[:, :1])
     second(b)
-    assert torch.equal(agent.seen[-1][:, -1, 0, 0], 10.0 * b[:, -1, 0]), (
-        "a policy keeps the frames of another dream"
-    )
-    assert torch.equal(agent.seen[-1][:, 0, 0, 0], 10.0 * b[:, 0, 0]), (
-        "a policy keeps the frames of another dream"
-    )
+    assert (agent.seen[-1] == 70).all(), "a policy keeps the frames of another dream"
     first(a)
-    assert torch.equal(agent.seen[-1][:, -2, 0, 0], 10.0 * a[:, 0, 0]), (
-        "a policy keeps the frames of another dream"
-    )
+    assert (agent.seen[-1] < 70).all(), "a policy keeps the frames of another dream"
 
 
 @pytest.mark.grades("watching")
@@ -320,8 +315,9 @@ def step_by_hand(
         p = row.double().softmax(0)
         chosen = p[dream.actions[t, b]]
         ratio = chosen / (math.exp(dream.log_probs[t, b]) if old else chosen.detach())
-        bound = 1 + clip if advantage > 0 else 1 - clip
-        beyond = ratio > bound if (advantage > 0) != greater else ratio < bound
+        from_above = (advantage > 0) != greater
+        bound = 1 + clip if from_above else 1 - clip
+        beyond = ratio > bound if from_above else ratio < bound
         gain = advantage * (bound if clip and beyond else ratio)
         entropy = -(p * p.log()).sum()
         losses.append(-gain + value_weight * (value - returns[t, b]) ** 2 - sign * entropy_weight * entropy)

@@ -58,7 +58,9 @@ def test_what_v_depends_on():
             assert off[1:3].min() > 1e-4, f"v does not depend on the {name}"
             assert off[[0, 3]].max() < 1e-5, f"v depends on the {name} of another row"
     decoder(*inputs).square().sum().backward()
-    assert all(p.grad.any() for p in decoder.parameters()), "a parameter is without gradient"
+    assert all(p.grad is not None and p.grad.any() for p in decoder.parameters()), (
+        "a parameter is without gradient"
+    )
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -91,8 +93,9 @@ def test_noise_and_angles():
     )
     late = phi > 0.3
     noise = ((noisy - phi.cos()[:, None, None] * frames) / phi.sin()[:, None, None])[late]
-    assert (noise[:, 0, 0] * noise[:, 5, 5]).mean().abs() < 0.25, "pixels share their noise"
-    assert (noise[1:] * noise[:-1]).mean().abs() < 0.02, "frames share their noise"
+    centred = noise - noise.mean()
+    assert (centred[1:] * centred[:-1]).mean().abs() < 0.25, "frames share their noise"
+    assert (centred[:, 0, 0] * centred[:, 5, 5]).mean().abs() < 0.25, "pixels share their noise"
     assert abs(noise.mean()) < 0.03, (
         f"the noise has mean {noise.mean():.3f}: is it x_φ = cos φ·x_0 + sin φ·noise?"
     )

@@ -52,9 +52,9 @@ def test_collect_records_whole_episodes():
     assert torch.equal(paddle[:, 1:], moved), "frames[:, t + 1] is not the game's answer to actions[:, t]"
     fresh = iter(actions.T.numpy())
     _, again, _, true_rewards, true_ends = played(40, seed=5, steps=lambda n, t: next(fresh))
+    assert torch.equal(frames, again), "the frames are not those of the calm game that the seed starts"
     assert torch.equal(rewards, true_rewards), "the rewards are not those of the game"
     assert torch.equal(ends, true_ends), "the ends are not those of the game"
-    assert torch.equal(frames, again), "the frames are not those of the game that the seed starts"
 
 
 @pytest.mark.grades("collect")
@@ -75,6 +75,11 @@ def test_who_acts():
         shares_of(None), torch.full((3,), 1 / 3), atol=0.03, what="shares of random actions", vacuous_ok="alike"
     )  # fmt: skip
     left = Told(50.0, 0.0, 0.0)
+    random = module.collect(400, left, epsilon=0.5, generator=seeded(2)).actions != 0
+    shares = random.float().mean(dim=0)
+    assert shares.max() - shares.min() < 0.3, (
+        f"one coin is thrown for all games: in the nine steps {shares.tolist()} of the actions are not the agent's"
+    )
     for epsilon, other in ((0.0, 0.0), (0.3, 0.1), (1.0, 1 / 3)):
         assert_close(
             shares_of(left, epsilon=epsilon), torch.tensor([1 - 2 * other, other, other]), atol=0.03, vacuous_ok="shares",

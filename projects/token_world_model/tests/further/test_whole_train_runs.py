@@ -470,12 +470,35 @@ def test_a_run_goes_on_where_it_stopped(no_score, monkeypatch, tmp_path):
     assert len(run.replay.frames) == 10, f"{len(run.replay.frames)} episodes after going on, expected 10"
     assert same(run, whole), "a run that was stopped ends otherwise"
     assert without_seconds(run.records) == without_seconds(whole.records), "its records are others"
-    seconds = [record["seconds"] for record in run.records]
-    assert seconds == sorted(seconds), "the clock starts again where a run goes on"
     monkeypatch.setattr(module, "collect", None)
     again = module.train(tiny(), seed=3, checkpoint=path)
     assert same(again, whole), "a complete run is not loaded"
     assert not again.tokenizer.training, "the tokenizer is not ready for use after going on: eval()"
+
+
+@pytest.mark.grades("train")
+def test_the_clock_goes_on(no_score, monkeypatch, tmp_path):
+    """Seconds go on from those of the file; the time in between does not count."""
+    clock, path, collect = types.SimpleNamespace(now=50.0), tmp_path / "run.pt", module.collect
+
+    def dreamt(*arguments, **options):
+        clock.now += 10
+        return core.imagine(*arguments, **options)
+
+    def stopping(n, agent, *arguments, **options):
+        if agent is not None and clock.now < 1000:
+            clock.now += 1000
+            raise KeyboardInterrupt
+        return collect(n, agent, *arguments, **options)
+
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: clock.now), raising=False)
+    monkeypatch.setattr(module, "imagine", dreamt, raising=False)
+    monkeypatch.setattr(module, "collect", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        module.train(tiny(), checkpoint=path)
+    seconds = [record["seconds"] for record in module.train(tiny(), checkpoint=path).records]
+    assert seconds != [10, 20], "the clock starts again where a run goes on"
+    assert seconds == [10, 30], f"seconds {seconds}, expected [10, 30] of three dreams of 10 s"
 
 
 @pytest.mark.grades("train")
