@@ -76,7 +76,7 @@ class CausalSelfAttention(nn.Module):
 
 
 class TokenWorld(nn.Module):
-    """A transformer over the tokens of a game: embeddings of token and place in the step, layers, LayerNorm, three Linear heads.
+    """A transformer over a game's tokens: nn.Embedding of token and place in the step, layers, nn.LayerNorm, three nn.Linear heads.
 
     A layer adds CausalSelfAttention(LayerNorm(x)) to x, then an MLP of LayerNorm(x) with 4·d hidden numbers. `vocabulary` is kept.
     """
@@ -109,10 +109,10 @@ class TokenWorld(nn.Module):
 
 
 def world_loss(world: TokenWorld, episodes: Episodes, *, drop_text: float = 0.1, generator: Generator | None = None) -> Tensor:  # fmt: skip
-    """Return the three means of the module's formula, added: one over all image tokens, two over all actions.
+    """Return the three means of the module's formula, added, in the logits' dtype: one over all image tokens, two over all actions.
 
-    Of a reward the sign counts. With probability `drop_text` an episode gets text 0 instead of its own, so that one network
-    learns both sides of the guidance.
+    The world is called once. Of a reward the sign counts. With probability `drop_text` an episode gets text 0 instead of its own,
+    so that one network learns both sides of the guidance.
     """
     vocabulary, (text, images, actions, rewards, ends) = world.vocabulary, episodes
     text = text * (torch.rand(len(text), generator=generator) >= drop_text).to(text)

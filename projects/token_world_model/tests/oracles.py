@@ -117,6 +117,8 @@ def attend(x, qkv, out, n_heads, window, *, wrong=""):
     mixed = torch.cat(heads, dim=-1)
     if wrong == "heads put together interleaved":
         mixed = torch.stack(heads, dim=-1).flatten(2)
+    if wrong == "heads and time mixed up":
+        mixed = torch.stack(heads, dim=1).reshape(mixed.shape)
     return mixed if wrong == "no out" else mixed @ out_weight.T + out_bias
 
 

@@ -13,6 +13,7 @@ WRONG = {
     "the scores are scaled by the root of d: each head has d/n_heads numbers": "scale of d",
     "the heads take every n_heads-th number: each takes d/n_heads that follow one another": "heads interleaved",
     "the heads' results are put together in another order than they were taken apart": "heads put together interleaved",
+    "the heads' results are not put side by side: exchange heads and time before they are joined": "heads and time mixed up",
     "queries and keys are exchanged: queries come first": "query and key exchanged",
     "keys and values are exchanged: queries, keys, values is the order": "key and value exchanged",
     "queries and keys are not rotated": "no rotation",
@@ -50,16 +51,21 @@ def by_hand(made, x, n_heads, window, wrong=""):
     return attend(x, *pairs, n_heads, window, wrong=wrong)
 
 
-def in_parts(made, x, sizes, start=0):
-    """What the layer says of x when it reads it in parts; the pasts between them."""
+def in_parts(made, x, sizes, start=0, *, moved=True):
+    """What the layer says of x when it reads it in parts; the pasts between them. Unless `moved`, it is told `start` each time."""
     said, pasts, past, at = [], [], None, 0
     for size in sizes:
-        part, past = made(x[:, at : at + size], past, start + at)
+        part, past = made(x[:, at : at + size], past, start + at * moved)
         said.append(part)
         pasts.append(past)
         at += size
     assert at == x.shape[1], "defect in the test: the parts are not the whole"
     return torch.cat(said, dim=1), pasts
+
+
+def unless_right(mistaken, right):
+    """The value of a mistake, or None where it changes nothing."""
+    return None if torch.allclose(mistaken, right.float(), atol=1e-4) else mistaken
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
@@ -105,14 +111,21 @@ def test_nothing_ahead(generator):
     changed = x.clone()
     changed[:, 6] += 1
     with torch.no_grad():
-        differs = (made(x)[0] != made(changed)[0]).any(-1).all(0)[:6]
-    moved = differs.nonzero()[:, 0].tolist()
+        got = made(x)[0]
+        differs = (got != made(changed)[0]).any(-1).all(0)[:6]
+        moved = differs.nonzero()[:, 0].tolist()
+        if not moved:
+            return
+        mixed_up = by_hand(made, x, 3, 20, "heads and time mixed up")
+    assert not torch.allclose(got, mixed_up.float(), atol=1e-4), (
+        "the heads' results are not put side by side: exchange heads and time before they are joined"
+    )
     hint = {
         1: "the next position is seen: the mask is off by one",
         6: "later positions are seen: the mask is missing",
     }
     hint = hint.get(len(moved), "later positions are seen")
-    assert not moved, f"{hint}; a change at position 6 changes what comes of the positions {moved}"
+    raise AssertionError(f"{hint}; a change at position 6 changes what comes of the positions {moved}")
 
 
 def test_window_of_one(generator):
@@ -180,7 +193,9 @@ def test_large_scores(generator):
     made, x = layer(), 20 * normal(2, 7, 12, generator=generator)
     with torch.no_grad():
         got = made(x)[0]
-    assert got.isfinite().all(), "large scores overflow in the softmax: subtract the greatest first"
+    assert got.isfinite().all(), (
+        "large scores overflow in the softmax: subtract the greatest of those that are seen first"
+    )
     assert_close(
         got, by_hand(made, x, 3, 4), dtype=torch.float32, rtol=1e-3, what="attention with large scores"
     )
@@ -236,17 +251,15 @@ def test_attention_in_parts(sizes, window, generator):
     with torch.no_grad():
         whole = by_hand(made, x, 3, window)
         got, pasts = in_parts(made, x, sizes)
-        late, past, mistakes = [], None, {}
-        at = 0
-        for size in sizes:  # what comes of positions that begin anew in each part
-            part, past = made(x[:, at : at + size], past, 0)
-            late.append(part)
-            at += size
-        forgetful = torch.cat([made(part)[0] for part in x.split(sizes, dim=1)], dim=1)
-    mistakes["the past is ignored: keys and values before the part are seen as well"] = forgetful
-    if not torch.allclose(torch.cat(late, dim=1), whole.float(), atol=1e-4):
-        mistakes["the position is ignored: those of a later part go on from there"] = torch.cat(late, dim=1)
-    hint = "read in parts, attention is not what it is of the whole: which past positions are kept, and in which order?"
+    mistakes = {
+        "the past is ignored: keys and values before the part are seen as well": lambda: torch.cat(
+            [made(part)[0] for part in x.split(sizes, dim=1)], dim=1
+        ),
+        "the position is ignored: those of a later part go on from there": lambda: unless_right(
+            in_parts(made, x, sizes, moved=False)[0], whole
+        ),
+    }
+    hint = "read in parts, attention is not what it is of the whole: which past positions are kept, in which order, and is each key rotated once?"
     assert_close(
         got, whole, dtype=torch.float32, rtol=1e-4, what="attention in parts", mistakes=mistakes, hint=hint
     )

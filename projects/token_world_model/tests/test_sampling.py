@@ -87,6 +87,9 @@ def test_top_k_by_hand(k):
         "one too few is kept: k are": torch.where(ranks < k - 1, logits, -torch.inf),
         "what is cut becomes 0: a logit of 0 is no -inf": torch.where(ranks < k, logits, 0.0),
         "what is cut gets a large negative number, not -inf": torch.where(ranks < k, logits, -1e9),
+        "what is cut gets the least number that there is, not -inf": torch.where(
+            ranks < k, logits, torch.finfo(torch.float32).min
+        ),
         "the first k are kept, not the greatest": torch.where(torch.arange(5) < k, logits, -torch.inf),
         "log-probabilities are returned: the logits keep their values": torch.where(
             ranks < k, log_p, -torch.inf

@@ -219,7 +219,7 @@ def test_rotation_by_hand():
         "the turn goes the other way: a·cos - b·sin, a·sin + b·cos": torch.tensor(
             [turned(p, -1) for p in (3, 5)]
         ),
-        "the base is 10000, as in the paper: it is 100 here": torch.tensor(
+        "the base is 10000, or the exponent is doubled: 100^(-2i/d) turns pair i": torch.tensor(
             [turned(p, base=100.0) for p in (3, 5)]
         ),
         "the exponent is -i/d: it is -2i/d": torch.tensor([turned(p, base=10**0.5) for p in (3, 5)]),
