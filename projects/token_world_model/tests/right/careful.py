@@ -81,6 +81,8 @@ class CausalSelfAttention(nn.Module):
         if past is not None:  # keys are kept as they were before the turn
             old_key, old_value = past
             n_past = old_key.size(2)
+            if n_past > position:
+                raise ValueError(f"a past of {n_past} positions cannot stand before position {position}")
             key = torch.cat((old_key, key), dim=2)
             value = torch.cat((old_value, value), dim=2)
             key_positions = torch.arange(position - n_past, position + length, device=x.device)

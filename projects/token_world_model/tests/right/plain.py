@@ -106,8 +106,8 @@ class TokenWorld(nn.Module):
             past = None if cache is None else cache.layers[i]
             y, kept = getattr(self, f"attention{i}")(getattr(self, f"norm_a{i}")(x), past, position)
             x = x + y
-            z = torch.tanh(getattr(self, f"one{i}")(getattr(self, f"norm_b{i}")(x)))
-            x = x + getattr(self, f"two{i}")(z)
+            z = torch.relu_(getattr(self, f"one{i}")(getattr(self, f"norm_b{i}")(x)))
+            x = getattr(self, f"two{i}")(z).add_(x)
             layers = (*layers, kept)
         x = self.last(x)
         return Output(self.to_image(x), self.to_reward(x), self.to_end(x)), Cache(
