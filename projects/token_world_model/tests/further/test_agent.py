@@ -46,6 +46,8 @@ def test_all_actions_are_alike_at_first():
             logits, values = agent(other)
             assert (logits - plain[:, :3]).abs().amax(1).min() > 1e-4, f"the policy does not see frame {t}"
             assert (values - plain[:, 3]).abs().min() > 1e-5, f"the value does not see frame {t}"
+        logits, values = agent(frames)
+        assert (logits - values[:, None]).abs().amax(0).min() > 1e-5, "the value is the logit of an action"
         logits, _ = agent(frames.flip(1))
     assert (logits - plain[:, :3]).abs().amax(1).min() > 1e-4, "the order of the frames makes no difference"
 
