@@ -51,6 +51,7 @@ class Played:
                 sampling=sampling,
                 generator=seeded(seed),
             )
+        self.left_on = torch.is_grad_enabled()
         assert isinstance(self.dream, Dream), f"a {type(self.dream).__name__} is returned, expected a Dream"
         shape = tuple(self.dream.actions.shape)
         assert shape == (horizon, n), (
@@ -107,7 +108,8 @@ def test_dream_contract(played):
 
 def test_dream_keeps_no_gradients(played):
     """No column leads back to the policy or the world."""
-    assert torch.is_grad_enabled(), "imagine switches gradients off and leaves them off for what comes after"
+    assert played.world.training, "the world is left in eval mode"
+    assert played.left_on, "imagine switches gradients off and leaves them off for what comes after"
     for name, column in played.dream._asdict().items():
         assert not column.requires_grad, f"{name} keeps gradients: a dream is data"
 
@@ -173,11 +175,17 @@ def test_actions_are_read(played):
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(temperature=0.0), Sampling(2.0, 0.0), Sampling(0.0, 0.0), Sampling(4.0, 0.0)],
+    [
+        Sampling(temperature=0.0),
+        Sampling(2.0, 0.0),
+        Sampling(0.0, 0.0),
+        Sampling(4.0, 0.0),
+        Sampling(2.0, k=1),
+    ],
     ids=str,
 )
 def test_images(sampling):
-    """At temperature 0 each image is what the tables say is likeliest, with guidance of both texts."""
+    """At temperature 0, or with k = 1, each image is what the tables say is likeliest, with guidance of both texts."""
     played = Played(sampling=sampling, horizon=5, n=10)
     with_text, without = (played.told(text)[0] for text in (played.text, 0 * played.text))
     got, guidance = played.dream.images[:, 3:], sampling.guidance
@@ -275,8 +283,10 @@ def test_values(played):
     assert_close(played.dream.next_values, after, what="next_values", mistakes=mistakes, **how)
 
 
-def test_log_probs(played):
-    """log π of the action that was drawn, of the policy's logits before the step."""
+@pytest.mark.parametrize("sampling", [PLAIN, Sampling(temperature=0.5)], ids=str)
+def test_log_probs(sampling):
+    """log π of the action that was drawn, of the policy's logits before the step; sampling is for the images alone."""
+    played = Played(sampling=sampling)
     logits = played.asked()[0].double()
     log_p = logits - logits.logsumexp(-1, keepdim=True)
     taken = played.dream.actions[..., None]
@@ -295,6 +305,11 @@ def test_log_probs(played):
         ],
         "these are log-probabilities of the next step's action": log_p.gather(-1, taken.roll(-1, 0))[..., 0],
         "the sign is turned: log-probabilities are negative": -expected,
+        "sampling's temperature divides the policy's logits: it is for the images alone": (
+            logits / sampling.temperature
+        )
+        .log_softmax(-1)
+        .gather(-1, taken)[..., 0],
     }
     assert_close(
         played.dream.log_probs,
@@ -488,9 +503,24 @@ def test_dreams_know_nothing_of_each_other():
         )
 
 
-@pytest.mark.parametrize("n_frames", [1, 4])
+def test_two_beginnings():
+    """A second call in one world begins where its own images end."""
+    world, greedy = Table(loud=True), Sampling(temperature=0.0)
+    for seed in (1, 2):
+        text, first, between = pieces(4, 2, seeded(seed), last_action=False)
+        dream = token_world_model.imagine(
+            world, Constant(ACTIONS), text, first, between, horizon=1, sampling=greedy, generator=seeded(2)
+        )
+        image, _, _ = world.by_hand(text, dream.images, torch.cat([between, dream.actions.T], dim=1))
+        hint = "a dream does not go on from its own beginning: the cache of the call before is kept"
+        assert_close(
+            dream.images[:, 2], image[:, 2].argmax(-1), what=f"image of dream {seed} of one world", hint=hint
+        )
+
+
+@pytest.mark.parametrize("n_frames", [1, 6])
 def test_other_beginnings(n_frames):
-    """One real frame and no action, or four: rewards follow from the whole."""
+    """One real frame and no action, or six: rewards follow from the whole."""
     played = Played(n=3, horizon=4, n_frames=n_frames, seed=3)
     _, rewards, ends = played.told()
     assert_close(played.dream.rewards, rewards, what=f"rewards after {n_frames} frames", vacuous_ok=FOLLOWS)

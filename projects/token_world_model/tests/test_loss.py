@@ -132,6 +132,7 @@ def test_loss_contract(n, n_steps, generator):
     assert isinstance(loss, torch.Tensor), f"a {type(loss).__name__} is returned, expected a tensor"
     assert loss.shape == (), f"the loss has shape {tuple(loss.shape)}: it is one number"
     assert loss.dtype == torch.float32, f"the loss is {loss.dtype}, expected float32"
+    assert world.training, "the world is left in eval mode"
     gradients(loss, (world.weight,))
 
 
@@ -219,7 +220,8 @@ def test_sign_of_the_reward(generator):
     world, data = Table(), episodes(3, 4, generator)
     size = torch.tensor([[7.0, -0.5, 0.25], [0.0, -20.0, 1.0], [0.25, 0.0, -1.0]])
     data = data._replace(rewards=size)
-    got = token_world_model.world_loss(world, data, drop_text=0.0)
+    with unchanged(*data):
+        got = token_world_model.world_loss(world, data, drop_text=0.0)
     expected = Parts(world, data).total()
     mistakes = mistakes_of(world, data)
     assert_close(
@@ -274,8 +276,8 @@ def test_gradient_of_the_loss(generator):
 
 
 def texts_read(data, *, drop_text=None, generator=None):
-    """The texts that the world reads, (B, T), and its loss."""
-    world = Table()
+    """The texts that the world reads, (B, T), and its loss; it evaluates, which changes nothing."""
+    world = Table().eval()
     options = {} if drop_text is None else {"drop_text": drop_text}
     loss = token_world_model.world_loss(world, data, generator=generator, **options)
     read = torch.cat(world.read)
@@ -347,6 +349,19 @@ def test_share_of_dropped_texts(drop_text, generator):
     assert_close(
         loss, right, dtype=torch.float32, rtol=1e-4, what="loss where texts are dropped", mistakes=mistakes
     )
+
+
+def test_texts_are_dropped_apart(generator):
+    """Each has a chance of its own: of two with drop_text 1/2 now both go, now one, now none."""
+    data, source = episodes(2, 2, generator), seeded(6)
+    gone = [(texts_read(data, drop_text=0.5, generator=source)[0][:, 0] == 0).sum().item() for _ in range(60)]
+    assert set(gone) == {0, 1, 2}, (
+        f"of two texts with drop_text 0.5 {sorted(set(gone))} go in sixty calls, expected 0, 1 and 2"
+    )
+    data = episodes(1, 2, generator)
+    gone = [texts_read(data, drop_text=0.5, generator=source)[0][0, 0].item() == 0 for _ in range(40)]
+    assert any(gone), "the text of a single episode is never dropped"
+    assert not all(gone), "the text of a single episode is always dropped"
 
 
 def test_generator_of_the_loss(generator):

@@ -68,6 +68,22 @@ def test_guidance_of_batches(generator):
         )
 
 
+@pytest.mark.grades("guide")
+def test_gradients_of_guidance(generator):
+    """Both logits have a share of it."""
+    both = [normal(2, 3, generator=generator).requires_grad_() for _ in range(2)]
+    got = gradients(token_world_model.guide(*both, 3.0).sum(), both)
+    for name, mine, right in zip(("with", "without"), got, (3.0, -2.0), strict=True):
+        hint = f"the logits {name} text are detached from what is returned"
+        assert_close(
+            mine,
+            torch.full((2, 3), right),
+            what=f"gradient of the logits {name} text",
+            hint=hint,
+            vacuous_ok="the formula is linear",
+        )
+
+
 # --- top_k ------------------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +159,7 @@ def test_top_k_of_batches(generator):
 def test_k_outside(k):
     """Fewer than one or more than there are."""
     with expect_error(ValueError, otherwise=f"k = {k} of 5 logits is accepted: it is in 1..5"):
-        token_world_model.top_k(torch.tensor([LOGITS]), k)
+        token_world_model.top_k(torch.tensor([LOGITS, LOGITS]), k)
 
 
 @pytest.mark.grades("top_k")
@@ -207,7 +223,7 @@ def test_temperature_0():
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
 @pytest.mark.parametrize(
-    "sampling", [Sampling(temperature=2.5), PLAIN, Sampling(guidance=4.0), Sampling(temperature=0.6)], ids=str
+    "sampling", [Sampling(temperature=2.5), PLAIN, Sampling(guidance=4.0), Sampling(temperature=0.3)], ids=str
 )
 def test_shares_of_draws(sampling):
     """softmax(logits/temperature), whatever the guidance says."""
@@ -255,7 +271,15 @@ def test_small_temperature():
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
 @pytest.mark.parametrize(
-    "sampling", [Sampling(k=2), Sampling(k=3, temperature=2.0), Sampling(k=1), Sampling(k=5)], ids=str
+    "sampling",
+    [
+        Sampling(k=2),
+        Sampling(k=3, temperature=2.0),
+        Sampling(k=3, temperature=0.5),
+        Sampling(k=1),
+        Sampling(k=5),
+    ],
+    ids=str,
 )
 def test_draws_among_the_greatest(sampling):
     """The k greatest, in their proportions; the others never."""
@@ -321,25 +345,25 @@ def test_rows_are_drawn_apart():
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
 def test_negative_temperature():
-    """It is refused."""
-    with expect_error(
-        ValueError, otherwise="a temperature of -1 is accepted: it would draw the least likely"
-    ):
-        token_world_model.draw(torch.tensor([LOGITS]), Sampling(temperature=-1.0))
+    """It is refused, however small, with a k too."""
+    for sampling in (Sampling(temperature=-1.0), Sampling(temperature=-0.1), Sampling(temperature=-1.0, k=2)):
+        with expect_error(ValueError, otherwise=f"{sampling} is accepted: it would draw the least likely"):
+            token_world_model.draw(torch.tensor([LOGITS]), sampling)
 
 
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
-def test_generator_of_draws():
+@pytest.mark.parametrize("sampling", [PLAIN, Sampling(temperature=2.0), Sampling(k=3)], ids=str)
+def test_generator_of_draws(sampling):
     """Draws come from it: same seed, same indices; another seed, others; torch's own generator stays. It moves on."""
     logits = torch.tensor(LOGITS).expand(300, -1)
     with torch.random.fork_rng():
         state = torch.get_rng_state()
-        one, other = (token_world_model.draw(logits, generator=seeded(s)) for s in (1, 2))
+        one, other = (token_world_model.draw(logits, sampling, generator=seeded(s)) for s in (1, 2))
         moved = not torch.equal(torch.get_rng_state(), state)
         torch.manual_seed(5)
-        again = token_world_model.draw(logits, generator=seeded(1))
-        free = [token_world_model.draw(logits) for _ in range(2)]
+        again = token_world_model.draw(logits, sampling, generator=seeded(1))
+        free = [token_world_model.draw(logits, sampling) for _ in range(2)]
     same = torch.equal(one, again)
     assert same, "indices are not drawn from the generator that is passed: the same seed gives others"
     assert not moved, "torch's global generator has moved: draw from the one that is passed"
@@ -348,7 +372,7 @@ def test_generator_of_draws():
     differ = not torch.equal(*free)
     assert differ, "without a generator all draws are the same"
     source = seeded(4)
-    one, other = (token_world_model.draw(logits, generator=source) for _ in range(2))
+    one, other = (token_world_model.draw(logits, sampling, generator=source) for _ in range(2))
     differ = not torch.equal(one, other)
     assert differ, "two draws from one generator are the same: it is to move on"
 
@@ -408,11 +432,13 @@ frame_test = pytest.mark.usefixtures("all_lent")
 def test_frame_contract(guidance):
     """Image (B, N) int64, logits (B, 3) and (B, 2), a cache; inputs stay as they are; no gradients."""
     asked = Asked(Sampling(guidance=guidance))
+    told = [] if guidance == 1 else [asked.sampling]  # PLAIN is the default
     kept = [part for past in asked.cache.layers for part in past]
     with unchanged(asked.text, asked.action, *kept):
         answer = token_world_model.next_frame(
-            asked.world, asked.text, asked.action, asked.cache, asked.sampling, generator=seeded()
+            asked.world, asked.text, asked.action, asked.cache, *told, generator=seeded()
         )
+    assert asked.world.training, "the world is left in eval mode"
     assert torch.is_grad_enabled(), (
         "next_frame switches gradients off and leaves them off for what comes after"
     )
@@ -630,7 +656,8 @@ def test_tokens_are_drawn(sampling):
     _, cache = world(torch.full((n, 1), WORDS.n_codes))
     cache = cache._replace(position=WORDS.step - 1)
     text, actions = torch.ones(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64)
-    frame, *_ = token_world_model.next_frame(world, text, actions, cache, sampling, generator=seeded(5))
+    told = [] if sampling == PLAIN else [sampling]  # PLAIN is the default
+    frame, *_ = token_world_model.next_frame(world, text, actions, cache, *told, generator=seeded(5))
     logits = p.log() if sampling.k is None else top_k(p.log(), sampling.k)
     q = (logits / sampling.temperature).softmax(-1)
     if sampling != PLAIN:
@@ -659,29 +686,32 @@ def test_tokens_are_drawn(sampling):
 
 @pytest.mark.grades("next_frame")
 @frame_test
-def test_guided_tokens_are_drawn():
-    """With guidance 3: the softmax of the mixed logits, to the last token."""
-    asked, n = Asked(Sampling(guidance=3.0), n=1), 600
-    again = Asked(asked.sampling, n=1, rows=[0] * n)
+@pytest.mark.parametrize("sampling", [Sampling(3.0), Sampling(2.0, 0.5), Sampling(4.0, 2.0, 3)], ids=str)
+def test_guided_tokens_are_drawn(sampling):
+    """From the mixed logits, as `sampling` says."""
+    asked, n = Asked(sampling, n=1, seed=1), 600
+    again = Asked(sampling, n=1, seed=1, rows=[0] * n)
     frames = torch.zeros(1, WORDS.n_image, dtype=torch.int64)
     with_text, without = (
         asked.logits(frame=frames, text=t)[0][0, 0].double() for t in (asked.text, 0 * asked.text)
     )
-    p = guide(with_text, without, 3.0).softmax(-1)
-    hint = "the tokens are not drawn from the softmax of the mixed logits"
+    mixed = guide(with_text, without, sampling.guidance)
+    p = (top_k(mixed, sampling.k or len(mixed)) / sampling.temperature).softmax(-1)
+    hint = "the tokens are not drawn from the mixed logits, which k cuts and the temperature divides"
     check_shares(again.answer[0][:, 0], p, n, "codes of the first token", hint)
 
 
 @pytest.mark.grades("next_frame")
 @frame_test
-def test_generator_of_a_frame():
+@pytest.mark.parametrize("sampling", [PLAIN, Sampling(guidance=2.0), Sampling(k=3)], ids=str)
+def test_generator_of_a_frame(sampling):
     """All draws come from it: same seed, same image; torch's own generator stays."""
     with torch.random.fork_rng():
         state = torch.get_rng_state()
-        one, other = (Asked(PLAIN, n=60, generator=seeded(s)).answer[0] for s in (1, 2))
+        one, other = (Asked(sampling, n=60, generator=seeded(s)).answer[0] for s in (1, 2))
         moved = not torch.equal(torch.get_rng_state(), state)
         torch.manual_seed(4)
-        again = Asked(PLAIN, n=60, generator=seeded(1)).answer[0]
+        again = Asked(sampling, n=60, generator=seeded(1)).answer[0]
     same = torch.equal(one, again)
     assert same, "the tokens are not drawn from the generator that is passed: the same seed gives others"
     assert not moved, "torch's global generator has moved: draw from the one that is passed"

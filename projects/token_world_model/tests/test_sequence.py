@@ -163,21 +163,19 @@ def test_shapes_that_do_not_fit(shapes):
 
 
 @pytest.mark.grades("interleave")
-@pytest.mark.parametrize("bad", [-1, "size"])
+@pytest.mark.parametrize("place", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize("last_action", [True, False], ids=["with the last action", "without"])
 @pytest.mark.parametrize("which", ["text", "image", "action"])
-def test_unknown_tokens(which, bad):
+def test_unknown_tokens(which, last_action, place):
     """A text, code or action that the vocabulary does not have would become another token: it is refused."""
-    text, images, actions = (
-        torch.tensor([1, 2]),
-        torch.ones(2, 2, 2, dtype=torch.int64),
-        torch.tensor([[1, 2], [0, 3]]),
-    )
     size = {"text": 3, "image": 10, "action": 4}[which]
-    target = {"text": text, "image": images, "action": actions}[which]
-    target.flatten()[-1:].fill_(size if bad == "size" else bad)
-    otherwise = f"{which} {size if bad == 'size' else bad} of a vocabulary with {size} is accepted: it becomes another token"
-    with expect_error(ValueError, otherwise=otherwise):
-        token_world_model.interleave(text, images, actions, SMALL)
+    for bad in (-1, size):
+        text, images = torch.tensor([1, 2]), torch.ones(2, 2, 2, dtype=torch.int64)
+        actions = torch.tensor([[1, 2], [0, 3]])[:, : 1 + last_action].contiguous()
+        {"text": text, "image": images, "action": actions}[which].view(-1)[place] = bad
+        otherwise = f"{which} {bad} of a vocabulary with {size} is accepted: it becomes another token"
+        with expect_error(ValueError, otherwise=otherwise):
+            token_world_model.interleave(text, images, actions, SMALL)
 
 
 # --- rotate -----------------------------------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ def test_parts_of_the_world():
     assert opened.places is not None, f"there is no Embedding of the {WORDS.step} places of a step"
     for n, what in ((WORDS.n_codes, "the next code"), (3, "reward"), (2, "end")):
         assert opened.heads[n], f"there is no Linear head of {n} logits for {what}"
+        assert opened.heads[n][-1].bias is not None, f"the head for {what} has no bias: nn.Linear has one"
     wide = [
         tuple(p.shape)
         for p in opened.world.parameters()
@@ -277,6 +278,17 @@ def test_heads_are_asked(generator):
         )
 
 
+def test_norms_are_different():
+    """Two LayerNorms in each layer and a last one, none of them used twice."""
+    opened = Opened(n_layers=3)
+    modules = list(opened.world.modules())
+    biases = {id(m.bias) for m in modules if isinstance(m, nn.Linear)}
+    vectors = [p for p in opened.world.parameters() if p.shape == (D,) and id(p) not in biases]
+    assert len(vectors) == 14, (
+        f"three layers have {len(vectors)} vectors of LayerNorms, expected 14, weight and bias of two a layer and a last one: is one used twice?"
+    )
+
+
 def test_layers_are_different(generator):
     """Three layers have three attentions and three MLPs of their own."""
     opened = Opened(n_layers=3)
@@ -360,7 +372,7 @@ PARTS = [(1,) * 24, (6, 1, 5, 2, 10), (11, 13), (5, 19)]
 )
 def test_world_in_parts(sizes, window, generator):
     """With a cache it says what it says of the whole: token by token, in unequal parts, when the window has slid far."""
-    opened, tokens = Opened(window=window), sequence(2, 4, generator)
+    opened, tokens = Opened(n_layers=3, window=window), sequence(2, 4, generator)
     whole = stack(opened(tokens)[0])
     said, cache, at = [], None, 0
     for size in sizes:
@@ -371,10 +383,10 @@ def test_world_in_parts(sizes, window, generator):
         if at:
             assert None not in pasts, "the cache is not handed on: a layer's attention gets no past"
             kept = min(at, window)
-            assert pasts == [kept, kept], (
+            assert pasts == 3 * [kept], (
                 f"after {at} tokens the attentions get pasts of {pasts} positions, expected {kept}"
             )
-        assert positions == [at, at], (
+        assert positions == 3 * [at], (
             f"after {at} tokens the attentions are told the positions {positions}: they go on where the cache ends"
         )
         at += size
