@@ -455,6 +455,8 @@ def test_futures(monkeypatch):
 
     def dreams(column_of):
         def told(world, tokenizer, real, *, first, n_steps, text=None, sampling=PLAIN, generator=None):
+            assert isinstance(tokenizer, Columns), "the tokenizer is not handed on"
+            assert generator is not None, "the dreams are not drawn by the generator of the seed"
             asked.append((world, real, first, n_steps, text, sampling))
             columns = column_of(real, n_steps, generator)
             return columns[..., None].expand(*columns.shape, 9)
@@ -519,6 +521,8 @@ def test_gusts(monkeypatch):
         return Replay(*played(n, text=text, seed=seed))
 
     def told(world, tokenizer, real, *, first, n_steps, text=None, sampling=PLAIN, generator=None):
+        assert isinstance(tokenizer, Columns), "the tokenizer is not handed on"
+        assert generator is not None, "the dreams are not drawn by the generator of the seed"
         asked.append((world, first, n_steps, text, sampling))
         column = columns_of(real)
         free = (column > 0) & (column < 9)
