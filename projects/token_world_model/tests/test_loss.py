@@ -132,7 +132,6 @@ def test_loss_contract(n, n_steps, generator):
     assert isinstance(loss, torch.Tensor), f"a {type(loss).__name__} is returned, expected a tensor"
     assert loss.shape == (), f"the loss has shape {tuple(loss.shape)}: it is one number"
     assert loss.dtype == torch.float32, f"the loss is {loss.dtype}, expected float32"
-    assert world.training, "the world is left in eval mode"
     gradients(loss, (world.weight,))
 
 
