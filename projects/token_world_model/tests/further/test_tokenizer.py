@@ -435,28 +435,3 @@ def test_codes_that_became_zero_are_never_chosen():
         assert (lengths - 1).abs().max() < 1e-5, "a code that a frame chooses has another length than 1"
         tokenizer.codebook.copy_(tokenizer.codebook.half().float())
         assert torch.equal(tokenizer.encode(frames), tokens), "in half precision frames have other tokens"
-
-
-@pytest.mark.grades("Tokenizer", "train_tokenizer")
-def test_it_learns_frames():
-    """A few updates on frames of four kinds of patches: a third of the error of the mean frame; the generator decides."""
-    kinds = torch.rand(4, 4, 4, generator=seeded(7)).round() * 2 - 1
-    patches = kinds[torch.randint(4, (40, 3, 3), generator=seeded(8))]
-    frames = patches.permute(0, 1, 3, 2, 4).reshape(40, 12, 12)
-
-    def trained(n_updates):
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            tokenizer = module.Tokenizer(12, width=16)
-        module.train_tokenizer(
-            tokenizer, frames, n_updates, batch_size=16, learning_rate=1e-2, generator=seeded(1)
-        )
-        with torch.no_grad():
-            tokens = tokenizer.encode(frames)
-            return tokens, (tokenizer.decode(tokens) - frames).square().mean().item()
-
-    tokens, error = trained(150)
-    mean = (frames - frames.mean(0)).square().mean().item()
-    assert error < mean / 3, f"the error is {error:.3f}; the mean frame's is {mean:.3f}: does it learn?"
-    assert len(tokens.unique()) >= 4, f"{len(tokens.unique())} codes are in use for four kinds of patches"
-    assert trained(5)[1] == trained(5)[1], "the same generator trains another tokenizer"

@@ -72,24 +72,6 @@ def without_seconds(records):
     ]
 
 
-@pytest.mark.grades("train", "Run", "Settings")
-def test_a_run_repeats(no_score):
-    """The same seed ends alike bit for bit; another does not; torch's own numbers are not touched."""
-    state = torch.get_rng_state()
-    run = module.train(tiny(), seed=3)
-    assert torch.equal(torch.get_rng_state(), state), "torch's own random numbers are used"
-    again = module.train(tiny(), seed=3)
-    assert same(run, again), "the same seed gives another run"
-    assert without_seconds(run.records) == without_seconds(again.records), "the same seed gives other records"
-    assert not same(run, module.train(tiny(((6, 0, 0),)), seed=4)), "the seed is ignored"
-    assert run.n_rounds == 2, f"{run.n_rounds} rounds are complete, expected 2"
-    assert list(run.networks) == ["tokenizer", "world", "agent"], f"networks {list(run.networks)}"
-    networks = run.tokenizer, run.world, run.agent
-    assert all(a is b for a, b in zip(run.networks.values(), networks, strict=True)), (
-        "networks by a wrong name"
-    )
-
-
 @pytest.mark.grades("train")
 def test_what_is_collected(no_score, monkeypatch):
     """Half of the games are windy; the first round plays at random, the next ones with the agent; all is kept, as tokens too."""
@@ -134,64 +116,6 @@ def test_what_is_collected(no_score, monkeypatch):
 
 
 @pytest.mark.grades("train")
-def test_tokens_are_learned_once(no_score, monkeypatch):
-    """In the first round, on all its frames, before the world learns from its tokens; never again."""
-    calls, train_tokenizer = [], tokenizer_module.train_tokenizer
-    before = []
-
-    def trained(tokenizer, frames, n_updates, **options):
-        calls.append((tokenizer, frames.clone(), n_updates))
-        before.extend(p.detach().clone() for p in tokenizer.parameters())
-        train_tokenizer(tokenizer, frames, n_updates, **options)
-        calls.append([p.detach().clone() for p in tokenizer.parameters()])
-
-    monkeypatch.setattr(module, "train_tokenizer", trained, raising=False)
-    learned = []
-    spy(monkeypatch, "world_loss", learned, lambda a, o, r: a[1])
-    run = module.train(tiny(((6, 2, 1), (4, 1, 1)), n_tokenizer=5), seed=1)
-    assert len(calls) == 2, f"the tokens are learned {len(calls) // 2} times: once, in the first round"
-    (tokenizer, frames, n_updates), after = calls
-    assert tokenizer is run.tokenizer, "another tokenizer is trained"
-    assert n_updates == 5, f"{n_updates} updates of the tokenizer, expected 5"
-    assert frames.shape == (60, 12, 12), (
-        f"the tokenizer learns from frames {tuple(frames.shape)}, expected all 60 of the round"
-    )
-    assert torch.equal(frames, run.replay.frames[:6].flatten(0, 1)), "the tokenizer learns from other frames"
-    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), (
-        "the tokenizer does not learn"
-    )
-    assert all(map(torch.equal, after, run.tokenizer.parameters())), (
-        "the tokenizer goes on learning: its tokens change their meaning"
-    )
-    assert not run.tokenizer.training, "the tokenizer is not ready for use: eval()"
-    rows = {tuple(image.flatten().tolist()) for image in run.images}
-    for episodes in learned:
-        for image in episodes.images:
-            assert tuple(image.flatten().tolist()) in rows, (
-                "the world learns from tokens that are not those of the trained tokenizer"
-            )
-
-
-@pytest.mark.grades("train")
-def test_what_the_world_learns_from(no_score, monkeypatch):
-    """Whole episodes, each with its own text, actions, rewards and ends; every episode at some time."""
-    learned = []
-    spy(monkeypatch, "world_loss", learned, lambda a, o, r: a[1])
-    run = module.train(tiny(((6, 9, 0),), batch_size=5), seed=1)
-    games = [tuple(c[i].flatten().tolist() for c in (r.text, run.images, r.actions, r.rewards, r.ends)) for r in [run.replay] for i in range(6)]  # fmt: skip
-    met = set()
-    for episodes in learned:
-        assert episodes.images.shape == (5, 10, 9), (
-            f"the world learns from images {tuple(episodes.images.shape)}, expected whole episodes (5, 10, 9)"
-        )
-        for i in range(5):
-            row = tuple(column[i].flatten().tolist() for column in episodes)
-            assert row in games, "text, tokens, actions, rewards and ends are not those of one episode"
-            met.add(games.index(row))
-    assert met == set(range(6)), f"the world learns from the episodes {sorted(met)} of 6"
-
-
-@pytest.mark.grades("train")
 def test_the_rate_of_the_world(no_score, monkeypatch):
     """It rises for 50 updates to the one given, falls to 0, and begins anew in the next round."""
     rates, grads = [], []
@@ -216,142 +140,6 @@ def test_the_rate_of_the_world(no_score, monkeypatch):
     assert all(a > b for a, b in itertools.pairwise(first[peak:])), "the rate does not fall steadily"
     assert max(second) > 0.005, "the rate does not begin anew in the second round"
     assert second[-1] < 0.01 * 0.02, f"the rate does not fall to 0 in the second round: {second[-1]:.3g}"
-
-
-@pytest.mark.grades("train")
-def test_dreams(no_score, monkeypatch):
-    """Calm, from the first frames of real games, with the agent looking at decoded frames; each dream improves the agent once."""
-    asked, improved, imagine = [], [], core.imagine
-
-    def dreamt(world, policy, text, images, actions, **options):
-        dream = imagine(world, policy, text, images, actions, **options)
-        assert not any(column.requires_grad for column in dream), "a dream carries gradients"
-        asked.append((world, text, images, actions, options, dream))
-        return dream
-
-    monkeypatch.setattr(module, "imagine", dreamt, raising=False)
-    spy(monkeypatch, "improve", improved)
-    run = module.train(tiny(((8, 1, 4),), n_dreams=5, horizon=3), seed=2)
-    assert len(asked) == 4, f"{len(asked)} dreams, expected one for each update of the agent"
-    firsts = {tuple(row) for row in run.images[:, 0].tolist()}
-    met = set()
-    for world, text, images, actions, options, _ in asked:
-        assert world is run.world, "the agent dreams in another world"
-        assert text.tolist() == [1] * 5, (
-            f"the dreams have the texts {text.tolist()}: five calm ones are expected"
-        )
-        assert images.shape == (5, 1, 9), (
-            f"dreams begin with images {tuple(images.shape)}, expected (5, 1, 9)"
-        )
-        assert actions.shape == (5, 0), (
-            f"dreams begin after the actions {tuple(actions.shape)}, expected none"
-        )
-        assert {tuple(row) for row in images[:, 0].tolist()} <= firsts, (
-            "a dream begins in the middle of a game: it begins with its first frame"
-        )
-        met |= {tuple(row) for row in images[:, 0].tolist()}
-        assert options["horizon"] == 3, f"a dream has {options['horizon']} steps, expected 3"
-        assert options.get("sampling", PLAIN) == PLAIN, "tokens are not drawn plainly"
-    assert len(met) > len(firsts) / 2, "all dreams begin with the same few frames"
-    for (_, _, _, _, _, dream), (arguments, _, _) in zip(asked, improved, strict=True):
-        agent, optimizer, given, frames = arguments
-        assert agent is run.agent, "another agent is improved"
-        assert optimizer is run.agent_optimizer, "another optimizer is used"
-        assert all(map(torch.equal, given, dream)), "the agent does not learn from the dream as it is"
-        assert torch.equal(frames, run.tokenizer.decode(dream.images)), (
-            "the agent does not learn from the dream's decoded frames"
-        )
-        assert not frames.requires_grad, "frames carry gradients of the tokenizer"
-
-
-@pytest.mark.grades("train")
-def test_what_the_agent_is_asked_in_its_dream(no_score, monkeypatch):
-    """The decoded frames of the dream's own images, and nothing of another dream."""
-    seen = []
-
-    class Watched(module.ActorCritic):
-        def forward(self, frames):
-            if not torch.is_grad_enabled():
-                seen.append(frames.clone())
-            return super().forward(frames)
-
-    monkeypatch.setattr(module, "ActorCritic", Watched)
-    dreams = []
-    spy(monkeypatch, "imagine", dreams, lambda a, o, r: r)
-    run = module.train(tiny(((4, 1, 2),), n_dreams=3, horizon=2), seed=2)
-    assert len(seen) == 6, f"the agent is asked {len(seen)} times in two dreams of two steps, expected 6"
-    for i, frames in enumerate(seen):
-        with torch.no_grad():
-            decoded = run.tokenizer.decode(dreams[i // 3].images)
-        wanted = torch.stack([decoded[:, max(0, p)] for p in range(i % 3 - 3, i % 3 + 1)], dim=1)
-        assert torch.allclose(frames, wanted, atol=1e-5), (
-            "in a dream the agent does not see its last four images, decoded"
-        )
-
-
-@pytest.mark.grades("train")
-def test_no_real_transition_reaches_the_agent(no_score, monkeypatch):
-    """Rewards, ends, actions and later frames are poisoned before the agent learns: it is the same."""
-    clean = module.train(tiny(((6, 2, 3),)), seed=2)
-    imagine = core.imagine
-    poisoned = []
-
-    def poison(world, policy, *arguments, **options):
-        replay, images = poisoned[0].replay, poisoned[0].images
-        replay.rewards.fill_(50.0)
-        replay.ends.fill_(True)
-        replay.frames[:, 1:] = 50.0
-        replay.actions.fill_(2)
-        images[:, 1:] = 0
-        return imagine(world, policy, *arguments, **options)
-
-    class Watched(module.Run):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            poisoned.append(self)
-
-    monkeypatch.setattr(module, "Run", Watched)
-    monkeypatch.setattr(module, "imagine", poison, raising=False)
-    run = module.train(tiny(((6, 2, 3),)), seed=2)
-    assert all(map(torch.equal, run.agent.parameters(), clean.agent.parameters())), (
-        "a real transition reaches the agent's loss"
-    )
-
-
-@pytest.mark.grades("train")
-def test_each_network_learns_in_its_time(no_score, monkeypatch):
-    """While the agent learns, the others stay, and get no gradients; while the world learns, the agent stays."""
-    worlds, agents, runs = [], [], []
-    inner = agent_module.improve
-
-    def snapshot(networks):
-        return [
-            x.clone() for n in networks for p in n.parameters() for x in (p.detach(), p.grad) if x is not None
-        ]
-
-    class Watched(module.Run):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            runs.append(self)
-            agents.append(snapshot([self.agent]))
-
-    def improve(*arguments, **options):
-        worlds.append(snapshot([runs[0].tokenizer, runs[0].world]))
-        agents.append(snapshot([runs[0].agent]))
-        return inner(*arguments, **options)
-
-    monkeypatch.setattr(module, "Run", Watched)
-    monkeypatch.setattr(module, "improve", improve, raising=False)
-    run = module.train(tiny(((6, 2, 3),)), seed=2)
-    worlds.append(snapshot([run.tokenizer, run.world]))
-    for a, b in itertools.pairwise(worlds):
-        assert len(a) == len(b), "the agent's loss gives the world gradients"
-        assert all(map(torch.equal, a, b)), "the agent's learning changes the world or the tokenizer"
-    assert len(agents[0]) == len(agents[1]), "learning the world gives the agent gradients"
-    assert all(map(torch.equal, agents[0], agents[1])), "learning the world changes the agent"
-    assert not all(
-        map(torch.equal, agents[1][: len(agents[0])], (p.detach() for p in run.agent.parameters()))
-    ), "the agent does not learn"
 
 
 @pytest.mark.grades("train")
@@ -411,21 +199,37 @@ def test_records(monkeypatch):
 
 
 @pytest.mark.grades("train")
-def test_the_world_learns(no_score, monkeypatch):
-    """Its loss falls; gradients are cut to norm 1 and do not add up over updates."""
-    losses = []
-    spy(monkeypatch, "world_loss", losses, lambda a, o, r: r.item())
-    run = module.train(tiny(((20, 25, 0),), batch_size=8), seed=0)
-    before, after = sum(losses[:4]) / 4, sum(losses[-4:]) / 4
-    assert after < 0.8 * before, (
-        f"the loss goes from {before:.2f} to {after:.2f} in 25 updates: does it learn?"
-    )
-    norm = (
-        torch.stack([p.grad.square().sum() for p in run.world.parameters() if p.grad is not None])
-        .sum()
-        .sqrt()
-    )
-    assert norm < 1 + 1e-4, f"the gradient's norm is {norm:.2f}: it is not cut to 1"
+def test_a_checkpoint_is_whole_or_not_there(no_score, monkeypatch, tmp_path):
+    """A save that fails half-way leaves the file of before."""
+    path = tmp_path / "run.pt"
+    run = module.train(tiny(((2, 0, 1),)), checkpoint=path)
+    before = path.read_bytes()
+
+    def full(state, target):
+        with open(target, "wb") as file:
+            file.write(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(module.torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        module.save_checkpoint(run, path)
+    assert path.read_bytes() == before, "a save that fails destroys the checkpoint"
+
+
+@pytest.mark.grades("train")
+@pytest.mark.parametrize("changed", ["seed", "n_dreams", "rounds"])
+def test_a_foreign_checkpoint_is_refused(no_score, tmp_path, changed):
+    """One of another seed or other settings is refused, by the name of its file."""
+    path = tmp_path / "run.pt"
+    rounds = ((2, 0, 1),)
+    module.train(tiny(rounds), seed=1, checkpoint=path)
+    settings = {
+        "seed": tiny(rounds),
+        "n_dreams": tiny(rounds, n_dreams=4),
+        "rounds": tiny((*rounds, (2, 0, 1))),
+    }
+    with expect_error(ValueError, path.name, otherwise=f"a checkpoint of another {changed} is accepted"):
+        module.train(settings[changed], seed=2 if changed == "seed" else 1, checkpoint=path)
 
 
 @pytest.mark.grades("train", "Parts")
@@ -450,30 +254,52 @@ def test_parts_are_replaced(no_score, monkeypatch):
     assert module.train(tiny(((6, 0, 0),))).records == [], "a round without updates of the agent has a record"
 
 
+@pytest.mark.grades
+@pytest.mark.parametrize("coarse", [False, True], ids=["catch", "coarse"])
+def test_main(no_score, monkeypatch, tmp_path, capsys, coarse):
+    """It saves weights by their name, and a checkpoint by the seed; it says what came out."""
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "train.py"))
+    monkeypatch.setattr(module, "LONG", ((3, 1, 1),))
+    settings, train_coarse = module.Settings, module.train_coarse
+    monkeypatch.setattr(module, "Settings", lambda **k: settings(**{**QUICK, **k}))
+    monkeypatch.setattr(
+        module, "train_coarse", lambda **k: train_coarse(**{**k, "n_games": 2, "n_updates": 1})
+    )
+    monkeypatch.setattr("sys.argv", ["train.py", "--seed", "7", *(["--coarse"] if coarse else [])])
+    module.main()
+    if coarse:
+        module.load_coarse(tmp_path / "weights" / "coarse.safetensors")
+        return
+    assert (tmp_path / "build" / "catch_7.pt").exists(), "no checkpoint is written"
+    assert "0.25" in capsys.readouterr().out, "the score is not told"
+    with safe_open(tmp_path / "weights" / "catch.safetensors", "pt") as file:
+        assert file.metadata()["rounds"] == "((3, 1, 1),)", f"the note says {file.metadata()}"
+    module.load_weights(tmp_path / "weights" / "catch.safetensors")
+
+
 @pytest.mark.grades("train")
-def test_a_run_goes_on_where_it_stopped(no_score, monkeypatch, tmp_path):
-    """Stopped in its second round, it ends as if it had never stopped, bit for bit; once complete it does nothing more."""
-    whole = module.train(tiny(), seed=3)
-    path, collect = tmp_path / "deep" / "run.pt", module.collect
+def test_what_the_agent_is_asked_in_its_dream(no_score, monkeypatch):
+    """The decoded frames of the dream's own images, and nothing of another dream."""
+    seen = []
 
-    def stopping(n, agent, *arguments, **options):
-        if agent is not None:
-            raise KeyboardInterrupt
-        return collect(n, agent, *arguments, **options)
+    class Watched(module.ActorCritic):
+        def forward(self, frames):
+            if not torch.is_grad_enabled():
+                seen.append(frames.clone())
+            return super().forward(frames)
 
-    monkeypatch.setattr(module, "collect", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        module.train(tiny(), seed=3, checkpoint=path)
-    monkeypatch.setattr(module, "collect", collect)
-    assert path.exists(), "nothing was saved after the first round"
-    run = module.train(tiny(), seed=3, checkpoint=path)
-    assert len(run.replay.frames) == 10, f"{len(run.replay.frames)} episodes after going on, expected 10"
-    assert same(run, whole), "a run that was stopped ends otherwise"
-    assert without_seconds(run.records) == without_seconds(whole.records), "its records are others"
-    monkeypatch.setattr(module, "collect", None)
-    again = module.train(tiny(), seed=3, checkpoint=path)
-    assert same(again, whole), "a complete run is not loaded"
-    assert not again.tokenizer.training, "the tokenizer is not ready for use after going on: eval()"
+    monkeypatch.setattr(module, "ActorCritic", Watched)
+    dreams = []
+    spy(monkeypatch, "imagine", dreams, lambda a, o, r: r)
+    run = module.train(tiny(((4, 1, 2),), n_dreams=3, horizon=2), seed=2)
+    assert len(seen) == 6, f"the agent is asked {len(seen)} times in two dreams of two steps, expected 6"
+    for i, frames in enumerate(seen):
+        with torch.no_grad():
+            decoded = run.tokenizer.decode(dreams[i // 3].images)
+        wanted = torch.stack([decoded[:, max(0, p)] for p in range(i % 3 - 3, i % 3 + 1)], dim=1)
+        assert torch.allclose(frames, wanted, atol=1e-5), (
+            "in a dream the agent does not see its last four images, decoded"
+        )
 
 
 @pytest.mark.grades("train")
@@ -502,37 +328,78 @@ def test_the_clock_goes_on(no_score, monkeypatch, tmp_path):
 
 
 @pytest.mark.grades("train")
-@pytest.mark.parametrize("changed", ["seed", "n_dreams", "rounds"])
-def test_a_foreign_checkpoint_is_refused(no_score, tmp_path, changed):
-    """One of another seed or other settings is refused, by the name of its file."""
-    path = tmp_path / "run.pt"
-    rounds = ((2, 0, 1),)
-    module.train(tiny(rounds), seed=1, checkpoint=path)
-    settings = {
-        "seed": tiny(rounds),
-        "n_dreams": tiny(rounds, n_dreams=4),
-        "rounds": tiny((*rounds, (2, 0, 1))),
-    }
-    with expect_error(ValueError, path.name, otherwise=f"a checkpoint of another {changed} is accepted"):
-        module.train(settings[changed], seed=2 if changed == "seed" else 1, checkpoint=path)
+def test_each_network_learns_in_its_time(no_score, monkeypatch):
+    """While the agent learns, the others stay, and get no gradients; while the world learns, the agent stays."""
+    worlds, agents, runs = [], [], []
+    inner = agent_module.improve
+
+    def snapshot(networks):
+        return [
+            x.clone() for n in networks for p in n.parameters() for x in (p.detach(), p.grad) if x is not None
+        ]
+
+    class Watched(module.Run):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            runs.append(self)
+            agents.append(snapshot([self.agent]))
+
+    def improve(*arguments, **options):
+        worlds.append(snapshot([runs[0].tokenizer, runs[0].world]))
+        agents.append(snapshot([runs[0].agent]))
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(module, "Run", Watched)
+    monkeypatch.setattr(module, "improve", improve, raising=False)
+    run = module.train(tiny(((6, 2, 3),)), seed=2)
+    worlds.append(snapshot([run.tokenizer, run.world]))
+    for a, b in itertools.pairwise(worlds):
+        assert len(a) == len(b), "the agent's loss gives the world gradients"
+        assert all(map(torch.equal, a, b)), "the agent's learning changes the world or the tokenizer"
+    assert len(agents[0]) == len(agents[1]), "learning the world gives the agent gradients"
+    assert all(map(torch.equal, agents[0], agents[1])), "learning the world changes the agent"
+    assert not all(
+        map(torch.equal, agents[1][: len(agents[0])], (p.detach() for p in run.agent.parameters()))
+    ), "the agent does not learn"
 
 
 @pytest.mark.grades("train")
-def test_a_checkpoint_is_whole_or_not_there(no_score, monkeypatch, tmp_path):
-    """A save that fails half-way leaves the file of before."""
-    path = tmp_path / "run.pt"
-    run = module.train(tiny(((2, 0, 1),)), checkpoint=path)
-    before = path.read_bytes()
+def test_tokens_are_learned_once(no_score, monkeypatch):
+    """In the first round, on all its frames, before the world learns from its tokens; never again."""
+    calls, train_tokenizer = [], tokenizer_module.train_tokenizer
+    before = []
 
-    def full(state, target):
-        with open(target, "wb") as file:
-            file.write(b"half")
-        raise OSError("no space left")
+    def trained(tokenizer, frames, n_updates, **options):
+        calls.append((tokenizer, frames.clone(), n_updates))
+        before.extend(p.detach().clone() for p in tokenizer.parameters())
+        train_tokenizer(tokenizer, frames, n_updates, **options)
+        calls.append([p.detach().clone() for p in tokenizer.parameters()])
 
-    monkeypatch.setattr(module.torch, "save", full)
-    with pytest.raises(OSError, match="no space"):
-        module.save_checkpoint(run, path)
-    assert path.read_bytes() == before, "a save that fails destroys the checkpoint"
+    monkeypatch.setattr(module, "train_tokenizer", trained, raising=False)
+    learned = []
+    spy(monkeypatch, "world_loss", learned, lambda a, o, r: a[1])
+    run = module.train(tiny(((6, 2, 1), (4, 1, 1)), n_tokenizer=5), seed=1)
+    assert len(calls) == 2, f"the tokens are learned {len(calls) // 2} times: once, in the first round"
+    (tokenizer, frames, n_updates), after = calls
+    assert tokenizer is run.tokenizer, "another tokenizer is trained"
+    assert n_updates == 5, f"{n_updates} updates of the tokenizer, expected 5"
+    assert frames.shape == (60, 12, 12), (
+        f"the tokenizer learns from frames {tuple(frames.shape)}, expected all 60 of the round"
+    )
+    assert torch.equal(frames, run.replay.frames[:6].flatten(0, 1)), "the tokenizer learns from other frames"
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), (
+        "the tokenizer does not learn"
+    )
+    assert all(map(torch.equal, after, run.tokenizer.parameters())), (
+        "the tokenizer goes on learning: its tokens change their meaning"
+    )
+    assert not run.tokenizer.training, "the tokenizer is not ready for use: eval()"
+    rows = {tuple(image.flatten().tolist()) for image in run.images}
+    for episodes in learned:
+        for image in episodes.images:
+            assert tuple(image.flatten().tolist()) in rows, (
+                "the world learns from tokens that are not those of the trained tokenizer"
+            )
 
 
 @pytest.mark.grades("train_coarse")
@@ -578,61 +445,157 @@ def test_train_coarse(monkeypatch):
     )
 
 
-@pytest.mark.grades
-@pytest.mark.parametrize("coarse", [False, True], ids=["catch", "coarse"])
-def test_main(no_score, monkeypatch, tmp_path, capsys, coarse):
-    """It saves weights by their name, and a checkpoint by the seed; it says what came out."""
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "train.py"))
-    monkeypatch.setattr(module, "LONG", ((3, 1, 1),))
-    settings, train_coarse = module.Settings, module.train_coarse
-    monkeypatch.setattr(module, "Settings", lambda **k: settings(**{**QUICK, **k}))
-    monkeypatch.setattr(
-        module, "train_coarse", lambda **k: train_coarse(**{**k, "n_games": 2, "n_updates": 1})
-    )
-    monkeypatch.setattr("sys.argv", ["train.py", "--seed", "7", *(["--coarse"] if coarse else [])])
-    module.main()
-    if coarse:
-        module.load_coarse(tmp_path / "weights" / "coarse.safetensors")
-        return
-    assert (tmp_path / "build" / "catch_7.pt").exists(), "no checkpoint is written"
-    assert "0.25" in capsys.readouterr().out, "the score is not told"
-    with safe_open(tmp_path / "weights" / "catch.safetensors", "pt") as file:
-        assert file.metadata()["rounds"] == "((3, 1, 1),)", f"the note says {file.metadata()}"
-    module.load_weights(tmp_path / "weights" / "catch.safetensors")
-
-
-@pytest.mark.grades("ActorCritic", "improve")
-def test_learns_a_toy():
-    """Reward 1 for the action that the newest frame shows, else -1: after 25 batches of one-step dreams it is taken."""
-    g = seeded(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        agent = agent_module.ActorCritic(width=8)
-    optimizer = torch.optim.Adam(agent.parameters(), 3e-3)
-
-    def scene(n):
-        wanted = torch.randint(3, (n,), generator=g)
-        frames = -torch.ones(n, 2, 12, 12)
-        frames[torch.arange(n), 0, :, 4 * wanted] = 1.0
-        return frames, wanted
-
-    def seen(frames):
-        return frames[:, :1].expand(-1, 4, -1, -1)
-
-    for _ in range(25):
-        frames, wanted = scene(64)
-        with torch.no_grad():
-            logits, values = agent(seen(frames))
-        action = torch.multinomial(logits.softmax(1), 1, generator=g)[:, 0]
-        log_probs = logits.log_softmax(1).gather(1, action[:, None])[:, 0]
-        rewards = torch.where(action == wanted, 1.0, -1.0)
-        yes = torch.ones(64, dtype=torch.bool)
-        columns = (action, log_probs, values, torch.full((64,), 9.0), rewards, yes, yes)
-        images = torch.zeros(64, 2, 9, dtype=torch.int64)
-        agent_module.improve(
-            agent, optimizer, Dream(images, *(c[None] for c in columns)), frames, generator=g
+@pytest.mark.grades("train")
+def test_what_the_world_learns_from(no_score, monkeypatch):
+    """Whole episodes, each with its own text, actions, rewards and ends; every episode at some time."""
+    learned = []
+    spy(monkeypatch, "world_loss", learned, lambda a, o, r: a[1])
+    run = module.train(tiny(((6, 9, 0),), batch_size=5), seed=1)
+    games = [tuple(c[i].flatten().tolist() for c in (r.text, run.images, r.actions, r.rewards, r.ends)) for r in [run.replay] for i in range(6)]  # fmt: skip
+    met = set()
+    for episodes in learned:
+        assert episodes.images.shape == (5, 10, 9), (
+            f"the world learns from images {tuple(episodes.images.shape)}, expected whole episodes (5, 10, 9)"
         )
-    frames, wanted = scene(300)
-    with torch.no_grad():
-        right = (agent(seen(frames))[0].argmax(1) == wanted).float().mean()
-    assert right > 0.9, f"the agent takes the rewarded action in {right:.0%} of cases"
+        for i in range(5):
+            row = tuple(column[i].flatten().tolist() for column in episodes)
+            assert row in games, "text, tokens, actions, rewards and ends are not those of one episode"
+            met.add(games.index(row))
+    assert met == set(range(6)), f"the world learns from the episodes {sorted(met)} of 6"
+
+
+@pytest.mark.grades("train")
+def test_dreams(no_score, monkeypatch):
+    """Calm, from the first frames of real games, with the agent looking at decoded frames; each dream improves the agent once."""
+    asked, improved, imagine = [], [], core.imagine
+
+    def dreamt(world, policy, text, images, actions, **options):
+        dream = imagine(world, policy, text, images, actions, **options)
+        assert not any(column.requires_grad for column in dream), "a dream carries gradients"
+        asked.append((world, text, images, actions, options, dream))
+        return dream
+
+    monkeypatch.setattr(module, "imagine", dreamt, raising=False)
+    spy(monkeypatch, "improve", improved)
+    run = module.train(tiny(((8, 1, 4),), n_dreams=5, horizon=3), seed=2)
+    assert len(asked) == 4, f"{len(asked)} dreams, expected one for each update of the agent"
+    firsts = {tuple(row) for row in run.images[:, 0].tolist()}
+    met = set()
+    for world, text, images, actions, options, _ in asked:
+        assert world is run.world, "the agent dreams in another world"
+        assert text.tolist() == [1] * 5, (
+            f"the dreams have the texts {text.tolist()}: five calm ones are expected"
+        )
+        assert images.shape == (5, 1, 9), (
+            f"dreams begin with images {tuple(images.shape)}, expected (5, 1, 9)"
+        )
+        assert actions.shape == (5, 0), (
+            f"dreams begin after the actions {tuple(actions.shape)}, expected none"
+        )
+        assert {tuple(row) for row in images[:, 0].tolist()} <= firsts, (
+            "a dream begins in the middle of a game: it begins with its first frame"
+        )
+        met |= {tuple(row) for row in images[:, 0].tolist()}
+        assert options["horizon"] == 3, f"a dream has {options['horizon']} steps, expected 3"
+        assert options.get("sampling", PLAIN) == PLAIN, "tokens are not drawn plainly"
+    assert len(met) > len(firsts) / 2, "all dreams begin with the same few frames"
+    for (_, _, _, _, _, dream), (arguments, _, _) in zip(asked, improved, strict=True):
+        agent, optimizer, given, frames = arguments
+        assert agent is run.agent, "another agent is improved"
+        assert optimizer is run.agent_optimizer, "another optimizer is used"
+        assert all(map(torch.equal, given, dream)), "the agent does not learn from the dream as it is"
+        assert torch.equal(frames, run.tokenizer.decode(dream.images)), (
+            "the agent does not learn from the dream's decoded frames"
+        )
+        assert not frames.requires_grad, "frames carry gradients of the tokenizer"
+
+
+@pytest.mark.grades("train")
+def test_no_real_transition_reaches_the_agent(no_score, monkeypatch):
+    """Rewards, ends, actions and later frames are poisoned before the agent learns: it is the same."""
+    clean = module.train(tiny(((6, 2, 3),)), seed=2)
+    imagine = core.imagine
+    poisoned = []
+
+    def poison(world, policy, *arguments, **options):
+        replay, images = poisoned[0].replay, poisoned[0].images
+        replay.rewards.fill_(50.0)
+        replay.ends.fill_(True)
+        replay.frames[:, 1:] = 50.0
+        replay.actions.fill_(2)
+        images[:, 1:] = 0
+        return imagine(world, policy, *arguments, **options)
+
+    class Watched(module.Run):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            poisoned.append(self)
+
+    monkeypatch.setattr(module, "Run", Watched)
+    monkeypatch.setattr(module, "imagine", poison, raising=False)
+    run = module.train(tiny(((6, 2, 3),)), seed=2)
+    assert all(map(torch.equal, run.agent.parameters(), clean.agent.parameters())), (
+        "a real transition reaches the agent's loss"
+    )
+
+
+@pytest.mark.grades("train")
+def test_a_run_goes_on_where_it_stopped(no_score, monkeypatch, tmp_path):
+    """Stopped in its second round, it ends as if it had never stopped, bit for bit; once complete it does nothing more."""
+    whole = module.train(tiny(), seed=3)
+    path, collect = tmp_path / "deep" / "run.pt", module.collect
+
+    def stopping(n, agent, *arguments, **options):
+        if agent is not None:
+            raise KeyboardInterrupt
+        return collect(n, agent, *arguments, **options)
+
+    monkeypatch.setattr(module, "collect", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        module.train(tiny(), seed=3, checkpoint=path)
+    monkeypatch.setattr(module, "collect", collect)
+    assert path.exists(), "nothing was saved after the first round"
+    run = module.train(tiny(), seed=3, checkpoint=path)
+    assert len(run.replay.frames) == 10, f"{len(run.replay.frames)} episodes after going on, expected 10"
+    assert same(run, whole), "a run that was stopped ends otherwise"
+    assert without_seconds(run.records) == without_seconds(whole.records), "its records are others"
+    monkeypatch.setattr(module, "collect", None)
+    again = module.train(tiny(), seed=3, checkpoint=path)
+    assert same(again, whole), "a complete run is not loaded"
+    assert not again.tokenizer.training, "the tokenizer is not ready for use after going on: eval()"
+
+
+@pytest.mark.grades("train", "Run", "Settings")
+def test_a_run_repeats(no_score):
+    """The same seed ends alike bit for bit; another does not; torch's own numbers are not touched."""
+    state = torch.get_rng_state()
+    run = module.train(tiny(), seed=3)
+    assert torch.equal(torch.get_rng_state(), state), "torch's own random numbers are used"
+    again = module.train(tiny(), seed=3)
+    assert same(run, again), "the same seed gives another run"
+    assert without_seconds(run.records) == without_seconds(again.records), "the same seed gives other records"
+    assert not same(run, module.train(tiny(((6, 0, 0),)), seed=4)), "the seed is ignored"
+    assert run.n_rounds == 2, f"{run.n_rounds} rounds are complete, expected 2"
+    assert list(run.networks) == ["tokenizer", "world", "agent"], f"networks {list(run.networks)}"
+    networks = run.tokenizer, run.world, run.agent
+    assert all(a is b for a, b in zip(run.networks.values(), networks, strict=True)), (
+        "networks by a wrong name"
+    )
+
+
+@pytest.mark.grades("train")
+def test_the_world_learns(no_score, monkeypatch):
+    """Its loss falls; gradients are cut to norm 1 and do not add up over updates."""
+    losses = []
+    spy(monkeypatch, "world_loss", losses, lambda a, o, r: r.item())
+    run = module.train(tiny(((20, 25, 0),), batch_size=8), seed=0)
+    before, after = sum(losses[:4]) / 4, sum(losses[-4:]) / 4
+    assert after < 0.8 * before, (
+        f"the loss goes from {before:.2f} to {after:.2f} in 25 updates: does it learn?"
+    )
+    norm = (
+        torch.stack([p.grad.square().sum() for p in run.world.parameters() if p.grad is not None])
+        .sum()
+        .sqrt()
+    )
+    assert norm < 1 + 1e-4, f"the gradient's norm is {norm:.2f}: it is not cut to 1"
