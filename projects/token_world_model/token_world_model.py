@@ -141,13 +141,13 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 def draw(logits: Tensor, sampling: Sampling = PLAIN, *, generator: Generator | None = None) -> Tensor:
     """Draw an index (B,) from softmax(logits/temperature), logits (B, n), among the k greatest if k is given.
 
-    At temperature 0 it is the greatest logit's. ValueError for a negative one. Guidance is not applied here.
+    At temperature 0 it is the greatest logit's. ValueError for a negative one, and for a k outside 1..n. Guidance is not applied here.
     """
     if sampling.temperature < 0:
         raise ValueError(f"temperature must not be negative, got {sampling.temperature}")
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
     kept = logits if sampling.k is None else top_k(logits, sampling.k)
+    if sampling.temperature == 0:
+        return kept.argmax(dim=-1)
     chances = (kept / sampling.temperature).softmax(dim=-1)
     return torch.multinomial(chances.cpu(), 1, generator=generator)[:, 0].to(logits.device)
 

@@ -166,7 +166,9 @@ def guide(conditional, unconditional, guidance):
 
 
 def top_k(logits, k):
-    """By rank: what comes after the first k of a stable order is hidden."""
+    """By rank: what comes after the first k of a stable order is hidden. It refuses what the learner's own is to refuse."""
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"k = {k} of {logits.shape[-1]} logits")
     order = logits.argsort(dim=-1, descending=True, stable=True)
     return logits.masked_fill(order.argsort(dim=-1) >= k, -torch.inf)
 

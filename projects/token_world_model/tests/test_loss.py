@@ -140,6 +140,7 @@ def test_what_is_read(generator):
     world, data = Table(), episodes(60, 3, generator)
     token_world_model.world_loss(world, data, drop_text=0.0, generator=seeded())
     assert world.read, "the world is not asked at all"
+    assert len(world.read) == 1, f"the world is called {len(world.read)} times: once"
     right = token_rows(data)
     got = torch.cat(world.read)
     least = right.shape[1] - 1  # who leaves out the last token needs nothing that is said there
@@ -279,6 +280,7 @@ def texts_read(data, *, drop_text=None, generator=None):
     world = Table().eval()
     options = {} if drop_text is None else {"drop_text": drop_text}
     loss = token_world_model.world_loss(world, data, generator=generator, **options)
+    assert len(world.read) == 1, f"the world is called {len(world.read)} times: once"
     read = torch.cat(world.read)
     assert len(read) == len(data.text), f"the world reads {len(read)} sequences for {len(data.text)} episodes"
     return read[:, :: WORDS.step] - WORDS.n_codes, loss
@@ -297,11 +299,7 @@ def test_all_texts_are_dropped(generator):
     data = episodes(400, 2, generator)
     got, loss = texts_read(data, drop_text=1.0, generator=seeded())
     right = torch.zeros_like(got)
-    mistakes = {
-        "drop_text is turned round: with probability drop_text the text goes": data.text[:, None].expand_as(
-            got
-        )
-    }
+    mistakes = {"texts stay though drop_text is 1": data.text[:, None].expand_as(got)}
     why = "text 0 is no text: it stands in all of them"
     assert_close(got, right, what="texts with drop_text 1", mistakes=mistakes, vacuous_ok=why)
     without = data._replace(text=0 * data.text)
@@ -350,19 +348,6 @@ def test_share_of_dropped_texts(drop_text, generator):
     )
 
 
-def test_texts_are_dropped_apart(generator):
-    """Each has a chance of its own: of two with drop_text 1/2 now both go, now one, now none."""
-    data, source = episodes(2, 2, generator), seeded(6)
-    gone = [(texts_read(data, drop_text=0.5, generator=source)[0][:, 0] == 0).sum().item() for _ in range(60)]
-    assert set(gone) == {0, 1, 2}, (
-        f"of two texts with drop_text 0.5 {sorted(set(gone))} go in sixty calls, expected 0, 1 and 2"
-    )
-    data = episodes(1, 2, generator)
-    gone = [texts_read(data, drop_text=0.5, generator=source)[0][0, 0].item() == 0 for _ in range(40)]
-    assert any(gone), "the text of a single episode is never dropped"
-    assert not all(gone), "the text of a single episode is always dropped"
-
-
 def test_generator_of_the_loss(generator):
     """The draws come from it: same seed, same texts; torch's own generator stays."""
     data = episodes(200, 2, generator)
@@ -392,6 +377,19 @@ def test_generator_of_the_loss_moves_on(generator):
         one, other = (texts_read(data, drop_text=0.5)[0] for _ in range(2))
     same = torch.equal(one, other)
     assert not same, "without a generator the same texts are dropped each time"
+
+
+def test_texts_are_dropped_apart(generator):
+    """Each has a chance of its own: of two with drop_text 1/2 now both go, now one, now none."""
+    data, source = episodes(2, 2, generator), seeded(6)
+    gone = [(texts_read(data, drop_text=0.5, generator=source)[0][:, 0] == 0).sum().item() for _ in range(60)]
+    assert set(gone) == {0, 1, 2}, (
+        f"of two texts with drop_text 0.5 {sorted(set(gone))} go in sixty calls, expected 0, 1 and 2"
+    )
+    data = episodes(1, 2, generator)
+    gone = [texts_read(data, drop_text=0.5, generator=source)[0][0, 0].item() == 0 for _ in range(40)]
+    assert any(gone), "the text of a single episode is never dropped"
+    assert not all(gone), "the text of a single episode is always dropped"
 
 
 def test_loss_in_double_precision(generator):

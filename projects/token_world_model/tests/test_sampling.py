@@ -41,6 +41,8 @@ def test_guidance(guidance):
         got = token_world_model.guide(with_text, without, guidance)
     c, u, g = with_text, without, guidance
     mistakes = {
+        **({"guidance 0 is taken for none: it leaves the text out": c} if g == 0 else {}),
+        "negative guidance is cut at 0: the line goes on": u + max(g, 0) * (c - u),
         "the two are exchanged: 0 is without the text, 1 with it": c + g * (u - c),
         "the guidance is one too great: at 0 the logits are those without text, 1 is plain": c + g * (c - u),
         "the logits without text are left out": g * c,
@@ -209,12 +211,12 @@ def test_draw_contract(temperature, generator):
 @pytest.mark.usefixtures("lent")
 def test_temperature_0():
     """The greatest logit's index, always."""
-    logits = torch.tensor([LOGITS, (0.0, 5.0, -3.0, 4.999, 1.0), tuple(-x for x in LOGITS)] * 50)
-    expected = torch.tensor([2, 1, 1] * 50)
+    logits = torch.tensor([LOGITS, (0.0, 5.0, -3.0, 4.999, 1.0), (0.5, -1.0, 0.0, 1.0, 3.0)] * 50)
+    expected = torch.tensor([2, 1, 4] * 50)
     for sampling in (GREEDY, Sampling(temperature=0.0, k=3), Sampling(guidance=3.0, temperature=0.0)):
         got = token_world_model.draw(logits, sampling, generator=seeded())
         mistakes = {
-            "at temperature 0 the smallest is taken: it is the greatest": torch.tensor([1, 2, 2] * 50)
+            "at temperature 0 the smallest is taken: it is the greatest": torch.tensor([1, 2, 1] * 50)
         }
         hint = "at temperature 0 the index of the greatest logit is asked for, always"
         assert_close(got, expected, what="indices at temperature 0", mistakes=mistakes, hint=hint)
@@ -353,6 +355,15 @@ def test_negative_temperature():
 
 @pytest.mark.grades("draw")
 @pytest.mark.usefixtures("lent")
+@pytest.mark.parametrize("k", [0, 6])
+def test_draw_with_k_outside(k):
+    """It is refused: 0 is not no k."""
+    with expect_error(ValueError, otherwise=f"a draw with k = {k} of 5 logits is accepted: it is in 1..5"):
+        token_world_model.draw(torch.tensor([LOGITS]), Sampling(k=k))
+
+
+@pytest.mark.grades("draw")
+@pytest.mark.usefixtures("lent")
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(temperature=2.0), Sampling(k=3)], ids=str)
 def test_generator_of_draws(sampling):
     """Draws come from it: same seed, same indices; another seed, others; torch's own generator stays. It moves on."""
@@ -386,6 +397,8 @@ class Asked:
     def __init__(self, sampling=GREEDY, n=5, n_steps=2, *, seed=0, world=None, generator=None, rows=...):
         self.world = world or Table()
         self.text, self.images, actions = (x[rows] for x in pieces(n, n_steps, seeded(seed)))
+        if len(self.text) > 1 and rows is ...:
+            self.text[-1] = 0  # no text is a text like others
         self.before, self.action, self.sampling = actions[:, :-1], actions[:, -1], sampling
         both = sampling.guidance != 1
         copies = [self.text, 0 * self.text] if both else [self.text]
@@ -453,6 +466,8 @@ def test_frame_contract(guidance):
         assert got == shape, f"{name} has shape {got}, expected {shape}"
         assert not part.requires_grad, f"{name} keeps gradients: a dream is data"
     assert image.dtype == torch.int64, f"the image's tokens are {image.dtype}, expected int64"
+    graded = any(part.requires_grad for past in cache.layers for part in past)
+    assert not graded, "the new cache keeps gradients: a dream is data"
     assert isinstance(cache, Cache), f"the last thing is a {type(cache).__name__}, expected the new cache"
 
 

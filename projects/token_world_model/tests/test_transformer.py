@@ -96,7 +96,9 @@ def test_options_of_the_world():
     """d, heads and window reach each layer's attention; there are as many as n_layers says."""
     for n_layers, window in ((1, 7), (3, 11)):
         attentions = Opened(n_layers=n_layers, window=window).attentions
-        assert len(attentions) == n_layers, f"{len(attentions)} layers have attention, n_layers is {n_layers}"
+        assert len(attentions) == n_layers, (
+            f"{len(attentions)} layers have attention, n_layers is {n_layers}: a plain list hides them, an nn.ModuleList does not"
+        )
         for attention in attentions:
             got = attention.qkv.in_features, attention.n_heads, attention.window
             assert got == (D, HEADS, window), (
@@ -116,7 +118,7 @@ def test_world_contract(generator):
     """Output of logits at each token, and a Cache with a past per layer and the number of tokens."""
     opened, tokens = Opened(n_layers=3), sequence(2, 2, generator)
     with unchanged(tokens):
-        answer = opened(tokens)
+        answer, again = opened(tokens), opened(tokens)
     assert len(answer) == 2, f"{len(answer)} things are returned: the Output and the new cache"
     output, cache = answer
     assert isinstance(output, Output), f"the first thing is a {type(output).__name__}, expected an Output"
@@ -127,6 +129,9 @@ def test_world_contract(generator):
         assert getattr(output, name).dtype == torch.float32, (
             f"{name} is {getattr(output, name).dtype}, expected float32"
         )
+    assert torch.equal(stack(output), stack(again[0])), (
+        "the same tokens give two answers: something is random"
+    )
     assert len(cache.layers) == 3, f"the cache has {len(cache.layers)} pasts for 3 layers"
     assert cache.position == 12, f"the cache says {cache.position} tokens after 12"
 
@@ -261,6 +266,7 @@ def test_heads_are_asked(generator):
         x = x + attention.said[0].double() + opened.said[down].double()
     for name, n in (("image", WORDS.n_codes), ("reward", 3), ("end", 2)):
         head = opened.heads[n][-1]
+        assert head in opened.asked, f"the head of the {name} is never called"
         mistakes = {"the last LayerNorm, before the heads, is missing": x}
         assert_close(
             opened.asked[head],
@@ -308,9 +314,8 @@ def test_world_looks_back(generator):
     changed[:, 7] = (tokens[:, 7] + 1) % WORDS.n_codes
     differs = (stack(opened(tokens)[0]) != stack(opened(changed)[0])).any(-1).all(0)
     moved = differs.nonzero()[:, 0].tolist()
-    assert min(moved, default=0) >= 7, (
-        f"another token at 7 changes what is said at {min(moved)}: the world looks ahead"
-    )
+    assert moved, "another token at 7 changes nothing of what is said"
+    assert min(moved) >= 7, f"another token at 7 changes what is said at {min(moved)}: the world looks ahead"
     assert moved == list(range(7, 18)), (
         f"another token at 7 changes what is said at {moved}: from 7 to the end it should"
     )
@@ -448,6 +453,8 @@ def test_all_parameters_learn(generator):
     output, _ = opened.world(tokens)
     cotangents = [normal(*x.shape, generator=generator) for x in output]
     parameters = dict(opened.world.named_parameters())
+    frozen = [name for name, p in parameters.items() if not p.requires_grad]
+    assert not frozen, f"these parameters are frozen: {frozen}"
     got = gradients(
         sum((x * c).sum() for x, c in zip(output, cotangents, strict=True)), tuple(parameters.values())
     )

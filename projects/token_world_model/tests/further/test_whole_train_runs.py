@@ -254,54 +254,6 @@ def test_parts_are_replaced(no_score, monkeypatch):
     assert module.train(tiny(((6, 0, 0),))).records == [], "a round without updates of the agent has a record"
 
 
-@pytest.mark.grades
-@pytest.mark.parametrize("coarse", [False, True], ids=["catch", "coarse"])
-def test_main(no_score, monkeypatch, tmp_path, capsys, coarse):
-    """It saves weights by their name, and a checkpoint by the seed; it says what came out."""
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "train.py"))
-    monkeypatch.setattr(module, "LONG", ((3, 1, 1),))
-    settings, train_coarse = module.Settings, module.train_coarse
-    monkeypatch.setattr(module, "Settings", lambda **k: settings(**{**QUICK, **k}))
-    monkeypatch.setattr(
-        module, "train_coarse", lambda **k: train_coarse(**{**k, "n_games": 2, "n_updates": 1})
-    )
-    monkeypatch.setattr("sys.argv", ["train.py", "--seed", "7", *(["--coarse"] if coarse else [])])
-    module.main()
-    if coarse:
-        module.load_coarse(tmp_path / "weights" / "coarse.safetensors")
-        return
-    assert (tmp_path / "build" / "catch_7.pt").exists(), "no checkpoint is written"
-    assert "0.25" in capsys.readouterr().out, "the score is not told"
-    with safe_open(tmp_path / "weights" / "catch.safetensors", "pt") as file:
-        assert file.metadata()["rounds"] == "((3, 1, 1),)", f"the note says {file.metadata()}"
-    module.load_weights(tmp_path / "weights" / "catch.safetensors")
-
-
-@pytest.mark.grades("train")
-def test_what_the_agent_is_asked_in_its_dream(no_score, monkeypatch):
-    """The decoded frames of the dream's own images, and nothing of another dream."""
-    seen = []
-
-    class Watched(module.ActorCritic):
-        def forward(self, frames):
-            if not torch.is_grad_enabled():
-                seen.append(frames.clone())
-            return super().forward(frames)
-
-    monkeypatch.setattr(module, "ActorCritic", Watched)
-    dreams = []
-    spy(monkeypatch, "imagine", dreams, lambda a, o, r: r)
-    run = module.train(tiny(((4, 1, 2),), n_dreams=3, horizon=2), seed=2)
-    assert len(seen) == 6, f"the agent is asked {len(seen)} times in two dreams of two steps, expected 6"
-    for i, frames in enumerate(seen):
-        with torch.no_grad():
-            decoded = run.tokenizer.decode(dreams[i // 3].images)
-        wanted = torch.stack([decoded[:, max(0, p)] for p in range(i % 3 - 3, i % 3 + 1)], dim=1)
-        assert torch.allclose(frames, wanted, atol=1e-5), (
-            "in a dream the agent does not see its last four images, decoded"
-        )
-
-
 @pytest.mark.grades("train")
 def test_the_clock_goes_on(no_score, monkeypatch, tmp_path):
     """Seconds go on from those of the file; the time in between does not count."""
@@ -445,6 +397,29 @@ def test_train_coarse(monkeypatch):
     )
 
 
+@pytest.mark.grades
+@pytest.mark.parametrize("coarse", [False, True], ids=["catch", "coarse"])
+def test_main(no_score, monkeypatch, tmp_path, capsys, coarse):
+    """It saves weights by their name, and a checkpoint by the seed; it says what came out."""
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "train.py"))
+    monkeypatch.setattr(module, "LONG", ((3, 1, 1),))
+    settings, train_coarse = module.Settings, module.train_coarse
+    monkeypatch.setattr(module, "Settings", lambda **k: settings(**{**QUICK, **k}))
+    monkeypatch.setattr(
+        module, "train_coarse", lambda **k: train_coarse(**{**k, "n_games": 2, "n_updates": 1})
+    )
+    monkeypatch.setattr("sys.argv", ["train.py", "--seed", "7", *(["--coarse"] if coarse else [])])
+    module.main()
+    if coarse:
+        module.load_coarse(tmp_path / "weights" / "coarse.safetensors")
+        return
+    assert (tmp_path / "build" / "catch_7.pt").exists(), "no checkpoint is written"
+    assert "0.25" in capsys.readouterr().out, "the score is not told"
+    with safe_open(tmp_path / "weights" / "catch.safetensors", "pt") as file:
+        assert file.metadata()["rounds"] == "((3, 1, 1),)", f"the note says {file.metadata()}"
+    module.load_weights(tmp_path / "weights" / "catch.safetensors")
+
+
 @pytest.mark.grades("train")
 def test_what_the_world_learns_from(no_score, monkeypatch):
     """Whole episodes, each with its own text, actions, rewards and ends; every episode at some time."""
@@ -511,6 +486,49 @@ def test_dreams(no_score, monkeypatch):
 
 
 @pytest.mark.grades("train")
+def test_what_the_agent_is_asked_in_its_dream(no_score, monkeypatch):
+    """The decoded frames of the dream's own images, and nothing of another dream."""
+    seen = []
+
+    class Watched(module.ActorCritic):
+        def forward(self, frames):
+            if not torch.is_grad_enabled():
+                seen.append(frames.clone())
+            return super().forward(frames)
+
+    monkeypatch.setattr(module, "ActorCritic", Watched)
+    dreams = []
+    spy(monkeypatch, "imagine", dreams, lambda a, o, r: r)
+    run = module.train(tiny(((4, 1, 2),), n_dreams=3, horizon=2), seed=2)
+    assert len(seen) == 6, f"the agent is asked {len(seen)} times in two dreams of two steps, expected 6"
+    for i, frames in enumerate(seen):
+        with torch.no_grad():
+            decoded = run.tokenizer.decode(dreams[i // 3].images)
+        wanted = torch.stack([decoded[:, max(0, p)] for p in range(i % 3 - 3, i % 3 + 1)], dim=1)
+        assert torch.allclose(frames, wanted, atol=1e-5), (
+            "in a dream the agent does not see its last four images, decoded"
+        )
+
+
+@pytest.mark.grades("train", "Run", "Settings")
+def test_a_run_repeats(no_score):
+    """The same seed ends alike bit for bit; another does not; torch's own numbers are not touched."""
+    state = torch.get_rng_state()
+    run = module.train(tiny(), seed=3)
+    assert torch.equal(torch.get_rng_state(), state), "torch's own random numbers are used"
+    again = module.train(tiny(), seed=3)
+    assert same(run, again), "the same seed gives another run"
+    assert without_seconds(run.records) == without_seconds(again.records), "the same seed gives other records"
+    assert not same(run, module.train(tiny(((6, 0, 0),)), seed=4)), "the seed is ignored"
+    assert run.n_rounds == 2, f"{run.n_rounds} rounds are complete, expected 2"
+    assert list(run.networks) == ["tokenizer", "world", "agent"], f"networks {list(run.networks)}"
+    networks = run.tokenizer, run.world, run.agent
+    assert all(a is b for a, b in zip(run.networks.values(), networks, strict=True)), (
+        "networks by a wrong name"
+    )
+
+
+@pytest.mark.grades("train")
 def test_no_real_transition_reaches_the_agent(no_score, monkeypatch):
     """Rewards, ends, actions and later frames are poisoned before the agent learns: it is the same."""
     clean = module.train(tiny(((6, 2, 3),)), seed=2)
@@ -563,24 +581,6 @@ def test_a_run_goes_on_where_it_stopped(no_score, monkeypatch, tmp_path):
     again = module.train(tiny(), seed=3, checkpoint=path)
     assert same(again, whole), "a complete run is not loaded"
     assert not again.tokenizer.training, "the tokenizer is not ready for use after going on: eval()"
-
-
-@pytest.mark.grades("train", "Run", "Settings")
-def test_a_run_repeats(no_score):
-    """The same seed ends alike bit for bit; another does not; torch's own numbers are not touched."""
-    state = torch.get_rng_state()
-    run = module.train(tiny(), seed=3)
-    assert torch.equal(torch.get_rng_state(), state), "torch's own random numbers are used"
-    again = module.train(tiny(), seed=3)
-    assert same(run, again), "the same seed gives another run"
-    assert without_seconds(run.records) == without_seconds(again.records), "the same seed gives other records"
-    assert not same(run, module.train(tiny(((6, 0, 0),)), seed=4)), "the seed is ignored"
-    assert run.n_rounds == 2, f"{run.n_rounds} rounds are complete, expected 2"
-    assert list(run.networks) == ["tokenizer", "world", "agent"], f"networks {list(run.networks)}"
-    networks = run.tokenizer, run.world, run.agent
-    assert all(a is b for a, b in zip(run.networks.values(), networks, strict=True)), (
-        "networks by a wrong name"
-    )
 
 
 @pytest.mark.grades("train")

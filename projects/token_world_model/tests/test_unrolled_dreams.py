@@ -3,6 +3,7 @@
 Its rewards and ends are certain. What is drawn at random is judged by its law, since a right answer may draw in any order.
 """
 
+import inspect
 import math
 
 import pytest
@@ -39,6 +40,8 @@ class Played:
     def __init__(self, n=6, horizon=7, n_frames=3, sampling=PLAIN, *, seed=0, policy=None):
         self.world, self.policy, self.sampling = Table(loud=True), policy or Teller(), sampling
         self.text, self.first, self.between = pieces(n, n_frames, seeded(10 + seed), last_action=False)
+        if n > 1:
+            self.text[-1] = 0  # no text is a text like others
         self.n_frames = n_frames
         with unchanged(self.text, self.first, self.between):
             self.dream = token_world_model.imagine(
@@ -138,7 +141,7 @@ def test_beginning_is_read(played):
         f"the world's first tokens stand at {world.positions[0]}: a dream begins without a cache"
     )
     assert (read[:, 0] == played.text + WORDS.n_codes).all(), (
-        "the first token that the world reads is not the text"
+        "the first token that the world reads is not the dream's own text"
     )
     n = 3 * WORDS.step - 1
     images = torch.stack(
@@ -167,6 +170,9 @@ def test_both_halves_are_read():
 def test_actions_are_read(played):
     """Each action that the dream tells is the one that the world reads behind the images."""
     whole = torch.cat(played.world.read, dim=1)
+    assert whole.shape[1] <= 59, (
+        f"the world reads {whole.shape[1]} tokens of a dream of 59: what the cache holds is read again"
+    )
     got = whole[:, WORDS.step - 1 :: WORDS.step][:, 2:9] - WORDS.n_codes - WORDS.n_texts
     assert got.shape == (6, 7), f"the world reads {got.shape[1]} actions in seven steps"
     assert_close(got.T, played.dream.actions, what="actions that the world reads", vacuous_ok=FOLLOWS)
@@ -202,7 +208,7 @@ def test_images(sampling):
     hint = (
         fits[0]
         if fits
-        else "the images are not what the world says after all that was seen and done: is the cache handed on from step to step?"
+        else "the images are not what the world says after all that was seen and done: is the cache handed on from step to step, with text and sampling?"
     )
     raise AssertionError(
         f"{hint}\n{int((got != expected).sum())} of {got.numel()} tokens are not the likeliest ones"
@@ -419,50 +425,47 @@ def test_draws_are_independent(many):
             )
 
 
-def test_sampling_is_for_images_alone():
-    """Temperature and k shape the image tokens; actions, rewards and ends come from their plain logits."""
-    dream = coins(Sampling(temperature=0.0, k=2), horizon=1)
-    assert (dream.images[:, 1] == 6).all(), (
-        "at temperature 0 the image tokens are the likeliest ones: sampling is not handed on"
-    )
-    for name, got, p in (
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0.5), Sampling(2.0), Sampling(1.0, 0.0, 2)], ids=str
+)
+def test_sampling_is_for_images_alone(sampling):
+    """Guidance, temperature and k shape the image tokens; actions, rewards and ends come from their plain logits."""
+    dream = coins(sampling, horizon=1)
+    greedy = sampling.temperature == 0
+    p = (torch.tensor(IMAGE, dtype=DOUBLE).log() / (sampling.temperature or 1)).softmax(-1)
+    hint = "the image tokens are not drawn as sampling says: is it handed on?"
+    if greedy:
+        assert (dream.images[:, 1] == 6).all(), f"{hint} At temperature 0 they are the likeliest ones"
+    else:
+        check_shares(dream.images[:, 1, 0], p, N, f"codes at {sampling}", hint)
+    for name, got, share in (
         ("actions", dream.actions[0], ACTIONS),
         ("rewards", dream.rewards[0].long() + 1, [0.2, 0.5, 0.3]),
+        ("ends", dream.ends[0].long(), [0.7, 0.3]),
     ):
-        check_shares(
-            got,
-            torch.tensor(p, dtype=DOUBLE),
-            N,
-            name,
-            f"{name} are drawn as sampling says: it is for the images alone",
-        )
-    check_shares(
-        dream.ends[0].long(),
-        torch.tensor([0.7, 0.3], dtype=DOUBLE),
-        N,
-        "ends",
-        "ends are drawn as sampling says: it is for the images alone",
-    )
+        hint = f"{name} are drawn as sampling says: it is for the images alone"
+        check_shares(got, torch.tensor(share, dtype=DOUBLE), N, name, hint)
 
 
-def dreamt(generator, n=30):
+def dreamt(generator, n=30, **options):
     """A dream in which everything is left to chance."""
     text, first, between = pieces(n, 2, seeded(1), last_action=False)
     return token_world_model.imagine(
-        Coins(IMAGE), Constant(ACTIONS), text, first, between, horizon=4, generator=generator
+        Coins(IMAGE), Constant(ACTIONS), text, first, between, horizon=4, generator=generator, **options
     )
 
 
-def test_generator_of_a_dream():
+@pytest.mark.parametrize("options", [{}, {"sampling": Sampling(guidance=2.0, k=5)}], ids=str)
+def test_generator_of_a_dream(options):
     """All draws come from it: same seed, same dream; another seed, another one; torch's own generator stays."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         state = torch.get_rng_state()
-        one = dreamt(seeded(4))
+        one = dreamt(seeded(4), **options)
         moved = not torch.equal(torch.get_rng_state(), state)
         torch.manual_seed(2)
-        again, other = dreamt(seeded(4)), dreamt(seeded(5))
-        free = [dreamt(None).actions for _ in range(2)]
+        again, other = dreamt(seeded(4), **options), dreamt(seeded(5), **options)
+        free = [dreamt(None, **options).actions for _ in range(2)]
     for name in ("actions", "rewards", "ends", "images"):
         columns = [getattr(dream, name) for dream in (one, again, other)]
         same = torch.equal(columns[0], columns[1])
@@ -517,9 +520,9 @@ def test_two_beginnings():
         )
 
 
-@pytest.mark.parametrize("n_frames", [1, 6])
+@pytest.mark.parametrize("n_frames", [1, 8])
 def test_other_beginnings(n_frames):
-    """One real frame and no action, or six: rewards follow from the whole."""
+    """One real frame and no action, or eight: rewards follow from the whole."""
     played = Played(n=3, horizon=4, n_frames=n_frames, seed=3)
     _, rewards, ends = played.told()
     assert_close(played.dream.rewards, rewards, what=f"rewards after {n_frames} frames", vacuous_ok=FOLLOWS)
@@ -530,3 +533,14 @@ def test_one_dream_of_one_step():
     """The smallest dream keeps its axes."""
     played = Played(n=1, horizon=1, n_frames=1, sampling=Sampling(guidance=2.0))
     assert played.dream.alive.all(), "the first step is alive"
+    before, after = played.asked()[1], played.asked(1)[1]
+    how = {"rtol": 1e-4, "atol": 1e-4, "vacuous_ok": "a single number"}
+    assert_close(played.dream.values, before, what="values of a dream of one step", **how)
+    hint = "the policy is asked once more after the last step"
+    assert_close(played.dream.next_values, after, what="next_values of a dream of one step", hint=hint, **how)
+
+
+def test_plain_by_default():
+    """Without `sampling` neither guidance nor a cut."""
+    default = inspect.signature(token_world_model.imagine).parameters["sampling"].default
+    assert default == PLAIN, f"sampling is {default} by default, expected PLAIN"
