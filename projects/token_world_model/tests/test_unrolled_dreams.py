@@ -3,7 +3,6 @@
 Its rewards and ends are certain. What is drawn at random is judged by its law, since a right answer may draw in any order.
 """
 
-import inspect
 import math
 
 import pytest
@@ -542,5 +541,12 @@ def test_one_dream_of_one_step():
 
 def test_plain_by_default():
     """Without `sampling` neither guidance nor a cut."""
-    default = inspect.signature(token_world_model.imagine).parameters["sampling"].default
-    assert default == PLAIN, f"sampling is {default} by default, expected PLAIN"
+    text, first, between = pieces(20, 2, seeded(1), last_action=False)
+    one, other = (
+        token_world_model.imagine(
+            Table(), Constant(ACTIONS), text, first, between, horizon=2, generator=seeded(2), **told
+        ).images
+        for told in ({}, {"sampling": PLAIN})
+    )
+    same = torch.equal(one, other)
+    assert same, "without `sampling` the images are others than with PLAIN, the default"
