@@ -118,7 +118,7 @@ def assert_close(
     if problem is None:
         return
     if problem.startswith("wrong dtype") and _mismatches(got, oracle, rtol, atol) is None:
-        mistakes = hint = None  # the numbers are right: whatever gives others is not what happened
+        mistakes = None  # the numbers are right: a mistake that gives the same here is not what happened
     for diagnosis, value in (mistakes or {}).items():
         mistaken = _evaluate(value)
         if (

@@ -311,7 +311,7 @@ def test_all_texts_are_dropped(generator):
 @pytest.mark.parametrize("drop_text", [0.5, 0.2, None])
 def test_share_of_dropped_texts(drop_text, generator):
     """Each episode's text goes with that probability, whole; by default one in ten."""
-    data = episodes(1500, 2, generator)
+    data = episodes(600, 2, generator)
     got, loss = texts_read(data, drop_text=drop_text, generator=seeded(1))
     p = 0.1 if drop_text is None else drop_text
     gone = got == 0
@@ -324,7 +324,7 @@ def test_share_of_dropped_texts(drop_text, generator):
         kept, expected, what="texts that stay", hint="a dropped text becomes 0, others stay what they are"
     )
     share = float(gone[:, 0].double().mean())
-    bound = 5 * math.sqrt(p * (1 - p) / 1500)
+    bound = 5 * math.sqrt(p * (1 - p) / 600)
     turned = (
         ": is it one draw for all?"
         if share in (0, 1)
@@ -334,7 +334,7 @@ def test_share_of_dropped_texts(drop_text, generator):
     )
     ignored = ": drop_text is ignored" if abs(share - 0.1) < 0.03 else ""
     assert abs(share - p) < bound, (
-        f"{share:.3f} of 1500 texts are dropped, drop_text is {p}{turned or ignored}"
+        f"{share:.3f} of 600 texts are dropped, drop_text is {p}{turned or ignored}"
     )
     again = data._replace(text=got[:, 0])
     right = Parts(Table(), again).total()

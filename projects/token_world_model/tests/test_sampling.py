@@ -558,7 +558,7 @@ def test_reward_and_end():
 @pytest.mark.parametrize("guidance", [2.0, 0.0, 0.5, 4.0, 1.0])
 def test_guided_frame(guidance):
     """Mixed logits of both halves; both halves read the same tokens."""
-    asked = Asked(Sampling(guidance=guidance, temperature=0.0), n=15)
+    asked = Asked(Sampling(guidance=guidance, temperature=0.0), n=8)
     frame, reward, end, cache = asked.answer
     expected = asked.greedy(guidance)
     mistakes = {
