@@ -1,104 +1,360 @@
-"""Turn a .cu file into C++ for the host's compiler: as little as possible, and never a line more or less.
+"""Turn preprocessed CUDA C++ into C++ for the host's compiler: as little as possible, and never a line more or less.
 
-What C++ accepts through include/device.hpp stays as it is. Only three things are rewritten: `extern __shared__`
-arrays, launches' own bookkeeping (the table of kernels at the end), and the wrapper that PyCUDA puts around a source.
-What the emulator cannot run is refused here by name.
+The preprocessor runs first, so that macros, #if and headers are what they are; it leaves `__global__`, `__shared__` and
+`<<<...>>>` alone. Four things are rewritten: `extern __shared__` arrays, `static __shared__`, launches, and at the end comes the
+list of the kernels. What the emulator cannot run is refused here by name.
 """
 
 from __future__ import annotations
 
+import bisect
 import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-# What is refused: pattern, its name, and what to do about it.
-UNSUPPORTED = (
-    (r"\basm\s*(?:volatile\s*)?\(", "inline PTX (asm)"),
-    (r"#\s*include\s*[<\"]mma\.h|\bnvcuda::wmma\b|\bwmma::", "wmma tensor-core fragments"),
-    (r"#\s*include\s*[<\"]cooperative_groups|\bcooperative_groups::", "cooperative groups"),
-    (r"#\s*include\s*[<\"]cuda/|\bcuda::(?:pipeline|barrier|memcpy_async|atomic)", "libcu++ (cuda::)"),
-    (r"\b__pipeline_\w+\s*\(|#\s*include\s*[<\"]cuda_pipeline", "asynchronous copies (cp.async)"),
-    (r"\btex[123]D\w*\s*[<(]|\btexture\s*<|\bsurf[123]D\w*\s*\(", "textures and surfaces"),
-    (
-        r"^[ \t]*#[ \t]*define\b[^\n]*\b__global__",
-        "__global__ inside a macro (write it out, so that kernels can be found)",
-    ),
-    (r"__shared__\s+[^;(){}=]*=", "an initial value of a __shared__ variable (nvcc refuses it too)"),
-    (r"<<<", "launches from the device or through <<<>>> (launch through PyCUDA)"),
-    (r"\b__cluster_dims__\b", "thread block clusters"),
-    (r"\bclock(?:64)?\s*\(\s*\)", "clock(): an emulated thread has no time"),
-    (r"\bcub::|\bthrust::|#\s*include\s*[<\"](?:cub|thrust|cute|cutlass)/", "CUB, Thrust and CUTLASS"),
-)
-DYNAMIC_SHARED = re.compile(
-    r"\bextern\s+(?:volatile\s+)?__shared__\s+"
-    r"((?:(?:__align__\s*\([^()]*\)|alignas\s*\([^()]*\)|__attribute__\s*\(\([^()]*(?:\([^()]*\))?\)\))\s*)*)"
-    r"([\w:<>,\s]+?)\s+"
-    r"((?:(?:__align__\s*\([^()]*\)|alignas\s*\([^()]*\))\s*)*)(\w+)\s*\[\s*\]"
-)
-NESTED = r"[^()]*(?:\([^()]*(?:\([^()]*(?:\([^()]*\)[^()]*)*\)[^()]*)*\)[^()]*)*"  # three levels of brackets inside
-BOUNDS = rf"(?:__launch_bounds__\s*\(({NESTED})\)\s*)?"
-KERNEL = re.compile(
-    r"(template\s*<[^;{}]*>\s*|template\s+)?(?:extern\s+\"C\"\s+)?(?:static\s+|inline\s+)*\b__global__\s+"
-    + BOUNDS + r"(?:static\s+)?void\s+" + BOUNDS + r"(\w+)\s*(<[^;{}()]*>)?\s*\("
-)  # fmt: skip
 PYCUDA_HEAD, PYCUDA_TAIL = 'extern "C" {\n', "\n}\n"
+REFUSAL = "not supported by the CPU emulator"
+# What is refused in the user's own files: pattern, its name, and what to do about it.
+UNSUPPORTED = (
+    (r"\b(?:asm|__asm__)\s*(?:volatile\s*|__volatile__\s*)?\(", "inline PTX (asm)"),
+    (r"\bwmma::", "wmma tensor-core fragments"),
+    (r"\bcuda::(?:pipeline|barrier|memcpy_async|atomic)", "libcu++ (cuda::)"),
+    (r"\b__pipeline_\w+\s*\(", "asynchronous copies (cp.async)"),
+    (r"\btex[123]D\w*\s*[<(]|\btexture\s*<|\bsurf[123]D\w*\s*\(", "textures and surfaces"),
+    (r"__shared__\s+[^;(){}=]*=", "an initial value of a __shared__ variable (nvcc refuses it too)"),
+    (r"\b__cluster_dims__\b", "thread block clusters"),
+    (r"\bclock64\s*\(\s*\)", "clock64(): an emulated thread has no time"),
+    (r"\bcub::|\bthrust::", "CUB, Thrust and CUTLASS"),
+    (r"\bcudaGraph\w+|\bcudaStreamBeginCapture\b", "CUDA graphs"),
+)
+UNSUPPORTED_IN_KERNELS = (
+    (r"<<<", "launches from the device"),
+    (r"\bclock\s*\(\s*\)", "clock(): an emulated thread has no time"),
+)
+# Headers that nobody has here: the start of the name, and what it is.
+UNSUPPORTED_HEADERS = {
+    "mma.h": "wmma tensor-core fragments",
+    "cuda/": "libcu++ (cuda::)",
+    "cuda_pipeline": "asynchronous copies (cp.async)",
+    **dict.fromkeys(("cub/", "thrust/", "cute/", "cutlass/"), "CUB, Thrust and CUTLASS"),
+    **dict.fromkeys(("cublas", "cudnn", "cufft", "cusparse", "cusolver"), "a library of kernels for a real GPU"),
+}
+MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"([ \d]*)$', re.MULTILINE)
+LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|^[ \t]*#[^\n]*', re.MULTILINE)  # a #pragma too
+NAMESPACE = re.compile(r"\b(?:inline\s+)?namespace\b([\w\s:]*)\{|\{|\}")
+OPEN, CLOSE = dict(zip("([{<", ")]}>", strict=True)), dict(zip(")]}>", "([{<", strict=True))
 
 
 class UnsupportedError(RuntimeError):
     """The source uses what the emulator does not have. The message looks like a compiler's, with file and line."""
 
 
-def host_source(source: str, name: str) -> str:
-    """Return C++ for the host; every line of the .cu file keeps its number.
+def named(source: str, name: str) -> str:
+    """Return the source with the file's name in front; a #line directive in the source wins.
+
+    PyCUDA's extern "C" { } stays outside of it, so that lines are those of the .cu file.
+    """
+    head = f'#line 1 "{name}"\n'
+    if source.startswith(PYCUDA_HEAD) and source.endswith(PYCUDA_TAIL):
+        return PYCUDA_HEAD + head + source[len(PYCUDA_HEAD) :]
+    return head + source + "\n"
+
+
+def host_source(preprocessed: str, is_ours: Callable[[str], bool]) -> str:
+    """Return C++ for the host.
 
     Parameters
     ----------
-    source : the text of a .cu file, perhaps inside PyCUDA's extern "C" { }
-    name : the file's name in errors and reports; a #line directive in the source wins
+    preprocessed : what `g++ -E` makes of `named(source)`
+    is_ours : tells whether a header is the emulator's own
     """
-    plain = strip_comments(source)
-    refuse_unsupported(plain, name, offset=1 if source.startswith(PYCUDA_HEAD) else 0)
-    text = DYNAMIC_SHARED.sub(r"\2* \4 = (\2*)emulator_dynamic_shared()", source)
-    text = re.sub(r"\bstatic\s+__shared__\b", "__shared__", text)
-    head = f'#line 1 "{name}"\n'
-    if text.startswith(PYCUDA_HEAD) and text.endswith(PYCUDA_TAIL):
-        text = PYCUDA_HEAD + head + text[len(PYCUDA_HEAD) :]
-    else:
-        text = head + text
-    return text + "\n" + kernel_table(plain, name)
+    text = Text(preprocessed, is_ours)
+    refuse_unsupported(text)
+    kernels = list(find_kernels(text))
+    edits = [*shared_arrays(text), *launches(text, kernels)]
+    for low, high, replacement in sorted(edits, reverse=True):
+        preprocessed = preprocessed[:low] + replacement + preprocessed[high:]
+    return f'{preprocessed}\n{kernel_list(kernels)}EMULATOR_MODULE(" {" ".join(shared_names(text))} ")\n'
 
 
-def kernel_table(plain: str, name: str) -> str:
-    """Return the table of the file's kernels that the driver reads; a template has an entry per instantiation."""
-    rows, seen = [], set()
-    for match in KERNEL.finditer(plain):
-        template, bounds, late_bounds, function, arguments = match.groups()
-        if template and template.strip() != "template":
-            continue  # the definition of a template; its explicit instantiations follow
-        function += arguments or ""
-        if function in seen:
-            continue  # declared, then defined
-        seen.add(function)
-        line = plain.count("\n", 0, match.start(5 if arguments else 4)) + 1
-        limit = (bounds or late_bounds or "1024").split(",")[0].strip()
-        rows.append(f'#line {line} "{name}"\nEMULATOR_KERNEL(({function}), {line}, {limit})\n')
-    return "EMULATOR_TABLE_BEGIN\n" + "".join(rows) + "EMULATOR_TABLE_END\n"
+class Text:
+    """A preprocessed source: `plain` is the user's part of it, with all else and the contents of strings blanked.
+
+    Positions in `plain` are positions in the source.
+    """
+
+    def __init__(self, source: str, is_ours: Callable[[str], bool]) -> None:
+        self.starts: list[int] = []
+        self.places: list[tuple[str, int]] = []  # file and line of the text that starts there
+        parts, end = [], 0
+        user = False
+        for marker in [*MARKER.finditer(source), None]:
+            start = marker.start() if marker else len(source)
+            part = source[end:start]
+            parts.append(LITERAL.sub(_blank_literal, part) if user else _blank(part))
+            if marker:
+                parts.append(_blank(marker.group()))
+                end = marker.end()
+                self.starts.append(end + 1)
+                self.places.append((marker[2], int(marker[1])))
+                user = "3" not in marker[3].split() and not is_ours(marker[2]) and not marker[2].startswith("<")
+        self.source, self.plain = source, "".join(parts)
+
+    def place(self, position: int) -> tuple[str, int]:
+        """Return file and line of a position."""
+        i = bisect.bisect_right(self.starts, position) - 1
+        file, line = self.places[i]
+        return file, line + self.source.count("\n", self.starts[i], position)
 
 
-def refuse_unsupported(plain: str, name: str, offset: int = 0) -> None:
-    """Raise UnsupportedError for the first thing in the source that the emulator does not have."""
-    for pattern, what in UNSUPPORTED:
-        match = re.search(pattern, plain, flags=re.MULTILINE)
-        if match:
-            line = plain.count("\n", 0, match.start()) + 1 - offset
-            raise UnsupportedError(f"{name}:{line}: error: not supported by the CPU emulator: {what}")
+def _blank(text: str) -> str:
+    return re.sub(r"[^\n]", " ", text)
 
 
-def strip_comments(source: str) -> str:
-    """Return the source with comments and string contents blanked; newlines stay, so that lines can be counted."""
+def _blank_literal(match: re.Match[str]) -> str:
+    text = match.group()
+    return text if text == '"C"' else _blank(text)
 
-    def blank(match: re.Match[str]) -> str:
-        text = match.group()
-        if text.startswith('"'):
-            return text if text == '"C"' or "/" in text or text.endswith('.h"') else '""'
-        return re.sub(r"[^\n]", " ", text)
 
-    return re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', blank, source, flags=re.DOTALL)
+def matching(plain: str, position: int) -> int:
+    """Return the position of the bracket that belongs to the one at `position`, in either direction; -1 if there is none.
+
+    Angle brackets are only counted where the first one is angular.
+    """
+    first = plain[position]
+    forward = first in OPEN
+    partner = (OPEN if forward else CLOSE)[first]
+    depth = 0
+    for i in range(position, len(plain)) if forward else range(position, -1, -1):
+        if plain[i] == first:
+            depth += 1
+        elif plain[i] == partner and not (partner == ">" and plain[i - 1] == "-"):
+            depth -= 1
+            if not depth:
+                return i
+    return -1
+
+
+def _statement_start(plain: str, position: int) -> int:
+    low = 1 + max(plain.rfind(mark, 0, position) for mark in ";{}")
+    return low + len(plain[low:position]) - len(plain[low:position].lstrip())
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def refuse_unsupported(text: Text) -> None:
+    """Raise UnsupportedError for the first thing in the user's files that the emulator does not have."""
+    found = [(match.start(), what) for pattern, what in UNSUPPORTED for match in re.finditer(pattern, text.plain)]
+    for low, high in device_functions(text.plain):
+        for pattern, what in UNSUPPORTED_IN_KERNELS:
+            found += [(match.start(), what) for match in re.compile(pattern).finditer(text.plain, low, high)]
+    if found:
+        position, what = min(found)
+        file, line = text.place(position)
+        raise UnsupportedError(f"{file}:{line}: error: {REFUSAL}: {what}")
+
+
+def refuse_header(message: str) -> None:
+    """Raise UnsupportedError where the preprocessor has not found a header that is known to be missing here."""
+    missing = re.search(r"^(.*?:\d+):\d+: fatal error: (\S+): No such file", message, flags=re.MULTILINE)
+    for start, what in UNSUPPORTED_HEADERS.items():
+        if missing and missing[2].startswith(start):
+            raise UnsupportedError(f"{missing[1]}: error: {REFUSAL}: <{missing[2]}>, {what}")
+
+
+def device_functions(plain: str) -> Iterator[tuple[int, int]]:
+    """Find the bodies of functions for the device."""
+    for match in re.finditer(r"\b(?:__global__|__device__)\b", plain):
+        body = re.compile(r"[;{]").search(plain, match.end())
+        if body and body.group() == "{":
+            yield body.start(), matching(plain, body.start()) + 1
+
+
+# --- shared memory ---------------------------------------------------------------------------------------------------
+
+
+def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
+    """Yield edits: `extern __shared__ T x[];` becomes a pointer to dynamic shared memory; `static` is in the keyword already."""
+    for match in re.finditer(r"\b__shared__\b", text.plain):
+        low = _statement_start(text.plain, match.start())
+        high = text.plain.find(";", match.end())
+        declaration = text.source[low:high]
+        if re.search(r"\bstatic\b", text.plain[low : match.start()]):
+            yield low, high, re.sub(r"\bstatic\b", "", declaration)
+        if not re.search(r"\bextern\b", text.plain[low:high]):
+            continue
+        bare = re.sub(r"\bextern\b|\b__shared__\b", "", declaration)
+        bare = re.sub(r"(?:\b__align__|\balignas)\s*\([^()]*\)|__attribute__\s*\(\((?:[^()]|\([^()]*\))*\)\)", "", bare)
+        parts = re.fullmatch(r"(\s*)(.*?)(\w+)\s*\[\s*\](.*)", bare, flags=re.DOTALL)
+        if parts:
+            space, kind, name, rest = parts.groups()
+            kind = kind.strip()
+            yield low, high, f"{space}{kind} (*{name}){rest} = ({kind} (*){rest})emulator_dynamic_shared()"
+
+
+def shared_names(text: Text) -> list[str]:
+    """Return the names of the `__shared__` variables: in the object they look like any function's static."""
+    names = set()
+    for match in re.finditer(r"\b__shared__\b", text.plain):
+        declaration = text.plain[match.end() : text.plain.find(";", match.end())]
+        declaration = re.sub(r"(?:\b__align__|\balignas)\s*\([^()]*\)|\[[^\]]*\]", "", declaration)
+        names |= {found[1] for part in _split(declaration) if (found := re.search(r"(\w+)\s*$", part))}
+    return sorted(names)
+
+
+# --- kernels ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Kernel:
+    """A `__global__` function as it is declared somewhere.
+
+    Parameters
+    ----------
+    name : without namespaces; with template arguments in an explicit instantiation
+    parameters : the text between its brackets
+    namespaces : that it is in, from the outermost; "" for one without a name
+    template : how many parameters its template has, or None for a function, an instantiation or a specialisation
+    bounds : the first argument of __launch_bounds__, or "1024"
+    """
+
+    name: str
+    parameters: str
+    namespaces: tuple[str, ...]
+    template: int | None
+    bounds: str
+    file: str
+    line: int
+
+
+def find_kernels(text: Text) -> Iterator[Kernel]:
+    """Find the kernels that the user's files declare."""
+    scopes = list(_scopes(text.plain))
+    for match in re.finditer(r"\b__global__\b", text.plain):
+        low = _statement_start(text.plain, match.start())
+        rest = text.plain[match.end() : match.end() + 2000]
+        bare = re.sub(r"(?:\b__launch_bounds__|\b__attribute__|\b__align__)\s*(?=\()", "  @", rest)
+        # The first name that a bracket follows; what belongs to an attribute is skipped.
+        position = match.end() + _name_end(bare)
+        name = re.search(r"([\w:]+\s*(?:<[^;{}()]*>)?)\s*$", text.plain[low:position])
+        if not name:
+            continue
+        close = matching(text.plain, position)
+        bounds = re.search(r"__launch_bounds__\s*\(", text.plain[low:position])
+        limit = "1024"
+        if bounds:
+            start = low + bounds.end() - 1
+            limit = _split(text.source[start + 1 : matching(text.plain, start)])[0]
+        file, line = text.place(low + name.start(1))
+        inside = [scope for start, end, scope in scopes if start < low <= end]
+        yield Kernel(
+            re.sub(r"\s+", "", name[1]), text.source[position + 1 : close], tuple(inside),
+            _template_parameters(text.plain[low:position]), limit, file, line,
+        )  # fmt: skip
+
+
+def _name_end(bare: str) -> int:
+    """Return where the bracket of the parameters opens; brackets after @ are an attribute's."""
+    position = 0
+    while True:
+        position = bare.find("(", position)
+        if position < 0 or not bare[:position].rstrip().endswith("@"):
+            return position
+        position = matching(bare, position) + 1
+
+
+def _template_parameters(head: str) -> int | None:
+    found = re.search(r"\btemplate\s*<", head)
+    if not found:
+        return None
+    inside = head[found.end() : matching(head, found.end() - 1)]
+    return len(_split(inside)) or None
+
+
+def _scopes(plain: str) -> Iterator[tuple[int, int, str]]:
+    """Yield start, end and name of each namespace; a::b is two."""
+    for match in NAMESPACE.finditer(plain):
+        if match[1] is not None:
+            end = matching(plain, match.end() - 1)
+            for name in match[1].split("::"):
+                yield match.start(), end, name.strip()
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that are outside of brackets."""
+    parts, depth = [""], 0
+    for i, char in enumerate(text):
+        depth += (char in "([{<") - (char in ")]}" or (char == ">" and text[i - 1] != "-"))
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts if part.strip()]
+
+
+def kernel_list(kernels: list[Kernel]) -> str:
+    """Return a row for each kernel, in its own namespace, for the driver's list."""
+    rows = []
+    seen = set()
+    for i, kernel in enumerate(kernels):
+        key = (kernel.namespaces, kernel.name, re.sub(r"\s+", "", kernel.parameters))
+        if kernel.template or key in seen:
+            continue
+        seen.add(key)
+        types = ", ".join(re.split(r"=", part)[0] for part in _split(kernel.parameters))
+        function = kernel.name if "<" in kernel.name else f"static_cast<void (*)({types})>({kernel.name})"
+        row = f"EMULATOR_KERNEL({i}, ({function}), {kernel.line}, ({kernel.bounds}))"
+        for name in reversed(kernel.namespaces):
+            row = f"namespace {name} {{ {row} }}"
+        rows.append(f'#line {kernel.line} "{kernel.file}"\n{row}\n')
+    return "".join(rows)
+
+
+# --- launches --------------------------------------------------------------------------------------------------------
+
+
+def launches(text: Text, kernels: list[Kernel]) -> Iterator[tuple[int, int, str]]:
+    """Yield edits: `kernel<<<grid, block>>>(a, b)` becomes `EMULATOR_LAUNCH((kernel), (grid, block), a, b)`.
+
+    A kernel whose template arguments follow from those of the call cannot be named on its own: it is called in a lambda.
+    """
+    wanted = {kernel.name.split("<")[0]: kernel.template or 0 for kernel in kernels if "<" not in kernel.name}
+    overloaded = {name for name in wanted if sum(kernel.name == name for kernel in kernels) > 1}
+    for match in re.finditer(r"<<<", text.plain):
+        low = _callee_start(text.plain, match.start())
+        end = text.plain.find(">>>", match.end())
+        opening = text.plain.find("(", end)
+        if end < 0 or opening < 0 or text.plain[end + 3 : opening].strip():
+            file, line = text.place(match.start())
+            raise UnsupportedError(f"{file}:{line}: error: a launch is kernel<<<grid, block>>>(arguments)")
+        callee = text.source[low : match.start()].strip()
+        given = callee[callee.find("<") + 1 : -1] if callee.endswith(">") else ""
+        name = callee.split("<")[0].split("::")[-1].strip()
+        deduced = len(_split(given)) < wanted.get(name, 0) or name in overloaded
+        how = "EMULATOR_LAUNCH_DEDUCED" if deduced else "EMULATOR_LAUNCH"
+        comma = ", " if text.plain[opening + 1 : matching(text.plain, opening)].strip() else ""
+        yield low, low, f"{how}(("
+        yield match.start(), match.end(), "), ("
+        yield end, opening + 1, f"){comma}" + "\n" * text.plain.count("\n", end, opening)
+
+
+def _callee_start(plain: str, end: int) -> int:
+    """Return where the expression that is launched begins: a::kernel<int, 4>, (pointer) or kernels[i]."""
+    position = end
+    while True:
+        while plain[position - 1].isspace():
+            position -= 1
+        if plain[position - 1] in ">)]":
+            opening = matching(plain, position - 1)
+            if opening < 0:
+                return position
+            position = opening
+            if plain[opening] == "(":
+                return position
+            continue
+        position -= len(re.search(r"\w*$", plain[:position])[0])  # type: ignore[index]
+        if plain[:position].rstrip().endswith("::"):
+            position = plain.rfind("::", 0, position)
+            continue
+        return position

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .source import UnsupportedError, host_source
+from .source import UnsupportedError, host_source, named, refuse_header
 
 HERE = Path(__file__).resolve().parent
 DRIVER = "libcuda.so.1"
@@ -216,37 +216,72 @@ def compile_kernels(
     CompileError
         the host's compiler refuses the source; the message is the compiler's, with .cu lines
     """
-    mode = mode or os.environ.get("CUDA_EMULATOR_MODE") or "checked"
-    if mode not in ("checked", "plain"):
-        raise ToolchainError(f"CUDA_EMULATOR_MODE must be checked or plain, not {mode!r}")
-    text = host_source(source, name)
-    command = [compiler(), *_kernel_flags(mode), *options]
-    included = _included(options, text)
-    key = digest(text, *command, _contents("include"), *included)
-    target = cache_folder() / f"{key}.cubin"
+    link = [compiler(), "-shared"]
+    return _build(source, name, ".cubin", [*_kernel_flags(mode or default_mode()), "-fvisibility=hidden"], link, options)
+
+
+def compile_program(path: Path, *, mode: str | None = None, options: tuple[str, ...] = ()) -> Path:
+    """Compile a .cu file with a main to a program that runs on the emulated driver; return its path in the cache.
+
+    Raises as `compile_kernels` does.
+    """
+    driver = driver_path()
+    flags = [*_kernel_flags(mode or default_mode()), "-DEMULATOR_PROGRAM"]
+    link = [compiler(), str(driver), f"-Wl,-rpath,{driver.parent}", "-pthread"]
+    folder = f"-I{path.resolve().parent}"
+    return _build(path.read_text(encoding="utf-8"), str(path), "", flags, link, (*options, folder))
+
+
+def default_mode() -> str:
+    """Return the mode of CUDA_EMULATOR_MODE, or "checked"."""
+    return os.environ.get("CUDA_EMULATOR_MODE") or "checked"
+
+
+def _build(
+    source: str, name: str, suffix: str, flags: list[str], link: list[str], options: tuple[str, ...]
+) -> Path:
+    text = named(source, name)
+    key = digest(text, *flags, *link, *options, _contents("include"), *_included(options, text))
+    target = cache_folder() / f"{key}{suffix}"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
-            linked = _compile_and_link(command, text, Path(work))
+            linked = _compile_and_link(text, Path(work), flags, link, options)
             _keep(linked, target)
     return target
 
 
-def _compile_and_link(command: list[str], text: str, work: Path) -> Path:
-    """Compile, then link in a step of its own: without -fsanitize, whose library must not come along.
+def _compile_and_link(
+    text: str, work: Path, flags: list[str], link: list[str], options: tuple[str, ...]
+) -> Path:
+    """Preprocess, translate, compile, then link in a step of its own: without -fsanitize, whose library must not come along.
 
     The emulator's functions stay undefined; the driver has them, and activate() loads it for all to see.
     """
-    linked = work / "linked"
+    include = HERE / "include"
     here = f"-ffile-prefix-map={os.getcwd()}=."  # PyCUDA compiles in a new folder each time
-    steps = (
-        [command[0], here, *command[1:], "-c", "-x", "c++", "-", "-o", str(work / "object")],
-        [compiler(), "-shared", "-o", str(linked), str(work / "object")],
-    )
-    for step in steps:
-        done = subprocess.run(step, input=text, capture_output=True, text=True)
-        if done.returncode:
-            raise CompileError(done.stderr)
+    flags = [here, *flags]
+    device = ["-I", str(include), "-include", str(include / "device.hpp")]
+    preprocessed = _run([compiler(), *flags, *options, *device, "-E", "-x", "c++", "-"], text)
+    host = host_source(preprocessed, lambda header: header.startswith(str(include)))
+    command = [compiler(), *flags, "-include", str(include / "keywords.hpp"), "-c", "-x", "c++", "-"]
+    object_file, linked = work / "object", work / "linked"
+    try:
+        _run([*command, "-o", str(object_file)], host)
+    except CompileError as error:
+        # A __forceinline__ function that is passed as an argument cannot be inlined where it is called.
+        if "always_inline" not in str(error):
+            raise
+        _run([*command, "-DEMULATOR_NO_FORCED_INLINE", "-o", str(object_file)], host)
+    _run([link[0], "-o", str(linked), str(object_file), *link[1:]])
     return linked
+
+
+def _run(command: list[str], text: str = "") -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        refuse_header(done.stderr)
+        raise CompileError(done.stderr)
+    return done.stdout
 
 
 class CompileError(RuntimeError):
@@ -254,8 +289,9 @@ class CompileError(RuntimeError):
 
 
 def _kernel_flags(mode: str) -> list[str]:
-    flags = ["-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", "-g1", "-gdwarf-4"]
-    flags += ["-I", str(HERE / "include"), "-include", str(HERE / "include" / "device.hpp")]
+    if mode not in ("checked", "plain"):
+        raise ToolchainError(f"CUDA_EMULATOR_MODE must be checked or plain, not {mode!r}")
+    flags = ["-std=c++17", "-w", "-fPIC", "-g1", "-gdwarf-4"]
     flags.append(
         f"-ffile-prefix-map={HERE / 'include'}=emulator-include"
     )  # how driver/report.cpp knows our own lines
@@ -265,17 +301,18 @@ def _kernel_flags(mode: str) -> list[str]:
     return [*flags, "-O1", *HOOKS, *NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]]
 
 
-def _included(options: tuple[str, ...], text: str) -> list[bytes]:
+def _included(options: tuple[str, ...], text: str, seen: frozenset[Path] = frozenset()) -> list[bytes]:
     """Return the contents of the user's own headers, which belong to the cache's key."""
     folders = [Path(option[2:]) for option in options if option.startswith("-I")]
     names = re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text, flags=re.MULTILINE)
     found = []
     for name in names:
-        for folder in folders:
-            if (folder / name).is_file():
-                header = (folder / name).read_bytes()
-                found += [header, *_included(options, header.decode(errors="replace"))]
-                break
+        for header in [folder / name for folder in folders if (folder / name).is_file()][:1]:
+            content = header.read_bytes()
+            found.append(content)
+            if header not in seen:
+                within = (*options, f"-I{header.parent}")
+                found += _included(within, content.decode(errors="replace"), seen | {header})
     return found
 
 
@@ -284,6 +321,8 @@ __all__ = [
     "ToolchainError",
     "UnsupportedError",
     "compile_kernels",
+    "compile_program",
+    "default_mode",
     "driver_path",
     "nvcc_folder",
 ]

@@ -40,28 +40,31 @@ API cuModuleUnload(void* module) {
     return modules.destroy(module) ? SUCCESS : error(INVALID_HANDLE, "this module does not exist");
 }
 
+size_t emulator::static_shared(const Module& module, const std::string& function) {
+    size_t bytes = 0;
+    for (const Variable& variable : module.shared)
+        if (variable.function == function || variable.function.rfind(function + "(", 0) == 0) bytes += variable.high - variable.low;
+    return bytes;
+}
+
 // The name is the symbol's, as in a cubin: plain for extern "C", mangled for C++.
 API cuModuleGetFunction(void** function, void* module_handle, const char* name) {
     Module* module = modules.find(module_handle);
     if (!module) return error(INVALID_HANDLE, "this module does not exist, or has been unloaded");
     auto symbol = module->functions.find(name);
     const emulator_kernel* kernel = nullptr;
-    for (unsigned i = 0; symbol != module->functions.end() && i < module->info->n_kernels; i++)
-        if (reinterpret_cast<uintptr_t>(module->info->kernels[i].function) == symbol->second)
-            kernel = &module->info->kernels[i];
+    for (auto* k = *module->info->kernels; symbol != module->functions.end() && k; k = k->next)
+        if (reinterpret_cast<uintptr_t>(k->function) == symbol->second) kernel = k;
     if (!kernel) {
         std::string known;
         for (auto& [other, address] : module->functions)
-            for (unsigned i = 0; i < module->info->n_kernels; i++)
-                if (reinterpret_cast<uintptr_t>(module->info->kernels[i].function) == address) known += " " + other;
+            for (auto* k = *module->info->kernels; k; k = k->next)
+                if (reinterpret_cast<uintptr_t>(k->function) == address) known += " " + other;
         return error(NOT_FOUND, "no __global__ function `" + std::string(name) + "`; this module has:" +
                                     (known.empty() ? " none" : known) + " (extern \"C\" keeps a plain name)");
     }
     auto* made = functions.add(new Function{module, kernel, name});
-    const std::string full = demangle(name);
-    for (const Variable& variable : module->shared)
-        if (variable.function == full || variable.function.rfind(full + "(", 0) == 0)
-            made->static_shared += variable.high - variable.low;
+    made->static_shared = static_shared(*module, demangle(name));
     if (made->static_shared > DEFAULT_SHARED) {
         std::string text = std::string(name) + " declares " + number(made->static_shared) +
                            " bytes of __shared__ variables; ptxas refuses more than 49152 (use dynamic shared memory)";
@@ -102,11 +105,12 @@ API cuFuncGetAttribute(int* value, int attribute, void* handle) {
 API cuFuncSetAttribute(void* handle, int attribute, int value) {
     Function* function = functions.find(handle);
     if (!function) return error(INVALID_HANDLE, "this function does not exist, or its module has been unloaded");
-    if (attribute == 8) {
-        if (value < 0 || (size_t)value + function->static_shared > MAX_SHARED)
-            return error(INVALID_VALUE, "a block can have at most " + number(MAX_SHARED) + " bytes of shared memory");
-        function->max_dynamic_shared = value;
-    }
+    return attribute == 8 ? set_max_dynamic_shared(*function, value) : SUCCESS;
+}
+Code emulator::set_max_dynamic_shared(Function& function, int bytes) {
+    if (bytes < 0 || (size_t)bytes + function.static_shared > MAX_SHARED)
+        return error(INVALID_VALUE, "a block can have at most " + number(MAX_SHARED) + " bytes of shared memory");
+    function.max_dynamic_shared = bytes;
     return SUCCESS;
 }
 API cuFuncSetCacheConfig(void*, int) { return SUCCESS; }
@@ -160,16 +164,20 @@ static Code unpack_arguments(const Function& function, void** extra, std::vector
     return SUCCESS;
 }
 
+Code emulator::launch_function(Function& function, Index grid, Index block, size_t shared, void** arguments) {
+    if (Code code = check_launch(function, grid, block, shared)) return code;
+    if (settings.counting && !function.module->info->checked)
+        return error(NOT_SUPPORTED, "counting needs kernels compiled in checked mode; this module was compiled plain");
+    return run_grid(function, grid, block, shared, arguments);
+}
+
 static Code launch_kernel(Function* function, Index grid, Index block, size_t shared, void** parameters, void** extra) {
     NEED_CONTEXT;
     if (!function) return error(INVALID_HANDLE, "this function does not exist, or its module has been unloaded");
-    if (Code code = check_launch(*function, grid, block, shared)) return code;
     std::vector<void*> arguments(function->kernel->layout[0]);
     if (parameters) memcpy(arguments.data(), parameters, arguments.size() * sizeof(void*));
     else if (Code code = unpack_arguments(*function, extra, arguments)) return code;
-    if (settings.counting && !function->module->info->checked)
-        return error(NOT_SUPPORTED, "counting needs kernels compiled in checked mode; this module was compiled plain");
-    return run_grid(*function, grid, block, shared, arguments.data());
+    return launch_function(*function, grid, block, shared, arguments.data());
 }
 API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void* stream, void** parameters, void** extra) {

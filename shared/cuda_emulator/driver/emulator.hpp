@@ -10,6 +10,7 @@
 //   undefined.cpp    integer overflow, division by zero, indices out of range
 //   counters.cpp     coalescing, bank conflicts and divergent branches per source line
 //   report.cpp       what went wrong, where in the .cu file, and what is likely the mistake
+//   runtime.cpp      the runtime API of whole programs, on top of the driver API
 //   control.cpp      the emulator_* functions that the Python package calls
 #pragma once
 #include <cstddef>
@@ -103,11 +104,14 @@ struct Module {
 
     ~Module();
     Code load(const void* image);
+    Code load_program(const emulator_module* info);  // the process's own file
     void locate(const std::vector<uintptr_t>& pcs);  // one addr2line for all of them
     const std::vector<Frame>& frames_of(uintptr_t pc);
 };
 
 std::string demangle(const char* name);
+
+size_t static_shared(const Module& module, const std::string& function);  // bytes of its __shared__ variables
 
 struct Function {
     Module* module;
@@ -248,6 +252,11 @@ void count_access(uintptr_t pc, uintptr_t address, unsigned size, Access access,
 void flush_requests();  // at a barrier and at the end of a block: what is pending is complete
 void end_counting(const std::string& kernel);
 extern std::vector<std::string> counted;  // JSON, one object per counted launch
+
+// --- api_modules.cpp -------------------------------------------------------------------------------------------------
+
+Code launch_function(Function& function, Index grid, Index block, size_t shared, void** arguments);
+Code set_max_dynamic_shared(Function& function, int bytes);
 
 }  // namespace emulator
 

@@ -5,8 +5,10 @@
 #include <cxxabi.h>
 #include <dlfcn.h>
 #include <elf.h>
+#include <fcntl.h>
 #include <link.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -80,8 +82,10 @@ static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* nam
         // "void kernel<16>(float*)::tile" or "kernel::tile"
         std::string full = demangle(name);
         size_t cut = full.rfind("::");
-        std::string function = cut == std::string::npos ? "" : full.substr(0, cut);
-        module.shared.push_back({cut == std::string::npos ? full : full.substr(cut + 2), function, low, high});
+        const std::string function = cut == std::string::npos ? "" : full.substr(0, cut);
+        const std::string variable = cut == std::string::npos ? full : full.substr(cut + 2);
+        const bool shared = strstr(module.info->shared, (" " + variable + " ").c_str());
+        (shared ? module.shared : module.globals).push_back({variable, function, low, high});
     } else if (type == STT_OBJECT && high > low) {
         const std::string full = demangle(name);
         for (const char* own : {"emulator_", "completed.", "__dso_handle", "_DYNAMIC", "_GLOBAL_OFFSET_TABLE_"})
@@ -113,8 +117,8 @@ static Code read_symbols(Module& module, const char* image) {
             if (Code code = read_symbol(module, symbol, strings + symbol.st_name)) return code;
         }
     }
-    for (unsigned i = 0; i < module.info->n_kernels; i++) {
-        const auto address = reinterpret_cast<uintptr_t>(module.info->kernels[i].function);
+    for (const emulator_kernel* kernel = *module.info->kernels; kernel; kernel = kernel->next) {
+        const auto address = reinterpret_cast<uintptr_t>(kernel->function);
         for (auto& [name, low] : module.functions)
             if (low == address)
                 for (Variable& v : module.shared)
@@ -126,6 +130,22 @@ static Code read_symbols(Module& module, const char* image) {
         module.shared_high = module.shared.back().high;
     }
     return SUCCESS;
+}
+
+// What the loaded object says of itself, and where it lies.
+static Code read_image(Module& module, const char* image) {
+    if (!module.info || module.info->abi != EMULATOR_ABI)
+        return error(INVALID_IMAGE, "this object was not made by this version of the emulator's nvcc");
+    const auto* header = reinterpret_cast<const Elf64_Ehdr*>(image);
+    const auto* segments = reinterpret_cast<const Elf64_Phdr*>(image + header->e_phoff);
+    module.image_low = ~uintptr_t(0);
+    for (int i = 0; i < header->e_phnum; i++) {
+        if (segments[i].p_type != PT_LOAD) continue;
+        const uintptr_t low = module.base + segments[i].p_vaddr;
+        module.image_low = std::min(module.image_low, low);
+        module.image_high = std::max<uintptr_t>(module.image_high, low + segments[i].p_memsz);
+    }
+    return read_symbols(module, image);
 }
 
 Code Module::load(const void* data) {
@@ -142,20 +162,21 @@ Code Module::load(const void* data) {
     handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!handle) return error(INVALID_IMAGE, dlerror());
     info = static_cast<const emulator_module*>(dlsym(handle, "emulator_module_info"));
-    if (!info || info->abi != EMULATOR_ABI)
-        return error(INVALID_IMAGE, "this object was not made by this version of the emulator's nvcc");
     link_map* map = nullptr;
     dlinfo(handle, RTLD_DI_LINKMAP, &map);
     base = map->l_addr;
-    const auto* header = reinterpret_cast<const Elf64_Ehdr*>(image);
-    const auto* segments = reinterpret_cast<const Elf64_Phdr*>(image + header->e_phoff);
-    image_low = ~uintptr_t(0);
-    for (int i = 0; i < header->e_phnum; i++) {
-        if (segments[i].p_type != PT_LOAD) continue;
-        image_low = std::min<uintptr_t>(image_low, base + segments[i].p_vaddr);
-        image_high = std::max<uintptr_t>(image_high, base + segments[i].p_vaddr + segments[i].p_memsz);
-    }
-    return read_symbols(*this, image);
+    return read_image(*this, image);
+}
+
+Code Module::load_program(const emulator_module* given) {
+    info = given;
+    file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    struct stat size;
+    if (file < 0 || fstat(file, &size)) return error(INVALID_IMAGE, "the program cannot read its own file");
+    dl_iterate_phdr([](dl_phdr_info* first, size_t, void* at) { return *static_cast<uintptr_t*>(at) = first->dlpi_addr, 1; }, &base);
+    void* image = mmap(nullptr, size.st_size, PROT_READ, MAP_PRIVATE, file, 0);
+    if (image == MAP_FAILED) return error(OUT_OF_MEMORY, "no room for the program's symbols");
+    return read_image(*this, static_cast<const char*>(image));
 }
 
 Module::~Module() {

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#define EMULATOR_ABI 2
+#define EMULATOR_ABI 3
 
 // One __global__ function. `call` unpacks the launch's array of argument pointers: a template makes it from the
 // function's own type, so that no signature is ever parsed.
@@ -13,14 +13,15 @@ struct emulator_kernel {
     const size_t* layout;  // number of parameters, their sizes, their offsets, bytes altogether
     int line;
     unsigned max_threads;  // from __launch_bounds__, or 1024
+    const emulator_kernel* next;
 };
 
 // Every object that the emulator's nvcc makes exports one of these as `emulator_module_info`.
 struct emulator_module {
     unsigned abi;
     unsigned checked;  // compiled with the access hooks
-    unsigned n_kernels;
-    const emulator_kernel* kernels;
+    const emulator_kernel* const* kernels;  // the first of a list
+    const char* shared;                     // the names of its __shared__ variables, each between two spaces
 };
 
 enum emulator_barrier { BARRIER_PLAIN, BARRIER_COUNT, BARRIER_AND, BARRIER_OR };
@@ -39,4 +40,8 @@ uint64_t emulator_atomic_load(const void* address, unsigned size);  // checks an
 void emulator_atomic_store(void* address, unsigned size, uint64_t value);
 [[noreturn]] void emulator_device_assert(const char* text, const char* file, int line);
 [[noreturn]] void emulator_trap();
+// Of whole programs (launch.hpp): kernel<<<grid, block, shared, stream>>>(arguments).
+int emulator_register_program(const emulator_module* info);
+void emulator_launch_kernel(const emulator_kernel* kernel, const char* name, const unsigned* grid_and_block, size_t shared,
+                            void* stream, void** arguments);
 }

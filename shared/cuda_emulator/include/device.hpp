@@ -1,6 +1,6 @@
 // CUDA C++ for the host's compiler. The nvcc stand-in includes this file ahead of every .cu file.
 //
-// What is where: keywords and built-in variables here, vectors.hpp, warp.hpp (barriers, shuffles, votes),
+// What is where: keywords and built-in variables here (__global__ and __shared__ in keywords.hpp, which comes later), vectors.hpp, warp.hpp (barriers, shuffles, votes),
 // atomics.hpp, math.hpp, kernel_table.hpp (how the driver finds the kernels). A kernel that asks for something
 // that is in none of them fails to compile, with the name of what is missing: never a wrong number.
 #pragma once
@@ -23,10 +23,8 @@
 #define __CUDA_EMULATOR__ 1
 #define __CUDA_ARCH__ 900
 
-#define __global__ __attribute__((noinline))
 #define __device__
 #define __host__
-#define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
@@ -34,10 +32,6 @@
 #define __managed__
 // `used`: the host writes it by name, which the compiler cannot see and would otherwise fold away.
 #define __constant__ __attribute__((used))
-// One copy is enough, since blocks run one after another. The driver finds the variables in the symbol table,
-// where a function's statics are named _ZZ<function>E<variable>, and poisons them before each block. `used`: without it
-// the compiler would know the content of a variable that is never written, and no one would see the mistake.
-#define __shared__ static __attribute__((used))
 
 struct uint3 {
     unsigned x, y, z;
@@ -64,3 +58,5 @@ static constexpr int warpSize = 32;
 #include "atomics.hpp"
 #include "math.hpp"
 #include "kernel_table.hpp"
+#include "runtime.hpp"
+#include "launch.hpp"

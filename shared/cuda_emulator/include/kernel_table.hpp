@@ -1,5 +1,4 @@
-// How the driver finds and calls the kernels of one file. The nvcc stand-in appends to every source
-//     EMULATOR_TABLE_BEGIN  EMULATOR_KERNEL(name, line, max_threads) ...  EMULATOR_TABLE_END
+// How the driver finds and calls the kernels of one file: source.py appends a row for each (keywords.hpp).
 #pragma once
 #include <initializer_list>
 
@@ -33,18 +32,15 @@ struct emulator_signature {
 template <class... Parameters>
 static emulator_kernel emulator_describe(void (*kernel)(Parameters...), int line, unsigned max_threads) {
     using Signature = emulator_signature<Parameters...>;
-    return {reinterpret_cast<void (*)()>(kernel), Signature::call, Signature::layout(), line, max_threads};
+    return {reinterpret_cast<void (*)()>(kernel), Signature::call, Signature::layout(), line, max_threads, nullptr};
 }
 
-#ifdef EMULATOR_CHECKED
-#define EMULATOR_IS_CHECKED 1
-#else
-#define EMULATOR_IS_CHECKED 0
-#endif
-#define EMULATOR_TABLE_BEGIN static const emulator_kernel emulator_kernels[] = {
-#define EMULATOR_KERNEL(function, line, max_threads) emulator_describe(function, line, max_threads),
-#define EMULATOR_TABLE_END                                                                             \
-    {nullptr, nullptr, nullptr, 0, 0}};                                                                \
-    extern "C" __attribute__((visibility("default"), used)) const emulator_module emulator_module_info = { \
-        EMULATOR_ABI, EMULATOR_IS_CHECKED, sizeof(emulator_kernels) / sizeof(emulator_kernels[0]) - 1,  \
-        emulator_kernels};
+// The kernels of a file, as a list: each row puts itself in front of it when the object is loaded.
+static const emulator_kernel* emulator_rows;
+struct emulator_row {
+    emulator_kernel kernel;
+    EMULATOR_UNCHECKED emulator_row(const emulator_kernel& described) : kernel(described) {
+        kernel.next = emulator_rows;
+        emulator_rows = &kernel;
+    }
+};
