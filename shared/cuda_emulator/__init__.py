@@ -22,6 +22,7 @@ from .control import (
     real_nvcc,
     reports,
     settings,
+    warnings,
 )
 from .counters import Counters, Row
 
@@ -38,4 +39,5 @@ __all__ = [
     "real_nvcc",
     "reports",
     "settings",
+    "warnings",
 ]

@@ -23,21 +23,23 @@ NO_LIMIT = 2**64 - 1
 
 @dataclass(frozen=True)
 class Report:
-    """One mistake that a launch was stopped for.
+    """One mistake of a kernel: an error, which the launch was stopped for, or a warning.
 
     Parameters
     ----------
     kind : "out of bounds", "misaligned", "use after free", "uninitialised shared memory", "race",
         "barrier divergence", "deadlock", "absent lane", "warp divergence", "integer overflow", "division by zero",
         "assert", "trap", "timeout" or "crash"
+    severity : "error" or "warning"
     message : the whole text, as in the exception
-    code : CUDA's error code
+    code : CUDA's error code; 0 of a warning
     kernel : the kernel's name
     file, line : the place in the .cu file
     block, thread : blockIdx and threadIdx
     """
 
     kind: str
+    severity: str
     message: str
     code: int
     kernel: str
@@ -104,7 +106,12 @@ def activate_anyway(kernels: str | Path | Iterable[str | Path] = (), *, announce
     library = _State.library = ctypes.CDLL(str(toolchain.driver_path()), mode=ctypes.RTLD_GLOBAL)
     library.emulator_set_timeout.argtypes = [ctypes.c_double]
     library.emulator_set_window.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
-    library.emulator_take_reports.restype = library.emulator_take_counters.restype = ctypes.c_char_p
+    for take in (
+        library.emulator_take_reports,
+        library.emulator_take_warnings,
+        library.emulator_take_counters,
+    ):
+        take.restype = ctypes.c_char_p
     os.environ["PATH"] = f"{toolchain.nvcc_folder()}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["PYCUDA_DISABLE_CACHE"] = (
         "1"  # PyCUDA's own cache does not know modes; the emulator has one that does
@@ -220,6 +227,15 @@ def counting() -> Iterator[Counters]:
 
 
 def reports() -> list[Report]:
-    """Return what the emulator has found since the last call, oldest first."""
-    found = json.loads(library().emulator_take_reports())
+    """Return what launches were stopped for since the last call, oldest first."""
+    return _read(library().emulator_take_reports())
+
+
+def warnings() -> list[Report]:
+    """Return what launches were not stopped for since the last call, oldest first: it works, but look at it."""
+    return _read(library().emulator_take_warnings())
+
+
+def _read(text: bytes) -> list[Report]:
+    found = json.loads(text)
     return [Report(**{**one, "block": tuple(one["block"]), "thread": tuple(one["thread"])}) for one in found]

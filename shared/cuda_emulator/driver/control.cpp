@@ -28,4 +28,5 @@ static const char* take(std::vector<std::string>& list) {
 }
 // JSON; each call gives what has come since the one before.
 EXPORT const char* emulator_take_reports() { return take(reports); }
+EXPORT const char* emulator_take_warnings() { return take(warnings); }
 EXPORT const char* emulator_take_counters() { return take(counted); }

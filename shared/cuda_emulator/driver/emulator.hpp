@@ -73,10 +73,12 @@ struct Finding {
 
 extern std::string last_detail;  // what cuGetErrorString adds to CUDA's own text
 extern Code last_code;           // and the code that it belongs to
-extern std::vector<std::string> reports;  // JSON, one object per finding since the last clear
+extern std::vector<std::string> reports, warnings;  // JSON, one object per finding since the last clear
 
 Code error(Code code, const std::string& detail);  // remembers the detail and returns the code
 Code report(const Finding& finding);                 // the same for a finding of a kernel
+void warn(Finding finding);    // a finding that does not stop the launch; each kind and place once per launch
+void report_warnings();        // of the launch that ends
 const char* cuda_text(int code);
 std::string json_string(const std::string& text);
 std::string number(unsigned long long value);

@@ -3,6 +3,8 @@
 
 #include <cstdio>
 #include <cstring>
+#include <set>
+#include <tuple>
 
 #include "emulator.hpp"
 
@@ -10,7 +12,8 @@ namespace emulator {
 
 std::string last_detail;
 Code last_code = SUCCESS;
-std::vector<std::string> reports;
+std::vector<std::string> reports, warnings;
+static std::vector<Finding> pending_warnings;  // of the launch that runs
 
 std::string number(unsigned long long value) { return std::to_string(value); }
 
@@ -69,7 +72,11 @@ static std::string triple(Index i) {
     return "(" + number(i.x) + "," + number(i.y) + "," + number(i.z) + ")";
 }
 
-Code report(const Finding& finding) {
+// The one place where a finding is put into words: the text for people, and a JSON object for Python's Report.
+struct Words {
+    std::string text, json;
+};
+static Words put_into_words(const Finding& finding, const char* severity) {
     static const std::vector<Frame> nowhere;
     Module* module = launch.module;
     const auto& frames = finding.pc && module ? module->frames_of(finding.pc) : nowhere;
@@ -84,13 +91,38 @@ Code report(const Finding& finding) {
     if (!finding.likely.empty()) text += "\n    likely: " + finding.likely;
     auto field = [](const char* name, const std::string& value) { return "\"" + std::string(name) + "\": " + value; };
     auto list = [](Index i) { return "[" + number(i.x) + ", " + number(i.y) + ", " + number(i.z) + "]"; };
-    reports.push_back("{" + field("kind", json_string(finding.kind)) + ", " + field("message", json_string(text)) +
-                      ", " + field("code", number(finding.code)) + ", " +
+    return {text, "{" + field("kind", json_string(finding.kind)) + ", " + field("message", json_string(text)) +
+                      ", " + field("severity", json_string(severity)) + ", " + field("code", number(finding.code)) + ", " +
                       field("kernel", json_string(launch.function ? launch.function->name : "")) + ", " +
                       field("file", json_string(frames.empty() ? "" : frames[0].file)) + ", " +
                       field("line", std::to_string(frames.empty() ? 0 : frames[0].line)) + ", " +
-                      field("block", list(finding.block)) + ", " + field("thread", list(finding.thread)) + "}");
-    return error(finding.code, text);
+                      field("block", list(finding.block)) + ", " + field("thread", list(finding.thread)) + "}"};
+}
+
+Code report(const Finding& finding) {
+    const Words words = put_into_words(finding, "error");
+    reports.push_back(words.json);
+    return error(finding.code, words.text);
+}
+
+// Only noted here: a kernel's thread calls this, on its small stack, perhaps a million times.
+void warn(Finding finding) {
+    for (const Finding& known : pending_warnings)
+        if (known.kind == finding.kind && known.pc == finding.pc) return;
+    finding.code = SUCCESS;
+    pending_warnings.push_back(finding);
+}
+
+// The optimiser copies code, so one line may have several addresses.
+void report_warnings() {
+    std::set<std::tuple<std::string, std::string, int>> told;
+    for (const Finding& finding : pending_warnings) {
+        const auto& frames = launch.module->frames_of(finding.pc);
+        const Frame where = frames.empty() ? Frame{} : frames[0];
+        if (!told.insert({finding.kind, where.file, where.line}).second) continue;
+        warnings.push_back(put_into_words(finding, "warning").json);
+    }
+    pending_warnings.clear();
 }
 
 // --- addresses to lines ----------------------------------------------------------------------------------------------

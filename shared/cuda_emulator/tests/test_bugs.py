@@ -101,10 +101,8 @@ BUGS = [
     ),
     ("atomic_and_plain", 1, 64, (np.zeros(1, I32),), RACE, "total, byte 0"),
     ("two_reductions_one_buffer", 1, 64, (floats(64), floats(64)), RACE, "partial, byte"),
-    ("return_before_barrier", 2, 64, (floats(100), I32(100)), DIVERGENCE, "of the block's 64 threads reach"),
-    ("barrier_in_a_branch", 1, 64, (floats(64),), DIVERGENCE, "wait at different __syncthreads()"),
+    ("barrier_in_half_a_warp", 1, 64, (floats(64),), DIVERGENCE, "wait at different __syncthreads()"),
     ("barriers_of_two_kinds", 1, 64, (floats(64),), DIVERGENCE, "wait at different __syncthreads()"),
-    ("barrier_in_uneven_loop", 1, 64, (floats(100),), DIVERGENCE, "runs a different number of times"),
     (
         "shuffle_in_a_branch",
         1,
@@ -121,6 +119,29 @@ BUGS = [
     ("failing_assert", 1, 32, (floats(32), I32(7)), "assert", "n > 100"),
     ("traps", 1, 32, (floats(32), I32(7)), "trap", "__trap()"),
     ("bug_in_an_inlined_function", 1, 32, (floats(30), floats(32)), BOUNDS, "bug_in_an_inlined_function"),
+]
+# The same with a result: what GPUs since Volta let pass is said, and the launch goes on.
+WARNINGS = [
+    (
+        "return_before_barrier",
+        *(2, 64, (floats(100), I32(100)), DIVERGENCE, "only 36 of the block's 64 threads reach"),
+        np.ones(100),
+    ),
+    (
+        "barrier_in_a_branch",
+        *(1, 64, (floats(64),), DIVERGENCE, "wait at different __syncthreads()"),
+        np.repeat([2, 1], 32),
+    ),
+    (
+        "barrier_in_uneven_loop",
+        *(1, 64, (floats(100),), DIVERGENCE, "runs a different number of times"),
+        np.ones(100),
+    ),
+    (
+        "counts_those_who_stay",
+        *(1, 64, (floats(8), I32(40)), DIVERGENCE, "only 40 of the block's 64 threads reach"),
+        np.array([20, 1, 0, 1, 40, 40, 40, 40]),
+    ),
 ]
 CODES = {BOUNDS: 700, "use after free": 700, "misaligned": 716, "assert": 710, "trap": 715}
 
@@ -144,6 +165,7 @@ def marked_lines(kernel: str) -> list[int]:
 def check_report(error: DriverError, kernel: str, kinds: tuple[str, ...], words: str) -> None:
     (report,) = cuda_emulator.reports()
     assert report.kind in kinds, report.message
+    assert report.severity == "error"
     assert error.code == report.code == CODES.get(report.kind, 719)
     assert report.message in str(error)
     if words and report.kind == kinds[0]:
@@ -164,6 +186,27 @@ def test_bug_is_found(bugs, schedule, kernel, grid, block, arguments, kind, word
     with cuda_emulator.settings(schedule=schedule), pytest.raises(DriverError) as caught:
         bugs.launch(kernel, grid, block, *arguments)
     check_report(caught.value, kernel, (kind,) if isinstance(kind, str) else kind, words)
+
+
+@pytest.mark.parametrize("schedule", cuda_emulator.SCHEDULES)
+@pytest.mark.parametrize(
+    ("kernel", "grid", "block", "arguments", "kind", "words", "result"),
+    WARNINGS,
+    ids=[w[0] for w in WARNINGS],
+)
+def test_warning(bugs, schedule, kernel, grid, block, arguments, kind, words, result):
+    """One per place, however many blocks there are; the launch goes on, and its result is right."""
+    cuda_emulator.warnings()
+    y = arguments[0].copy()
+    with cuda_emulator.settings(schedule=schedule):
+        bugs.launch(kernel, grid, block, y, *arguments[1:])
+    np.testing.assert_array_equal(y, result)
+    for warning in (found := cuda_emulator.warnings()):
+        assert (warning.severity, warning.kind, warning.code) == ("warning", kind, 0)
+        assert warning.line in marked_lines(kernel)
+    assert words in found[0].message
+    assert len({warning.line for warning in found}) == len(found)
+    assert not cuda_emulator.reports()
 
 
 def test_dynamic_shared_memory_that_was_never_written(bugs):

@@ -369,7 +369,7 @@ bugs = Module(kernels / "planted_bugs.cu")
 cases = (
     ("missing_second_barrier", (x[:2].ravel().copy(), y[0], np.int32(4)), "race"),
     ("misaligned_vector_load", (x.ravel(), y[0]), "misaligned"),
-    ("return_before_barrier", (y[0, :40].copy(), np.int32(40)), "barrier divergence"),
+    ("barriers_of_two_kinds", (y[0, :64].copy(),), "barrier divergence"),
     ("index_overflows", (y[0], np.int32(70000), np.int32(70000)), "integer overflow"),
 )
 for kernel, arguments, kind in cases:

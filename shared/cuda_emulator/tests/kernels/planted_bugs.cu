@@ -210,23 +210,45 @@ extern "C" __global__ void two_reductions_one_buffer(const float* x, float* y) {
     y[threadIdx.x] = most + partial[0] + partial[1];
 }
 
-// --- barriers and warps ----------------------------------------------------------------------------------------------
+// --- barriers and warps; the first, the second and the uneven loop are warnings ----------------------------------------------------------------------------------------------
 extern "C" __global__ void return_before_barrier(float* y, int n) {
     int i = thread_in_grid();
     if (i >= n) return;
     __shared__ float tile[64];
     tile[threadIdx.x] = 1.0f;
     __syncthreads();  // BUG
-    y[i] = tile[threadIdx.x];
+    y[i] = tile[threadIdx.x ^ 1];
 }
 extern "C" __global__ void barrier_in_a_branch(float* y) {
     if (threadIdx.x < 32) {
+        __shared__ float ones[32];
+        ones[threadIdx.x] = 1.0f;
+        __syncthreads();  // BUG
+        y[32 + threadIdx.x] = ones[31 - threadIdx.x];
+    } else {
+        __shared__ float twos[32];
+        twos[threadIdx.x - 32] = 2.0f;
+        __syncthreads();  // BUG
+        y[threadIdx.x - 32] = twos[63 - threadIdx.x];
+    }
+}
+extern "C" __global__ void barrier_in_half_a_warp(float* y) {
+    if (threadIdx.x < 16) {
         y[threadIdx.x] = 1.0f;
         __syncthreads();  // BUG
     } else {
         y[threadIdx.x] = 2.0f;
         __syncthreads();  // BUG
     }
+}
+extern "C" __global__ void counts_those_who_stay(float* y, int n) {
+    int t = threadIdx.x;
+    if (t >= n) return;
+    int even = __syncthreads_count(t % 2 == 0);  // BUG
+    int all = __syncthreads_and(t < n), some = __syncthreads_or(t >= n);  // BUG
+    int any = __syncthreads_or(t == n - 1), every = __syncthreads_count(1);  // BUG
+    if (t == 0) y[0] = even, y[1] = all, y[2] = some, y[3] = any;
+    if (t > 3 && t < 8) y[t] = every;
 }
 extern "C" __global__ void barriers_of_two_kinds(float* y) {
     int any = threadIdx.x < 32 ? __syncthreads_or(1) : __syncthreads_count(1);  // BUG
