@@ -1,8 +1,9 @@
-"""Profile a kernel file without a GPU: ``python -m cuda_emulator profile my_kernel.cu``."""
+"""CUDA programs without a GPU: ``python -m cuda_emulator run my.cu``, ``check my.cu``, ``profile my_kernels.cu``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import control
+from . import control, programs, toolchain
 from .launch import DriverError, Module
 from .source import UnsupportedError
 from .toolchain import CompileError, ToolchainError
@@ -31,15 +32,45 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="cuda_emulator", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run a .cu file with a main, or a PyCUDA script")
+    run.add_argument("--mode", choices=("checked", "plain"), default=toolchain.default_mode(), help="plain is faster")
+    run.add_argument("--schedule", choices=control.SCHEDULES, help="which thread goes first")
+    check = commands.add_parser("check", help="run it under every schedule and in plain mode; status 1 if there is an error")
+    check.add_argument("--json", action="store_true", help="print the findings for a script to read")
     profile = commands.add_parser("profile", help="print the source with the counts of each line")
-    profile.add_argument("file", type=Path, help="a .cu file")
     profile.add_argument("--launch", action="append", help='such as "kernel<<<4, 256>>>(float[1024], 1024)"')
-    profile.add_argument("-D", action="append", default=[], dest="defines", help="a macro, such as TILE=32")
+    for command in (run, check, profile):
+        command.add_argument("-D", dest="defines", action="append", default=[], help="a macro, such as TILE=32")
+        command.add_argument("-I", dest="folders", action="append", default=[], help="a folder with headers")
+        command.add_argument("file", type=Path, help="a .cu file" + (", or a .py file" if command is not profile else ""))
+    for command in (run, check):
+        command.add_argument("--seed", type=int, help="of the random schedules")
+        command.add_argument("--timeout", type=float, help="seconds after which a launch is stopped (60)")
+        command.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
     arguments = parser.parse_args()
     try:
-        print(profile_file(arguments.file, arguments.launch, [f"-D{define}" for define in arguments.defines]))
+        sys.exit(execute(arguments))
     except (CompileError, DriverError, ToolchainError, UnsupportedError, ValueError, OSError) as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Do what the command line says; return the exit status."""
+    options = (*(f"-D{define}" for define in arguments.defines), *(f"-I{folder}" for folder in arguments.folders))
+    path = arguments.file
+    if arguments.command == "profile":
+        print(profile_file(path, arguments.launch, list(options)))
+        return 0
+    for name in ("schedule", "seed", "timeout"):
+        if getattr(arguments, name, None) is not None:
+            os.environ[f"CUDA_EMULATOR_{name.upper()}"] = str(getattr(arguments, name))
+    path.open().close()  # a file that is not there is said so
+    if arguments.command == "run":
+        return programs.run(path, arguments.arguments, mode=arguments.mode, options=options)
+    runs, found = programs.check(path, arguments.arguments, options=options)
+    print((programs.as_json if arguments.json else programs.summary)(path, runs, found))
+    return int(any(one.severity == "error" for one in found))
 
 
 def profile_file(path: Path, launches: list[str] | None, options: list[str]) -> str:

@@ -234,10 +234,10 @@ def find_kernels(text: Text) -> Iterator[Kernel]:
     for match in re.finditer(r"\b__global__\b", text.plain):
         low = _statement_start(text.plain, match.start())
         rest = text.plain[match.end() : match.end() + 2000]
-        bare = re.sub(r"(?:\b__launch_bounds__|\b__attribute__|\b__align__)\s*(?=\()", "  @", rest)
+        bare = re.sub(r"\b(?:__launch_bounds__|__attribute__|__align__)\s*(?=\()", lambda word: "@" * len(word[0]), rest)
         # The first name that a bracket follows; what belongs to an attribute is skipped.
         position = match.end() + _name_end(bare)
-        name = re.search(r"([\w:]+\s*(?:<[^;{}()]*>)?)\s*$", text.plain[low:position])
+        name = re.search(r"([\w:]+\s*(?:<[^;{}()]*>)?)\s*$", text.plain[match.end() : position])
         if not name:
             continue
         close = matching(text.plain, position)
@@ -246,7 +246,7 @@ def find_kernels(text: Text) -> Iterator[Kernel]:
         if bounds:
             start = low + bounds.end() - 1
             limit = _split(text.source[start + 1 : matching(text.plain, start)])[0]
-        file, line = text.place(low + name.start(1))
+        file, line = text.place(match.end() + name.start(1))
         inside = [scope for start, end, scope in scopes if start < low <= end]
         yield Kernel(
             re.sub(r"\s+", "", name[1]), text.source[position + 1 : close], tuple(inside),

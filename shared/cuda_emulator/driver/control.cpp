@@ -1,4 +1,7 @@
 // What the Python package calls, beside the driver API (control.py).
+#include <cstdlib>
+#include <cstring>
+
 #include "emulator.hpp"
 
 using namespace emulator;
@@ -17,6 +20,16 @@ EXPORT void emulator_set_window(uint64_t first_block, uint64_t n_blocks) {
 }
 EXPORT void emulator_set_timeout(double seconds) { settings.timeout_s = seconds; }
 EXPORT void emulator_set_counting(int on) { settings.counting = on != 0; }
+
+// The settings of a program that runs on its own: run and check of __main__.py set them.
+void emulator::settings_from_environment() {
+    const char* const schedules[] = {"forward", "reverse", "random", "warp_greedy"};
+    const char *schedule = getenv("CUDA_EMULATOR_SCHEDULE"), *seed = getenv("CUDA_EMULATOR_SEED"), *timeout = getenv("CUDA_EMULATOR_TIMEOUT");
+    for (int i = 0; schedule && i < 4; i++)
+        if (!strcmp(schedule, schedules[i])) settings.schedule = static_cast<Schedule>(i);
+    if (seed) settings.seed = strtoul(seed, nullptr, 10);
+    if (timeout) settings.timeout_s = atof(timeout);
+}
 
 static const char* take(std::vector<std::string>& list) {
     static std::string text;

@@ -79,6 +79,8 @@ Code error(Code code, const std::string& detail);  // remembers the detail and r
 Code report(const Finding& finding);                 // the same for a finding of a kernel
 void warn(Finding finding);    // a finding that does not stop the launch; each kind and place once per launch
 void report_warnings();        // of the launch that ends
+struct Module;
+void report_host(const Finding& finding, Module& module);  // of host code
 const char* cuda_text(int code);
 std::string json_string(const std::string& text);
 std::string number(unsigned long long value);
@@ -254,6 +256,10 @@ void count_access(uintptr_t pc, uintptr_t address, unsigned size, Access access,
 void flush_requests();  // at a barrier and at the end of a block: what is pending is complete
 void end_counting(const std::string& kernel);
 extern std::vector<std::string> counted;  // JSON, one object per counted launch
+
+// --- control.cpp -----------------------------------------------------------------------------------------------------
+
+void settings_from_environment();
 
 // --- api_modules.cpp -------------------------------------------------------------------------------------------------
 

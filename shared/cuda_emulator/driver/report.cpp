@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <set>
 #include <tuple>
@@ -29,6 +30,11 @@ const char* cuda_text(int code) {
         case INVALID_VALUE: return "invalid argument";
         case OUT_OF_MEMORY: return "out of memory";
         case NOT_INITIALIZED: return "initialization error";
+        case 9: return "invalid configuration argument";
+        case 12: return "invalid pitch argument";
+        case 13: return "invalid device symbol";
+        case 21: return "invalid copy direction for memcpy";
+        case 98: return "invalid device function";
         case INVALID_DEVICE: return "invalid device ordinal";
         case INVALID_IMAGE: return "device kernel image is invalid";
         case INVALID_CONTEXT: return "invalid device context";
@@ -82,8 +88,8 @@ static Words put_into_words(const Finding& finding, const char* severity) {
     const auto& frames = finding.pc && module ? module->frames_of(finding.pc) : nowhere;
     std::string text = finding.what;
     text += "\n    at " + place(frames);
-    text += "\n    block " + triple(finding.block) + " thread " + triple(finding.thread);
-    if (launch.function) text += " of kernel " + launch.function->name;
+    if (launch.function)
+        text += "\n    block " + triple(finding.block) + " thread " + triple(finding.thread) + " of kernel " + launch.function->name;
     if (!finding.other.empty()) {
         text += "\n    " + finding.other;
         if (finding.other_pc) text += " " + place(module->frames_of(finding.other_pc));
@@ -99,10 +105,31 @@ static Words put_into_words(const Finding& finding, const char* severity) {
                       field("block", list(finding.block)) + ", " + field("thread", list(finding.thread)) + "}"};
 }
 
+// Into the list for Python; for a program that runs on its own, or one that `check` watches, also where the environment says.
+static void publish(std::vector<std::string>& list, const Words& words, const char* severity, Code code) {
+    list.push_back(words.json);
+    const char* speak = getenv("CUDA_EMULATOR_SPEAK");  // "all", or "warnings" where an error is an exception
+    if (speak && (!code || !strcmp(speak, "all"))) {
+        fflush(stdout);
+        fprintf(stderr, "%s: %s%s%s\n", severity, code ? cuda_text(code) : "", code ? ": " : "", words.text.c_str());
+    }
+    if (const char* path = getenv("CUDA_EMULATOR_REPORTS"))
+        if (FILE* file = fopen(path, "a")) {
+            fprintf(file, "%s\n", words.json.c_str());
+            fclose(file);
+        }
+}
+
 Code report(const Finding& finding) {
     const Words words = put_into_words(finding, "error");
-    reports.push_back(words.json);
+    publish(reports, words, "error", finding.code);
     return error(finding.code, words.text);
+}
+
+// A finding of host code: it has a place, but no thread.
+void report_host(const Finding& finding, Module& module) {
+    launch.module = &module;
+    publish(reports, put_into_words(finding, "error"), "error", finding.code);
 }
 
 // Only noted here: a kernel's thread calls this, on its small stack, perhaps a million times.
@@ -120,7 +147,7 @@ void report_warnings() {
         const auto& frames = launch.module->frames_of(finding.pc);
         const Frame where = frames.empty() ? Frame{} : frames[0];
         if (!told.insert({finding.kind, where.file, where.line}).second) continue;
-        warnings.push_back(put_into_words(finding, "warning").json);
+        publish(warnings, put_into_words(finding, "warning"), "warning", SUCCESS);
     }
     pending_warnings.clear();
 }

@@ -73,8 +73,7 @@ static Code prepared() {
 static int finish(const char* name, int code, uintptr_t caller) {
     if (!code) return broken;
     last_error = code;
-    report_call({static_cast<Code>(code), "failed call", std::string(name) + " failed: " + cuda_text(code) + ": " + last_detail, "", caller},
-                *program);
+    report_host({static_cast<Code>(code), "failed call", std::string(name) + ": " + last_detail, "", caller}, *program);
     return code;
 }
 
@@ -332,7 +331,7 @@ static void launch_program_kernel(Function& function, const unsigned* sizes, siz
     if (!code) code = launch_function(function, {sizes[0], sizes[1], sizes[2]}, {sizes[3], sizes[4], sizes[5]}, shared, arguments);
     if (!code) return;
     last_error = code == INVALID_VALUE ? INVALID_CONFIGURATION : code;
-    if (reports.size() == already) report_call({static_cast<Code>(last_error), "failed call", last_detail, "", caller}, *program);
+    if (reports.size() == already) report_host({static_cast<Code>(last_error), "failed call", last_detail, "", caller}, *program);
     else broken = code;
 }
 EXPORT void emulator_launch_kernel(const emulator_kernel* kernel, const char* name, const unsigned* sizes, size_t shared, void* stream,

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#define EMULATOR_ABI 3
+constexpr unsigned EMULATOR_ABI = 3;
 
 // One __global__ function. `call` unpacks the launch's array of argument pointers: a template makes it from the
 // function's own type, so that no signature is ever parsed.

@@ -27,7 +27,6 @@
 #define __host__
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))
-#define __launch_bounds__(...)
 #define __grid_constant__
 #define __managed__
 // `used`: the host writes it by name, which the compiler cannot see and would otherwise fold away.

@@ -3,6 +3,7 @@
 #pragma once
 
 #define __global__ __attribute__((noinline))
+#define __launch_bounds__(...)
 // One copy is enough, since blocks run one after another. The driver finds the variables in the symbol table,
 // where a function's statics are named _ZZ<function>E<variable>, and poisons them before each block. `used`: without it
 // the compiler would know the content of a variable that is never written, and no one would see the mistake.

@@ -1,0 +1,190 @@
+"""Whole programs on the emulator: a .cu file with its main, or a PyCUDA script; `run` once, `check` under every schedule."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import control, toolchain
+
+# A number, and a line that speaks of time or speed, which no two runs share.
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+TIMING = re.compile(r"\b(?:[mun]?s|secs?|seconds?|milliseconds?|time|elapsed|speed\s?up|[GT]?FLOP/?s|[GMk]i?B/s|x faster)\b|[Tt]ime|0x[0-9a-f]{6}", re.IGNORECASE)  # fmt: skip
+AGREE = 1e-3  # relative: sums of floats in another order differ by less
+
+
+@dataclass
+class Finding:
+    """What one or more runs of a program have shown.
+
+    Parameters
+    ----------
+    kind : as in `Report`; or "failed call", "exit status", "output"
+    severity : "error" or "warning"
+    message : the whole text
+    file, line, kernel : where; "" and 0 where it has no place
+    runs : those that have shown it, such as "checked reverse"
+    """
+
+    kind: str
+    severity: str
+    message: str
+    file: str = ""
+    line: int = 0
+    kernel: str = ""
+    runs: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """One run of a program: how, how it ended, how long it took, what it wrote, and what the emulator reported."""
+
+    name: str
+    status: int
+    seconds: float
+    output: str
+    errors: str
+    reports: list[dict[str, Any]]
+
+
+def run(path: Path, arguments: list[str], *, mode: str, options: tuple[str, ...] = ()) -> int:
+    """Run a program in the terminal; return its exit status, or 1 where it ends well after an error was found."""
+    command = _command(path, arguments, mode, options)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "reports")
+        speak = "warnings" if path.suffix == ".py" else "all"  # in a script an error is an exception
+        done = subprocess.run(command, env=_environment(log, mode, CUDA_EMULATOR_SPEAK=speak))
+        errors = [report for report in _reports(log) if report["severity"] == "error"]
+    if done.returncode < 0:
+        print(_signal(done.returncode), file=sys.stderr)
+        return 128 - done.returncode
+    return done.returncode or int(bool(errors))
+
+
+def check(path: Path, arguments: list[str], *, options: tuple[str, ...] = ()) -> tuple[list[Run], list[Finding]]:
+    """Run a program under every schedule, and once in plain mode; return the runs and what they have shown."""
+    runs = []
+    for mode, schedule in [*(("checked", schedule) for schedule in control.SCHEDULES), ("plain", "forward")]:
+        command = _command(path, arguments, mode, options)
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "reports")
+            environment = _environment(log, mode, CUDA_EMULATOR_SCHEDULE=schedule)
+            start = time.perf_counter()
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+            seconds = time.perf_counter() - start
+            name = f"{mode} {schedule}" if mode == "checked" else mode
+            runs.append(Run(name, done.returncode, seconds, done.stdout, done.stderr, _reports(log)))
+    return runs, findings(runs)
+
+
+def findings(runs: list[Run]) -> list[Finding]:
+    """Gather what the runs have shown, each once: the errors first."""
+    found: dict[tuple[str, str, int], Finding] = {}
+
+    def add(one: Finding, run_name: str) -> None:
+        known = found.setdefault((one.kind, one.file, one.line), one)
+        known.runs.append(run_name)
+
+    for one in runs:
+        for report in one.reports:
+            kept = {name: report[name] for name in ("kind", "severity", "message", "file", "line", "kernel")}
+            add(Finding(**kept), one.name)
+        stopped = any(report["severity"] == "error" for report in one.reports)
+        if one.status and not stopped:
+            ending = _signal(one.status) if one.status < 0 else f"the program ends with status {one.status}"
+            last = "\n    ".join((one.errors or one.output).strip().splitlines()[-3:])
+            add(Finding("exit status", "error", f"{ending}\n    {last}".rstrip()), one.name)
+        elif not stopped and (difference := different_line(runs[0].output, one.output)):
+            text = f"what the program prints depends on the order of the threads\n    {runs[0].name}: {difference[0]}"
+            add(Finding("output", "error", f"{text}\n    {one.name}: {difference[1]}"), one.name)
+    return sorted(found.values(), key=lambda one: one.severity)
+
+
+def different_line(first: str, second: str) -> tuple[str, str] | None:
+    """Return the first line in which two outputs differ by more than rounding; lines about time do not count."""
+    one, other = ([line for line in text.splitlines() if not TIMING.search(line)] for text in (first, second))
+    for a, b in zip(one, other, strict=False):
+        if not _same(a, b):
+            return a, b
+    if len(one) != len(other):
+        longer = max(one, other, key=len)[min(len(one), len(other))]
+        return (longer, "(nothing)") if len(one) > len(other) else ("(nothing)", longer)
+    return None
+
+
+def _same(a: str, b: str) -> bool:
+    if NUMBER.sub("#", a) != NUMBER.sub("#", b):
+        return False
+    pairs = zip(map(float, NUMBER.findall(a)), map(float, NUMBER.findall(b)), strict=True)
+    return all(x == y or abs(x - y) <= AGREE * max(abs(x), abs(y)) for x, y in pairs)
+
+
+def summary(path: Path, runs: list[Run], found: list[Finding]) -> str:
+    """Return the findings in words."""
+    pages = [
+        f"{one.severity}: {one.kind}{f' at {one.file}:{one.line}' if one.file else ''} ({_in(one.runs, runs)})\n    {one.message}"
+        for one in found
+    ]
+    errors = sum(one.severity == "error" for one in found)
+    counts = f"{errors} error{'s' * (errors != 1)}, {len(found) - errors} warning{'s' * (len(found) - errors != 1)}"
+    ending = counts if found else "nothing found"
+    return "\n\n".join([*pages, f"{path}: {ending} in {len(runs)} runs ({', '.join(one.name for one in runs)})"])
+
+
+def _in(names: list[str], runs: Iterable[Run]) -> str:
+    missing = [one.name for one in runs if one.name not in names]
+    return "in every run" if not missing else "in " + ", ".join(dict.fromkeys(names))
+
+
+def as_json(path: Path, runs: list[Run], found: list[Finding]) -> str:
+    """Return the same for a script."""
+    shown = [{"name": one.name, "status": one.status, "seconds": round(one.seconds, 3)} for one in runs]
+    ok = not any(one.severity == "error" for one in found)
+    return json.dumps({"file": str(path), "ok": ok, "runs": shown, "findings": [asdict(one) for one in found]}, indent=2)
+
+
+# --- how a program is started ------------------------------------------------------------------------------------------
+
+
+def _command(path: Path, arguments: list[str], mode: str, options: tuple[str, ...]) -> list[str]:
+    if path.suffix != ".py":
+        return [str(toolchain.compile_program(path, mode=mode, options=options)), *arguments]
+    # The standard library and the script's own folder come before this one.
+    code = f"import sys; sys.path.append({str(toolchain.HERE.parent)!r}); "
+    code += f"from {toolchain.HERE.name}.programs import run_script; run_script(sys.argv[1:])"
+    return [sys.executable, "-c", code, str(path), *arguments]
+
+
+def run_script(words: list[str]) -> None:
+    """Run a PyCUDA script in this process, as `python script.py` does."""
+    path = Path(words[0])
+    control.activate_anyway([path.resolve().parent, Path.cwd()], announce=False)
+    sys.argv = words
+    sys.path[0] = str(path.resolve().parent)
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def _environment(log: Path, mode: str, **more: str) -> dict[str, str]:
+    return {**os.environ, "CUDA_EMULATOR_REPORTS": str(log), "CUDA_EMULATOR_MODE": mode, **more}
+
+
+def _reports(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+def _signal(status: int) -> str:
+    text = f"the program was ended by {signal.Signals(-status).name}"
+    if -status == signal.SIGSEGV:
+        text += ": its host code touched memory that is not there"
+    return text
