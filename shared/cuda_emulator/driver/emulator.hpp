@@ -123,7 +123,7 @@ struct Function {
 // --- launch.cpp ------------------------------------------------------------------------------------------------------
 
 enum class Schedule { forward, reverse, random, warp_greedy };
-enum class State { ready, at_barrier, in_collective, done };
+enum class State { ready, at_barrier, in_collective, converging, done };
 
 // Signed arithmetic that wrapped: its result, and what it would have been with more bits.
 struct Overflow {
@@ -159,6 +159,10 @@ constexpr size_t STACK_BYTES = 256 << 10;
 constexpr unsigned MAX_THREADS = 1024, WARP = 32;
 constexpr size_t MAX_SHARED = 227 << 10, DEFAULT_SHARED = 48 << 10, SHARED_MARGIN = 64 << 10;
 
+struct alignas(256) Argument {  // a unit of memory for arguments, as aligned as any type of a kernel
+    char bytes[256];
+};
+
 // The launch that is running. One at a time: a kernel is called under a lock.
 struct Launch {
     Function* function = nullptr;
@@ -169,8 +173,8 @@ struct Launch {
     uintptr_t stacks_low = 0, stacks_bytes = 0;
     char* dynamic_shared = nullptr;
     size_t dynamic_bytes = 0;
-    std::vector<uint64_t> arguments;  // the values of the 8-byte ones, to name a pointer's argument
-    std::vector<int> argument_numbers;
+    std::vector<uint64_t> arguments;       // where in argument_bytes each of them is
+    std::vector<Argument> argument_bytes;  // all of them, as the kernel has them
     Finding finding;
     bool failed = false;
     Finding suspicion;  // a read of shared memory that nobody has written; it waits for the write that may still come
@@ -196,6 +200,9 @@ void note(Finding& finding, unsigned thread);  // ends the launch, unless someth
 const char* state_name(State state);
 // A thread that returns may be the one that a collective was waiting for; only the scheduler can see that.
 bool finish_collectives();
+// Lanes that wait for the rest of their warp (__activemask) go on when no lane of it can run any more.
+bool converge(unsigned warp);
+bool converge_warps();
 
 // --- allocations.cpp -------------------------------------------------------------------------------------------------
 

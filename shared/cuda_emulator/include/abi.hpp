@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#define EMULATOR_ABI 2
+#define EMULATOR_ABI 3
 
 // One __global__ function. `call` unpacks the launch's array of argument pointers: a template makes it from the
 // function's own type, so that no signature is ever parsed.
@@ -33,7 +33,7 @@ extern "C" {
 int emulator_syncthreads(int line, int kind, int predicate);
 uint64_t emulator_collective(int op, unsigned mask, uint64_t value, int source_lane, int line);
 unsigned emulator_lane();
-unsigned emulator_active_mask();
+unsigned emulator_active_mask(int line);
 void* emulator_dynamic_shared();
 uint64_t emulator_atomic_load(const void* address, unsigned size);  // checks and counts; the store only stores
 void emulator_atomic_store(void* address, unsigned size, uint64_t value);
