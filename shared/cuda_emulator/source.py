@@ -74,7 +74,8 @@ def host_source(preprocessed: str, is_ours: Callable[[str], bool]) -> str:
     edits = [*shared_arrays(text), *launches(text, kernels)]
     for low, high, replacement in sorted(edits, reverse=True):
         preprocessed = preprocessed[:low] + replacement + preprocessed[high:]
-    return f'{preprocessed}\n{kernel_list(kernels)}EMULATOR_MODULE(" {" ".join(shared_names(text))} ")\n'
+    shared, device = variables(text, "__shared__"), variables(text, "__device__|__constant__|__shared__")
+    return f'{preprocessed}\n{kernel_list(kernels)}EMULATOR_MODULE("{shared}", "{device}")\n'
 
 
 class Text:
@@ -193,14 +194,21 @@ def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
             yield low, high, f"{space}{kind} (*{name}){rest} = ({kind} (*){rest})emulator_dynamic_shared()"
 
 
-def shared_names(text: Text) -> list[str]:
-    """Return the names of the `__shared__` variables: in the object they look like any function's static."""
+def variables(text: Text, keywords: str) -> str:
+    """Return the names of the variables that are declared with one of the keywords, between spaces.
+
+    In the object a `__shared__` one looks like any function's static, and a `__device__` one like any of the host's.
+    """
     names = set()
-    for match in re.finditer(r"\b__shared__\b", text.plain):
+    for match in re.finditer(rf"\b(?:{keywords})\b", text.plain):
         declaration = text.plain[match.end() : text.plain.find(";", match.end())]
-        declaration = re.sub(r"(?:\b__align__|\balignas)\s*\([^()]*\)|\[[^\]]*\]", "", declaration)
-        names |= {found[1] for part in _split(declaration) if (found := re.search(r"(\w+)\s*$", part))}
-    return sorted(names)
+        declaration = re.sub(r"(?:\b__align__|\balignas|\b__attribute__)\s*\((?:[^()]|\([^()]*\))*\)", "", declaration)
+        if re.match(r"[^={]*\(", declaration):
+            continue  # a function
+        for part in _split(declaration):
+            name = re.search(r"(\w+)\s*$", re.sub(r"\[[^\]]*\]", "", re.split(r"[={]", part)[0]))
+            names |= {name[1]} if name else set()
+    return f" {' '.join(sorted(names))} "
 
 
 # --- kernels ---------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def digest(*parts: str | bytes) -> str:
 
 
 def _contents(folder: str) -> bytes:
-    files = [path for path in sorted((HERE / folder).iterdir()) if path.is_file()]
+    files = [path for path in sorted((HERE / folder).rglob("*")) if path.is_file()]
     return b"".join(path.name.encode() + path.read_bytes() for path in files)
 
 

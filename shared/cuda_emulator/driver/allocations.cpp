@@ -28,9 +28,12 @@ uintptr_t allocate(size_t bytes, const char* kind) {
     // A margin of a page on both sides. The start is a multiple of 256 like cudaMalloc's, but not of the page.
     const size_t shift = 256 * (live.size() % 8 + 1);
     const size_t mapping_bytes = (shift + bytes + PAGE - 1) / PAGE * PAGE + 2 * PAGE;
-    void* mapping = mmap(nullptr, mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+    static uintptr_t next = DEVICE_LOW;  // a wish: the kernel maps it elsewhere if something is there
+    void* mapping = mmap(reinterpret_cast<void*>(next), mapping_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                          -1, 0);
     if (mapping == MAP_FAILED) return 0;
+    next += mapping_bytes;
+    if (next >= DEVICE_LOW + DEVICE_SPAN / 2) next = DEVICE_LOW;
     uintptr_t address = reinterpret_cast<uintptr_t>(mapping) + PAGE + shift;
     if (bytes <= POISONED_UP_TO) memset(reinterpret_cast<void*>(address), 0xFF, bytes);  // NaN, -1
     live[address] = {bytes, static_cast<char*>(mapping), mapping_bytes, kind};

@@ -7,7 +7,7 @@ namespace emulator {
 
 const char* state_name(State state) {
     return state == State::at_barrier ? "waits at __syncthreads" : state == State::in_collective ? "waits at a warp "
-           "operation" : state == State::done ? "has returned" : "has not arrived";
+           "operation" : state == State::converging ? "waits for its warp" : state == State::done ? "has returned" : "has not arrived";
 }
 
 // What __shfl_up_sync and __shfl_down_sync give where they reach past a partial mask: CUDA leaves the value open, and the
@@ -86,6 +86,32 @@ static bool all_arrived(unsigned warp, unsigned lanes, unsigned mask) {
     return true;
 }
 
+// The lanes at one place go on together: those that are the furthest behind, as hardware does to bring a warp together
+// again. The optimiser copies calls, so one line is one place; an access (line 0) has its address only.
+bool converge(unsigned warp) {
+    const unsigned lanes = std::min<unsigned>(WARP, launch.threads.size() - warp);
+    Thread* const lane = &launch.threads[warp];
+    const Thread* first = nullptr;
+    for (unsigned l = 0; l < lanes; l++) {
+        if (lane[l].state == State::ready) return false;
+        if (lane[l].state == State::converging && (!first || lane[l].pc < first->pc)) first = &lane[l];
+    }
+    if (!first) return false;
+    unsigned mask = 0;
+    for (unsigned l = 0; l < lanes; l++)
+        if (lane[l].state == State::converging && lane[l].line == first->line && (first->line || lane[l].pc == first->pc))
+            mask |= 1u << l;
+    for (unsigned l = 0; l < lanes; l++)
+        if (mask >> l & 1) lane[l].state = State::ready, lane[l].result = mask;
+    return true;
+}
+
+bool converge_warps() {
+    bool any = false;
+    for (unsigned warp = 0; warp < launch.threads.size(); warp += WARP) any |= converge(warp);
+    return any;
+}
+
 bool finish_collectives() {
     for (unsigned i = 0; i < launch.threads.size(); i++) {
         Thread& thread = launch.threads[i];
@@ -127,10 +153,10 @@ EXPORT uint64_t emulator_collective(int op, unsigned mask, uint64_t value, int s
     return thread.result;
 }
 
-EXPORT unsigned emulator_active_mask() {
-    // Every lane that has not returned; which of them run together is the hardware's choice, so never rely on it.
-    unsigned mask = 0, warp = warp_of(launch.current);
-    for (unsigned l = 0; l < WARP && warp + l < launch.threads.size(); l++)
-        if (launch.threads[warp + l].state != State::done) mask |= 1u << l;
-    return mask;
+EXPORT unsigned emulator_active_mask(int line) {
+    Thread& thread = current();
+    thread.pc = RETURN_ADDRESS;
+    thread.line = line;
+    wait_as(State::converging);
+    return thread.result;
 }

@@ -10,6 +10,7 @@
 //   undefined.cpp    integer overflow, division by zero, indices out of range
 //   counters.cpp     coalescing, bank conflicts and divergent branches per source line
 //   report.cpp       what went wrong, where in the .cu file, and what is likely the mistake
+//   host.cpp         the check of every load and store of a program's host code
 //   runtime.cpp      the runtime API of whole programs, on top of the driver API
 //   control.cpp      the emulator_* functions that the Python package calls
 #pragma once
@@ -92,6 +93,7 @@ struct Variable {
     std::string function;  // whose static it is; empty for a global
     uintptr_t low, high;
     uintptr_t kernel = 0;  // address of `function` where that is a kernel: no other kernel may use the variable
+    bool device = true;    // false: a variable of the host's
 };
 
 struct Module {
@@ -102,7 +104,7 @@ struct Module {
     uintptr_t shared_low = 0, shared_high = 0;  // the span that holds all __shared__ variables
     uintptr_t data_low = 0, data_high = 0;      // the sections of all variables
     unsigned granule = 4;                       // bytes per cell of the race detector: 4, or less if the code needs it
-    std::vector<Variable> shared, globals;
+    std::vector<Variable> shared, device_variables, globals;  // globals: of the device, and in a program of the host too
     std::map<std::string, uintptr_t> functions;
     std::map<uintptr_t, std::vector<Frame>> frames;  // filled by locate()
 
@@ -129,7 +131,7 @@ struct Function {
 // --- launch.cpp ------------------------------------------------------------------------------------------------------
 
 enum class Schedule { forward, reverse, random, warp_greedy };
-enum class State { ready, at_barrier, in_collective, done };
+enum class State { ready, at_barrier, in_collective, converging, done };
 
 // Signed arithmetic that wrapped: its result, and what it would have been with more bits.
 struct Overflow {
@@ -165,6 +167,10 @@ constexpr size_t STACK_BYTES = 256 << 10;
 constexpr unsigned MAX_THREADS = 1024, WARP = 32;
 constexpr size_t MAX_SHARED = 227 << 10, DEFAULT_SHARED = 48 << 10, SHARED_MARGIN = 64 << 10;
 
+struct alignas(256) Argument {  // a unit of memory for arguments, as aligned as any type of a kernel
+    char bytes[256];
+};
+
 // The launch that is running. One at a time: a kernel is called under a lock.
 struct Launch {
     Function* function = nullptr;
@@ -175,8 +181,8 @@ struct Launch {
     uintptr_t stacks_low = 0, stacks_bytes = 0;
     char* dynamic_shared = nullptr;
     size_t dynamic_bytes = 0;
-    std::vector<uint64_t> arguments;  // the values of the 8-byte ones, to name a pointer's argument
-    std::vector<int> argument_numbers;
+    std::vector<uint64_t> arguments;       // where in argument_bytes each of them is
+    std::vector<Argument> argument_bytes;  // all of them, as the kernel has them
     Finding finding;
     bool failed = false;
     Finding suspicion;  // a read of shared memory that nobody has written; it waits for the write that may still come
@@ -202,6 +208,9 @@ void note(Finding& finding, unsigned thread);  // ends the launch, unless someth
 const char* state_name(State state);
 // A thread that returns may be the one that a collective was waiting for; only the scheduler can see that.
 bool finish_collectives();
+// Lanes that wait for the rest of their warp (__activemask) go on when no lane of it can run any more.
+bool converge(unsigned warp);
+bool converge_warps();
 
 // --- allocations.cpp -------------------------------------------------------------------------------------------------
 
@@ -256,6 +265,12 @@ void count_access(uintptr_t pc, uintptr_t address, unsigned size, Access access,
 void flush_requests();  // at a barrier and at the end of a block: what is pending is complete
 void end_counting(const std::string& kernel);
 extern std::vector<std::string> counted;  // JSON, one object per counted launch
+
+// --- host.cpp --------------------------------------------------------------------------------------------------------
+
+constexpr uintptr_t DEVICE_LOW = 0x400000000000, DEVICE_SPAN = 1ull << 42;  // where device memory lies, if the addresses are free
+void watch_host(Module& program);
+void on_host_access(uintptr_t address, unsigned size, Access access, uintptr_t pc);
 
 // --- control.cpp -----------------------------------------------------------------------------------------------------
 

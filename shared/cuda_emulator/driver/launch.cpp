@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -144,6 +145,7 @@ static bool run_ready(std::vector<unsigned>& order) {
             moved = false;
             for (unsigned i = warp; i < std::min(n, warp + WARP) && !launch.failed; i++)
                 if (launch.threads[i].state == State::ready) run_thread(i), moved = true;
+            if (!moved && !launch.failed) moved = finish_collectives() || converge(warp);
         }
         return true;
     }
@@ -269,7 +271,7 @@ static void run_block(std::vector<unsigned>& order) {
             confirm_suspicion();
             break;
         }
-        if (!finish_collectives() && !launch.failed) release_barrier();
+        if (!finish_collectives() && !launch.failed && !converge_warps()) release_barrier();
     }
 }
 
@@ -355,6 +357,19 @@ static void run_blocks(Index grid) {
     }
 }
 
+// Into memory of ours, byte by byte: a copy constructor of the kernel's, which has hooks, reads them from there.
+static void copy_arguments(const emulator_kernel& kernel, void** arguments) {
+    const size_t n = kernel.layout[0];
+    const size_t *sizes = kernel.layout + 1, *offsets = kernel.layout + 1 + n;
+    launch.argument_bytes.assign(kernel.layout[1 + 2 * n] / sizeof(Argument) + 1, Argument{});
+    launch.arguments.clear();
+    for (size_t i = 0; i < n; i++) {
+        char* copy = reinterpret_cast<char*>(launch.argument_bytes.data()) + offsets[i];
+        memcpy(copy, arguments[i], sizes[i]);
+        launch.arguments.push_back(reinterpret_cast<uint64_t>(copy));
+    }
+}
+
 Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared, void** arguments) {
     static std::mutex one_launch;
     std::lock_guard<std::mutex> lock(one_launch);
@@ -366,8 +381,7 @@ Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared
     launch.threads.assign(n, Thread{});
     for (unsigned i = 0; i < n; i++)
         launch.threads[i].index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
-    const size_t n_arguments = function.kernel->layout[0];
-    launch.arguments.assign(reinterpret_cast<uint64_t*>(arguments), reinterpret_cast<uint64_t*>(arguments) + n_arguments);
+    copy_arguments(*function.kernel, arguments);
     gridDim = grid;
     blockDim = block;
     random_state = settings.seed * 2654435761u | 1;
@@ -412,6 +426,11 @@ EXPORT unsigned emulator_lane() { return launch.current % WARP; }
 EXPORT void* emulator_dynamic_shared() { return dynamic_shared_buffer(); }
 
 EXPORT void emulator_device_assert(const char* text, const char* file, int line) {
+    if (!launch.running_thread) {  // an assertion of the host's
+        fflush(stdout);
+        fprintf(stderr, "%s:%d: assertion `%s' failed\n", file, line, text);
+        abort();
+    }
     fail({DEVICE_ASSERT, "assert", std::string(file) + ":" + std::to_string(line) + ": assertion `" + text + "` failed",
           "", RETURN_ADDRESS});
 }

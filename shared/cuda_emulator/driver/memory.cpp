@@ -234,8 +234,20 @@ static bool is_builtin_variable(uintptr_t address) {
     return false;
 }
 
+// A type with a copy constructor is copied from the launch's arguments by the kernel's own code.
+static bool is_argument(uintptr_t address, unsigned size) {
+    const auto low = reinterpret_cast<uintptr_t>(launch.argument_bytes.data());
+    const size_t bytes = launch.argument_bytes.size() * sizeof(Argument);
+    return address - low < bytes && address + size <= low + bytes;
+}
+
+[[noreturn]] static void fail_host_variable(const Variable& variable, Access access, uintptr_t pc) {
+    fail({ILLEGAL_ADDRESS, "host variable", std::string(verb(access)) + " of " + variable.name + ", a variable of the host's",
+          "nvcc does not compile this: pass the value as an argument, or declare the variable __device__ or __constant__", pc});
+}
+
 static inline void on_access(uintptr_t address, unsigned size, Access access, bool aligned, uintptr_t pc) {
-    if (!launch.running_thread) return;                               // a constructor, before any launch
+    if (!launch.running_thread) return on_host_access(address, size, access, pc);
     if (second_write.waits) {
         finish_second_write();
         if (launch.failed) wait_as(State::done);
@@ -259,6 +271,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
     } else if (address - module.image_low < module.image_high - module.image_low) {
         for (const Variable& v : module.globals)  // __constant__ and __device__ variables
             if (address >= v.low && address + size <= v.high) {
+                if (!v.device) fail_host_variable(v, access, pc);
                 if (access != Access::store) has_read[launch.current] = true;
                 return;
             }
@@ -272,7 +285,6 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
         return;  // a literal or a constexpr table
     } else {
         shared = false;
-        if (access != Access::store) has_read[launch.current] = true;
         bool known = false;
         for (Range& range : recent)
             if (address - range.low < range.bytes && address + size - range.low <= range.bytes) {
@@ -281,7 +293,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
                 break;
             }
         if (!known) {
-            if (is_builtin_variable(address)) return;
+            if (is_builtin_variable(address) || (access == Access::load && is_argument(address, size))) return;
             if (address - (dynamic - SHARED_MARGIN) < MAX_SHARED + 2 * SHARED_MARGIN)
                 fail_shared_range(address, size, access, pc);
             const auto* entry = find_allocation(address);
@@ -289,6 +301,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, bo
             for (int i = 3; i > 0; i--) recent[i] = recent[i - 1];
             recent[0] = {entry->first, entry->second.bytes};
         }
+        if (access != Access::store) has_read[launch.current] = true;
         if (launch.overflowed)
             if (const Overflow* overflow = overflow_behind(recent[0].low, recent[0].bytes, address, size))
                 fail_overflowed_index(*overflow);

@@ -85,12 +85,14 @@ static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* nam
         const std::string function = cut == std::string::npos ? "" : full.substr(0, cut);
         const std::string variable = cut == std::string::npos ? full : full.substr(cut + 2);
         const bool shared = strstr(module.info->shared, (" " + variable + " ").c_str());
-        (shared ? module.shared : module.globals).push_back({variable, function, low, high});
+        (shared ? module.shared : module.globals).push_back({variable, function, low, high, 0, shared});
     } else if (type == STT_OBJECT && high > low) {
         const std::string full = demangle(name);
         for (const char* own : {"emulator_", "completed.", "__dso_handle", "_DYNAMIC", "_GLOBAL_OFFSET_TABLE_"})
             if (full.rfind(own, 0) == 0) return SUCCESS;  // the emulator's and the linker's, not the kernel's
-        module.globals.push_back({full, "", low, high});
+        const std::string variable = full.substr(full.rfind(':') + 1);
+        const bool device = strstr(module.info->device, (" " + variable + " ").c_str());
+        module.globals.push_back({full, "", low, high, 0, device});
     }
     return SUCCESS;
 }
@@ -124,6 +126,8 @@ static Code read_symbols(Module& module, const char* image) {
                 for (Variable& v : module.shared)
                     if (v.function == demangle(name.c_str())) v.kernel = address;
     }
+    for (const Variable& v : module.globals)
+        if (v.device) module.device_variables.push_back(v);
     std::sort(module.shared.begin(), module.shared.end(), [](auto& a, auto& b) { return a.low < b.low; });
     if (!module.shared.empty()) {
         module.shared_low = module.shared.front().low & ~uintptr_t(15);

@@ -84,6 +84,7 @@ EXPORT int emulator_register_program(const emulator_module* info) {
         exit(2);
     }
     settings_from_environment();
+    watch_host(*program);
     return 0;
 }
 
@@ -255,17 +256,20 @@ RUNTIME cudaMemset2D(char* to, size_t pitch, int value, size_t width, size_t hei
 
 // --- __constant__ and __device__ variables ---------------------------------------------------------------------------
 
-static bool in_data(uintptr_t address) { return address - program->data_low < program->data_high - program->data_low; }
+static const Variable* variable_at(const void* symbol) {
+    for (const Variable& variable : program->device_variables)
+        if (variable.low == reinterpret_cast<uintptr_t>(symbol)) return &variable;
+    error(INVALID_SYMBOL, "this is no __constant__ or __device__ variable (the variable itself is passed, not a pointer to it)");
+    return nullptr;
+}
 RUNTIME emulator_symbol_address(void** pointer, const void* symbol) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(symbol);
-    for (const Variable& variable : program->globals)
-        if (variable.low == address && !find_allocation(address)) register_host(address, variable.high - variable.low);
+    const Variable* variable = variable_at(symbol);
+    if (variable && !find_allocation(variable->low)) register_host(variable->low, variable->high - variable->low);
     *pointer = const_cast<void*>(symbol);
-    CALL("cudaGetSymbolAddress", in_data(address) ? SUCCESS : error(INVALID_SYMBOL, "this is no __constant__ or __device__ variable"));
+    CALL("cudaGetSymbolAddress", variable ? SUCCESS : INVALID_SYMBOL);
 }
 static int copy_symbol(const char* symbol, size_t symbol_bytes, const char* host, size_t bytes, size_t offset, int kind) {
-    if (!in_data(reinterpret_cast<uintptr_t>(symbol)))
-        return error(INVALID_SYMBOL, "this is no __constant__ or __device__ variable (the variable itself is passed, not a pointer to it)");
+    if (!variable_at(symbol)) return INVALID_SYMBOL;
     if (offset + bytes > symbol_bytes)
         return error(INVALID_VALUE, number(bytes) + " bytes at offset " + number(offset) + " do not fit the variable's " + number(symbol_bytes));
     if (kind == 2 || kind == 3) memcpy(const_cast<char*>(host), symbol + offset, bytes);

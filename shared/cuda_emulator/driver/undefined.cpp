@@ -1,5 +1,10 @@
 // Integer overflow, division by zero and indices out of range: kernels are compiled with
 // -fsanitize=signed-integer-overflow,bounds,integer-divide-by-zero, which calls the __ubsan_handle_* functions.
+#include <signal.h>
+
+#include <cstdio>
+#include <cstdlib>
+
 #include "emulator.hpp"
 
 using namespace emulator;
@@ -77,7 +82,9 @@ static void negate_overflow(const OverflowData* data, uintptr_t a, uintptr_t pc)
 EXPORT void __ubsan_handle_negate_overflow(OverflowData* data, uintptr_t a) { negate_overflow(data, a, RETURN_ADDRESS); }
 EXPORT void __ubsan_handle_negate_overflow_abort(OverflowData* data, uintptr_t a) { negate_overflow(data, a, RETURN_ADDRESS); }
 
+// Host code has these hooks too; there the machine decides what happens.
 static void fail_division(OverflowData* data, uintptr_t a, uintptr_t b, uintptr_t pc) {
+    if (!launch.running_thread) raise(SIGFPE);
     if (b)
         fail({LAUNCH_FAILED, "integer overflow",
               "integer overflow: " + signed_text(data->type, a) + " / " + signed_text(data->type, b) + " does not fit in " +
@@ -93,6 +100,11 @@ EXPORT void __ubsan_handle_divrem_overflow_abort(OverflowData* data, uintptr_t a
     fail_division(data, a, b, RETURN_ADDRESS);
 }
 static void fail_index(BoundsData* data, uintptr_t index, uintptr_t pc) {
+    if (!launch.running_thread) {
+        fprintf(stderr, "%s:%u: host code: index %s is outside an array of type %s\n", data->place.file, data->place.line,
+                signed_text(data->index, index).c_str(), data->array->name);
+        abort();
+    }
     fail({ILLEGAL_ADDRESS, "out of bounds",
           "index " + signed_text(data->index, index) + " is outside an array of type " + data->array->name,
           "a loop bound or a tile size that does not fit the declaration", pc});

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-constexpr unsigned EMULATOR_ABI = 3;
+constexpr unsigned EMULATOR_ABI = 4;
 
 // One __global__ function. `call` unpacks the launch's array of argument pointers: a template makes it from the
 // function's own type, so that no signature is ever parsed.
@@ -21,7 +21,7 @@ struct emulator_module {
     unsigned abi;
     unsigned checked;  // compiled with the access hooks
     const emulator_kernel* const* kernels;  // the first of a list
-    const char* shared;                     // the names of its __shared__ variables, each between two spaces
+    const char *shared, *device;            // the names of its __shared__ and its __device__ variables, each between two spaces
 };
 
 enum emulator_barrier { BARRIER_PLAIN, BARRIER_COUNT, BARRIER_AND, BARRIER_OR };
@@ -34,7 +34,7 @@ extern "C" {
 int emulator_syncthreads(int line, int kind, int predicate);
 uint64_t emulator_collective(int op, unsigned mask, uint64_t value, int source_lane, int line);
 unsigned emulator_lane();
-unsigned emulator_active_mask();
+unsigned emulator_active_mask(int line);
 void* emulator_dynamic_shared();
 uint64_t emulator_atomic_load(const void* address, unsigned size);  // checks and counts; the store only stores
 void emulator_atomic_store(void* address, unsigned size, uint64_t value);

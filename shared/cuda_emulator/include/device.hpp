@@ -1,6 +1,6 @@
 // CUDA C++ for the host's compiler. The nvcc stand-in includes this file ahead of every .cu file.
 //
-// What is where: keywords and built-in variables here (__global__ and __shared__ in keywords.hpp, which comes later), vectors.hpp, warp.hpp (barriers, shuffles, votes),
+// What is where: built-in variables here, keywords in keywords.hpp (which comes later), vectors.hpp, warp.hpp (barriers, shuffles, votes),
 // atomics.hpp, math.hpp, kernel_table.hpp (how the driver finds the kernels). A kernel that asks for something
 // that is in none of them fails to compile, with the name of what is missing: never a wrong number.
 #pragma once
@@ -22,15 +22,14 @@
 
 #define __CUDA_EMULATOR__ 1
 #define __CUDA_ARCH__ 900
+#define __CUDACC__ 1
+#define __NVCC__ 1
+#define __CUDACC_VER_MAJOR__ 13
+#define __CUDACC_VER_MINOR__ 0
 
-#define __device__
-#define __host__
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))
 #define __grid_constant__
-#define __managed__
-// `used`: the host writes it by name, which the compiler cannot see and would otherwise fold away.
-#define __constant__ __attribute__((used))
 
 struct uint3 {
     unsigned x, y, z;

@@ -3,7 +3,12 @@
 #pragma once
 
 #define __global__ __attribute__((noinline))
+#define __device__
+#define __host__
+#define __managed__
 #define __launch_bounds__(...)
+// `used`: the host writes it by name, which the compiler cannot see and would otherwise fold away.
+#define __constant__ __attribute__((used))
 // One copy is enough, since blocks run one after another. The driver finds the variables in the symbol table,
 // where a function's statics are named _ZZ<function>E<variable>, and poisons them before each block. `used`: without it
 // the compiler would know the content of a variable that is never written, and no one would see the mistake.
@@ -25,15 +30,15 @@
 #define EMULATOR_IS_CHECKED 0
 #endif
 #ifdef EMULATOR_PROGRAM  // a program has a main of its own, and tells the driver that it is there
-#define EMULATOR_MODULE(shared) \
-    EMULATOR_MODULE_INFO(shared) \
+#define EMULATOR_MODULE(shared, device) \
+    EMULATOR_MODULE_INFO(shared, device) \
     static const int emulator_registered = emulator_register_program(&emulator_module_info);
 #else
-#define EMULATOR_MODULE(shared) EMULATOR_MODULE_INFO(shared)
+#define EMULATOR_MODULE(shared, device) EMULATOR_MODULE_INFO(shared, device)
 #endif
-#define EMULATOR_MODULE_INFO(shared)                                                                         \
+#define EMULATOR_MODULE_INFO(shared, device)                                                                         \
     extern "C" __attribute__((visibility("default"), used)) const emulator_module emulator_module_info = { \
-        EMULATOR_ABI, EMULATOR_IS_CHECKED, &emulator_rows, shared};
+        EMULATOR_ABI, EMULATOR_IS_CHECKED, &emulator_rows, shared, device};
 
 #define EMULATOR_LAUNCH(kernel, configuration, ...) \
     emulator_launch(emulator_configuration configuration, kernel __VA_OPT__(, ) __VA_ARGS__)

@@ -1,5 +1,5 @@
 // Barriers, shuffles and votes. A thread runs alone until it reaches one of these; the last to arrive computes
-// everybody's result (driver/block.cpp). The line is taken here, not from the return address: the optimiser
+// everybody's result (driver/collectives.cpp). The line is taken here, not from the return address: the optimiser
 // duplicates calls, and two copies of one __syncthreads() are still one barrier.
 #pragma once
 
@@ -71,7 +71,8 @@ static inline unsigned __match_any_sync(unsigned mask, T value, int line = __bui
     memcpy(&bits, &value, sizeof value);
     return emulator_collective(WARP_MATCH, mask, bits, 0, line);
 }
-static inline unsigned __activemask() { return emulator_active_mask(); }
+// The lanes that come to this line together: all of the warp that take this way, once no other can run on.
+static inline unsigned __activemask(int line = __builtin_LINE()) { return emulator_active_mask(line); }
 
 // __reduce_*_sync: 32-bit integers, as on sm_80. Values travel as int64_t, which orders both kinds rightly.
 #define EMULATOR_REDUCE(T)                                                                                 \

@@ -1,0 +1,70 @@
+"""Warps without barriers: __activemask(), arguments that are copied by the kernel, code that relies on lockstep."""
+
+from pathlib import Path
+
+import cuda_emulator
+import numpy as np
+import pytest
+from cuda_emulator.launch import Module
+
+KERNELS = Path(__file__).parent / "kernels"
+F32, I32, U32 = np.float32, np.int32, np.uint32
+
+
+@pytest.fixture(scope="module", params=["checked", "plain"])
+def warps(request) -> Module:
+    cuda_emulator.activate_anyway(announce=False)
+    return Module(KERNELS / "warps.cu", mode=request.param)
+
+
+@pytest.fixture(autouse=True, params=cuda_emulator.SCHEDULES)
+def schedule(request):
+    cuda_emulator.activate_anyway(announce=False)
+    with cuda_emulator.settings(schedule=request.param, seed=5):
+        yield request.param
+
+
+def lanes(condition: np.ndarray) -> np.ndarray:
+    """Return, per thread, the mask of the lanes of its warp for which the condition holds."""
+    bits = condition.reshape(-1, 32) @ (1 << np.arange(32, dtype=np.uint64))
+    return np.repeat(bits.astype(U32), 32)
+
+
+@pytest.mark.parametrize("n", [5, 64, 150])
+def test_aggregated_atomic(warps, rng, n):
+    x = rng.integers(-3, 4, n).astype(I32)
+    count, places = np.zeros(1, I32), np.full(n, -1, I32)
+    warps.launch("aggregated_count", 3, 64, x, count, places, I32(n))
+    assert count[0] == (x > 0).sum()
+    assert sorted(places[x > 0]) == list(range(count[0]))
+    assert (places[x <= 0] == -1).all()
+    for start in range(0, n, 32):  # one warp's places are neighbours: its lanes came together
+        own = places[start : start + 32][x[start : start + 32] > 0]
+        assert (np.diff(own) == 1).all()
+
+
+def test_masks_of_a_branch(warps, rng):
+    x = rng.integers(0, 9, 64).astype(I32)
+    masks, sums = np.zeros(64, U32), np.zeros(64, I32)
+    warps.launch("masks_of_a_branch", 1, 64, x, masks, sums)
+    np.testing.assert_array_equal(masks, np.where(x % 2, lanes(x % 2 == 1), lanes(x % 2 == 0)))
+    warp = x.reshape(2, 32)
+    odd = np.repeat((warp * (warp % 2)).sum(1), 32)
+    even = np.repeat(((warp % 2 == 0) & (warp > 4)).sum(1), 32)
+    np.testing.assert_array_equal(sums, np.where(x % 2, odd, even))
+
+
+def test_masks_of_a_loop(warps, rng):
+    x = rng.integers(0, 6, 64).astype(I32)
+    masks = np.zeros((6, 64), U32)
+    warps.launch("masks_of_a_loop", 1, 64, x, masks)
+    np.testing.assert_array_equal(masks, [np.where(x > k, lanes(x > k), 0) for k in range(6)])
+
+
+def test_arguments_with_copy_constructors(warps):
+    """The kernel's own code copies them: from memory of the driver's, which is none of the host's."""
+    scaled = np.zeros((), np.dtype([("x", F32), ("y", np.float64)], align=True))
+    wide, y = np.zeros((), np.dtype([("v", F32, 8)])), np.zeros(32, F32)
+    scaled["x"], scaled["y"], wide["v"] = 2.5, 4.0, np.arange(8)
+    warps.launch("arguments_with_constructors", 1, 32, y, I32(7), np.int8(3), scaled[()], wide[()])
+    np.testing.assert_array_equal(y, 2.5 + 4.0 + np.tile(np.arange(8), 4) + 3 + 7)
