@@ -198,6 +198,20 @@ API cuCtxGetCacheConfig(int* config) {
     *config = 0;
     return SUCCESS;
 }
+// Stack, heap and printf buffer: a limit is remembered, and is none here. 0 is the stack of a thread, which is bigger.
+static std::map<int, size_t> limits = {{0, 1024}, {1, 1 << 20}, {2, 8 << 20}};
+API cuCtxGetLimit(size_t* value, int limit) {
+    NEED_CONTEXT;
+    if (!limits.count(limit)) return error(NOT_SUPPORTED, "cuCtxGetLimit: limit " + number(limit));
+    *value = limits[limit];
+    return SUCCESS;
+}
+API cuCtxSetLimit(int limit, size_t value) {
+    NEED_CONTEXT;
+    if (!limits.count(limit)) return error(NOT_SUPPORTED, "cuCtxSetLimit: limit " + number(limit));
+    limits[limit] = value;
+    return SUCCESS;
+}
 API cuProfilerStart() { return SUCCESS; }
 API cuProfilerStop() { return SUCCESS; }
 

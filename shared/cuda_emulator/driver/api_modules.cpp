@@ -15,7 +15,14 @@ static Handles<Function> functions;
 
 // --- modules ---------------------------------------------------------------------------------------------------------
 
-API cuModuleLoadDataEx(void** module, const void* image, unsigned, void*, void*) {
+// The caller passes buffers for the compiler's log, and reads as many bytes as we say that we have written: none.
+static void no_logs(unsigned n, const int* options, void** values) {
+    const int INFO_LOG_BYTES = 4, ERROR_LOG_BYTES = 6;
+    for (unsigned i = 0; i < n; i++)
+        if (options[i] == INFO_LOG_BYTES || options[i] == ERROR_LOG_BYTES) values[i] = nullptr;
+}
+API cuModuleLoadDataEx(void** module, const void* image, unsigned n_options, const int* options, void** values) {
+    no_logs(n_options, options, values);
     NEED_CONTEXT;
     if (!image) return error(INVALID_VALUE, "no image");
     auto made = std::make_unique<Module>();
@@ -38,6 +45,11 @@ API cuModuleUnload(void* module) {
     if (Module* found = modules.find(module))  // the host knew them by name: their memory goes too
         for (const Variable& variable : found->globals) unregister_host(variable.low);
     return modules.destroy(module) ? SUCCESS : error(INVALID_HANDLE, "this module does not exist");
+}
+// A kernel file is compiled whole here; there is nothing to link.
+API cuLinkCreate_v2(unsigned n_options, const int* options, void** values, void**) {
+    no_logs(n_options, options, values);
+    return emulator_not_supported("cuLinkCreate (separate compilation, device-side launches)");
 }
 
 size_t emulator::static_shared(const Module& module, const std::string& function) {

@@ -21,28 +21,12 @@ static inline float emulator_half_to_float(unsigned short bits) {
     return __uint_as_float(sign | (exponent + 112u) << 23 | mantissa << 13);
 }
 
-EMULATOR_SMALL_FLOAT(__half, __half2, emulator_float_to_half, emulator_half_to_float)
+EMULATOR_SMALL_FLOAT(__half, __half2, half, emulator_float_to_half, emulator_half_to_float)
 using half = __half;
 using half2 = __half2;
 
-static inline __half __float2half(float x) { return __half(x); }
-static inline __half __float2half_rn(float x) { return __half(x); }
-static inline __half __double2half(double x) { return __half(x); }
-static inline __half __int2half_rn(int x) { return __half(x); }
-static inline float __half2float(__half x) { return x; }
-static inline int __half2int_rn(__half x) { return __float2int_rn(x); }
-static inline __half2 __float2half2_rn(float x) { return {__half(x), __half(x)}; }
-static inline __half2 __floats2half2_rn(float x, float y) { return {__half(x), __half(y)}; }
-static inline __half2 __float22half2_rn(float2 v) { return {__half(v.x), __half(v.y)}; }
-static inline float2 __half22float2(__half2 v) { return {(float)v.x, (float)v.y}; }
-static inline __half2 __half2half2(__half x) { return {x, x}; }
-static inline __half2 __halves2half2(__half x, __half y) { return {x, y}; }
-static inline __half2 make_half2(__half x, __half y) { return {x, y}; }
-static inline __half __low2half(__half2 v) { return v.x; }
-static inline __half __high2half(__half2 v) { return v.y; }
-static inline unsigned short __half_as_ushort(__half x) { return x.bits; }
-static inline __half __ushort_as_half(unsigned short bits) {
-    __half x;
-    x.bits = bits;
-    return x;
-}
+#define CUDART_ZERO_FP16 __ushort_as_half((unsigned short)0x0000)
+#define CUDART_ONE_FP16 __ushort_as_half((unsigned short)0x3c00)
+#define CUDART_INF_FP16 __ushort_as_half((unsigned short)0x7c00)
+#define CUDART_NAN_FP16 __ushort_as_half((unsigned short)0x7fff)
+#define CUDART_MAX_NORMAL_FP16 __ushort_as_half((unsigned short)0x7bff)

@@ -138,13 +138,114 @@ def test_copies_from_nowhere(module, device):
     copy[2], copy[4], copy[6] = 2, device.address, 32  # source: type, address, pitch
     copy[9], copy[11], copy[13] = 2, device.address + 128, 8
     copy[14], copy[15] = 16, 2  # width in bytes, height
-    with refused(1, r"rows of 16 bytes, but pitches of 32 \(source\) and 8 \(destination\)"):
+    with refused(1, "destination: rows of 16 bytes, but a pitch of 8 bytes"):
         call("cuMemcpy2D_v2", byref(copy))
     stream = c_void_p()
     call("cuStreamCreate", byref(stream), 0)
     call("cuStreamDestroy_v2", stream)
     with refused(400, "this stream does not exist"):
         call("cuMemsetD32Async", c_uint64(device.address), 1, c_size_t(4), stream)
+
+
+class Copy3D(ctypes.Structure):
+    """CUDA_MEMCPY3D of cuda.h."""
+
+    SIDE = (
+        *(("x", c_size_t), ("y", c_size_t), ("z", c_size_t), ("level", c_size_t)),
+        *(
+            ("type", c_int),
+            ("host", c_void_p),
+            ("device", c_uint64),
+            ("array", c_void_p),
+            ("reserved", c_void_p),
+        ),
+        *(("pitch", c_size_t), ("height", c_size_t)),
+    )
+    _fields_ = (
+        *((f"from_{name}", kind) for name, kind in SIDE),
+        *((f"to_{name}", kind) for name, kind in SIDE),
+        *(("width", c_size_t), ("rows", c_size_t), ("slices", c_size_t)),
+    )
+
+
+@pytest.mark.parametrize("unified", [False, True])
+def test_copies_in_three_dimensions(module, rng, unified):
+    """A box of 2 slices, 3 rows and 4 columns out of an array of the host's into the middle of one of the device's."""
+    source, target = rng.standard_normal((4, 5, 6)).astype(F32), np.zeros((3, 7, 8), F32)
+    array = DeviceArray(target)
+    copy = Copy3D(width=16, rows=3, slices=2)
+    copy.from_x, copy.from_y, copy.from_z = 4, 2, 1
+    copy.from_pitch, copy.from_height = 24, 5
+    copy.from_type, copy.from_host = 1, source.ctypes.data
+    if unified:
+        copy.from_type, copy.from_device = 4, source.ctypes.data
+    copy.to_x, copy.to_y, copy.to_z, copy.to_type, copy.to_device = 8, 3, 0, 2, array.address
+    copy.to_pitch, copy.to_height = 32, 7
+    call("cuMemcpy3D_v2", byref(copy))
+    array.read(target)
+    expected = np.zeros_like(target)
+    expected[0:2, 3:6, 2:6] = source[1:3, 2:5, 1:5]
+    np.testing.assert_array_equal(target, expected)
+    copy.to_z = 2
+    with refused(1, "cuMemcpy3D: the destination is not device memory"):
+        call("cuMemcpy3D_v2", byref(copy))  # a slice past the end
+    copy.to_z, copy.to_height = 0, 5
+    with refused(1, "destination: slices of 6 rows, but a height of 5"):
+        call("cuMemcpy3D_v2", byref(copy))
+    copy.to_height, copy.from_pitch = 7, 16
+    with refused(1, "source: rows of 20 bytes, but a pitch of 16 bytes"):
+        call("cuMemcpy3D_v2", byref(copy))
+    copy.from_type = 3
+    with refused(801, "source: a CUDA array is not implemented by the CPU emulator"):
+        call("cuMemcpy3D_v2", byref(copy))
+    array.free()
+
+
+def test_fills_of_a_rectangle(module):
+    content = np.zeros((4, 8), np.uint32)
+    array = DeviceArray(content)
+    address, pitch = c_uint64(array.address + 32), c_size_t(32)
+    call("cuMemsetD2D32_v2", address, pitch, ctypes.c_uint(7), c_size_t(3), c_size_t(2))
+    array.read(content)
+    expected = np.zeros_like(content)
+    expected[1:3, :3] = 7
+    np.testing.assert_array_equal(content, expected)
+    with refused(1, "rows of 36 bytes, but a pitch of 32"):
+        call("cuMemsetD2D32_v2", address, pitch, ctypes.c_uint(7), c_size_t(9), c_size_t(2))
+    array.free()
+
+
+def test_memory_of_a_stream(module):
+    pointer, kind = c_uint64(), ctypes.c_uint()
+    call("cuMemAllocAsync", byref(pointer), c_size_t(100), None)
+    call("cuMemFreeAsync", pointer, None)
+    with refused(1, "freed before"):
+        call("cuMemFreeAsync", pointer, None)
+    for function, flags, expected in (("cuMemAllocManaged", (1,), 2), ("cuMemHostAlloc", (0,), 1)):
+        call(function, byref(pointer), c_size_t(100), *flags)
+        call("cuPointerGetAttribute", byref(kind), 2, pointer)
+        assert kind.value == expected  # where it lies: 1 host, 2 device
+
+
+def test_limits_are_remembered(module):
+    value = c_size_t()
+    call("cuCtxSetLimit", 1, c_size_t(1 << 22))
+    call("cuCtxGetLimit", byref(value), 1)
+    assert value.value == 1 << 22
+    with refused(801, "limit 6"):
+        call("cuCtxGetLimit", byref(value), 6)
+
+
+def test_a_refused_linker_leaves_no_log(module):
+    """The caller reads as many bytes of its buffers as the driver says it has written."""
+    options, values = (c_int * 2)(4, 6), (c_void_p * 2)(32768, 32768)
+    with refused(801, "cuLinkCreate .* is not implemented by the CPU emulator"):
+        call("cuLinkCreate_v2", 2, options, values, byref(c_void_p()))
+    assert list(values) == [None, None]
+    values = (c_void_p * 2)(32768, 32768)
+    with refused(200, "this is no ELF object"):
+        call("cuModuleLoadDataEx", byref(c_void_p()), b"garbage" + bytes(60), 2, options, values)
+    assert list(values) == [None, None]
 
 
 def test_error_text_belongs_to_its_code(module):

@@ -293,8 +293,10 @@ def test_compile_error_has_the_line_of_the_cu_file():
 
 
 def test_missing_function_is_a_compile_error():
-    with pytest.raises(toolchain.CompileError, match="__vadd2"):
-        toolchain.compile_kernels("__global__ void k(unsigned* x) { x[0] = __vadd2(x[0], x[1]); }", "k.cu")
+    with pytest.raises(toolchain.CompileError, match="__viaddmax_s16x2"):
+        toolchain.compile_kernels(
+            "__global__ void k(unsigned* x) { x[0] = __viaddmax_s16x2(x[0], x[1], 0); }", "k.cu"
+        )
 
 
 def test_threadidx_is_read_only():
