@@ -80,7 +80,7 @@ def profile_file(path: Path, launches: list[str] | None, options: list[str]) -> 
     if not launches:
         raise ValueError(HELP)
     control.activate_anyway(path.parent, announce=False)
-    module = Module(path, options=tuple(options))
+    module = Module(path, name=str(path), options=tuple(options))
     pages = []
     for launch in launches:
         kernel, grid, block, shared, arguments = parse_launch(launch)

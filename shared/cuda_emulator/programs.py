@@ -96,19 +96,23 @@ def findings(runs: list[Run]) -> list[Finding]:
         known = found.setdefault((one.kind, one.file, one.line), one)
         known.runs.append(run_name)
 
+    whole = [one for one in runs if not _errors(one)]  # the others stopped somewhere
     for one in runs:
         for report in one.reports:
             kept = {name: report[name] for name in ("kind", "severity", "message", "file", "line", "kernel")}
             add(Finding(**kept), one.name)
-        stopped = any(report["severity"] == "error" for report in one.reports)
-        if one.status and not stopped:
+        if one.status and one in whole:
             ending = _signal(one.status) if one.status < 0 else f"the program ends with status {one.status}"
             last = "\n    ".join((one.errors or one.output).strip().splitlines()[-3:])
             add(Finding("exit status", "error", f"{ending}\n    {last}".rstrip()), one.name)
-        elif not stopped and (difference := different_line(runs[0].output, one.output)):
-            text = f"what the program prints depends on the order of the threads\n    {runs[0].name}: {difference[0]}"
+        elif one in whole and (difference := different_line(whole[0].output, one.output)):
+            text = f"what the program prints depends on the order of the threads\n    {whole[0].name}: {difference[0]}"
             add(Finding("output", "error", f"{text}\n    {one.name}: {difference[1]}"), one.name)
     return sorted(found.values(), key=lambda one: one.severity)
+
+
+def _errors(one: Run) -> bool:
+    return any(report["severity"] == "error" for report in one.reports)
 
 
 def different_line(first: str, second: str) -> tuple[str, str] | None:
@@ -169,6 +173,7 @@ def _command(path: Path, arguments: list[str], mode: str, options: tuple[str, ..
 def run_script(words: list[str]) -> None:
     """Run a PyCUDA script in this process, as `python script.py` does."""
     path = Path(words[0])
+    os.environ["CUDA_EMULATOR_ROOT"] = os.getcwd()
     control.activate_anyway([path.resolve().parent, Path.cwd()], announce=False)
     sys.argv = words
     sys.path[0] = str(path.resolve().parent)

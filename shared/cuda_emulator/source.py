@@ -34,13 +34,17 @@ UNSUPPORTED_IN_KERNELS = (
 # Headers that nobody has here: the start of the name, and what it is.
 UNSUPPORTED_HEADERS = {
     "mma.h": "wmma tensor-core fragments",
-    "cuda/": "libcu++ (cuda::)",
+    **dict.fromkeys(("cuda/", "nv/"), "libcu++ (cuda::)"),
+    **dict.fromkeys(("cuda_fp8.h", "cuda_fp6.h", "cuda_fp4.h"), "floating point of 8 bits or fewer"),
     "cuda_pipeline": "asynchronous copies (cp.async)",
     **dict.fromkeys(("cub/", "thrust/", "cute/", "cutlass/"), "CUB, Thrust and CUTLASS"),
     **dict.fromkeys(("cublas", "cudnn", "cufft", "cusparse", "cusolver"), "a library of kernels for a real GPU"),
 }
 MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"([ \d]*)$', re.MULTILINE)
 LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|^[ \t]*#[^\n]*', re.MULTILINE)  # a #pragma too
+ATTRIBUTE = re.compile(
+    r"\b(?:__align__|alignas|__attribute__|__launch_bounds__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+)
 NAMESPACE = re.compile(r"\b(?:inline\s+)?namespace\b([\w\s:]*)\{|\{|\}")
 OPEN, CLOSE = dict(zip("([{<", ")]}>", strict=True)), dict(zip(")]}>", "([{<", strict=True))
 
@@ -147,7 +151,7 @@ def _statement_start(plain: str, position: int) -> int:
 def refuse_unsupported(text: Text) -> None:
     """Raise UnsupportedError for the first thing in the user's files that the emulator does not have."""
     found = [(match.start(), what) for pattern, what in UNSUPPORTED for match in re.finditer(pattern, text.plain)]
-    for low, high in device_functions(text.plain):
+    for low, high, _ in device_functions(text.plain):
         for pattern, what in UNSUPPORTED_IN_KERNELS:
             found += [(match.start(), what) for match in re.compile(pattern).finditer(text.plain, low, high)]
     if found:
@@ -158,18 +162,19 @@ def refuse_unsupported(text: Text) -> None:
 
 def refuse_header(message: str) -> None:
     """Raise UnsupportedError where the preprocessor has not found a header that is known to be missing here."""
-    missing = re.search(r"^(.*?:\d+):\d+: fatal error: (\S+): No such file", message, flags=re.MULTILINE)
+    missing = re.search(r"^(.*?:\d+):\d+: fatal error: '?([^\s']+?)'?:? (?:No such|file not)", message, flags=re.MULTILINE)
     for start, what in UNSUPPORTED_HEADERS.items():
         if missing and missing[2].startswith(start):
             raise UnsupportedError(f"{missing[1]}: error: {REFUSAL}: <{missing[2]}>, {what}")
 
 
-def device_functions(plain: str) -> Iterator[tuple[int, int]]:
-    """Find the bodies of functions for the device."""
+def device_functions(plain: str) -> Iterator[tuple[int, int, str]]:
+    """Find the functions for the device: where the body begins and ends, and the name."""
     for match in re.finditer(r"\b(?:__global__|__device__)\b", plain):
         body = re.compile(r"[;{]").search(plain, match.end())
         if body and body.group() == "{":
-            yield body.start(), matching(plain, body.start()) + 1
+            name = re.search(r"(\w+)\s*\(", re.sub(ATTRIBUTE, "", plain[match.end() : body.start()]))
+            yield body.start(), matching(plain, body.start()) + 1, name[1] if name else ""
 
 
 # --- shared memory ---------------------------------------------------------------------------------------------------
@@ -186,7 +191,7 @@ def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
         if not re.search(r"\bextern\b", text.plain[low:high]):
             continue
         bare = re.sub(r"\bextern\b|\b__shared__\b", "", declaration)
-        bare = re.sub(r"(?:\b__align__|\balignas)\s*\([^()]*\)|__attribute__\s*\(\((?:[^()]|\([^()]*\))*\)\)", "", bare)
+        bare = re.sub(ATTRIBUTE, "", bare)
         parts = re.fullmatch(r"(\s*)(.*?)(\w+)\s*\[\s*\](.*)", bare, flags=re.DOTALL)
         if parts:
             space, kind, name, rest = parts.groups()
@@ -195,19 +200,21 @@ def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
 
 
 def variables(text: Text, keywords: str) -> str:
-    """Return the names of the variables that are declared with one of the keywords, between spaces.
+    """Return the variables that are declared with one of the keywords as ` function::name `, or ` ::name ` outside of functions.
 
     In the object a `__shared__` one looks like any function's static, and a `__device__` one like any of the host's.
     """
+    functions = list(device_functions(text.plain))
     names = set()
     for match in re.finditer(rf"\b(?:{keywords})\b", text.plain):
         declaration = text.plain[match.end() : text.plain.find(";", match.end())]
-        declaration = re.sub(r"(?:\b__align__|\balignas|\b__attribute__)\s*\((?:[^()]|\([^()]*\))*\)", "", declaration)
+        declaration = re.sub(ATTRIBUTE, "", declaration)
         if re.match(r"[^={]*\(", declaration):
             continue  # a function
+        inside = [name for low, high, name in functions if low < match.start() < high]
         for part in _split(declaration):
             name = re.search(r"(\w+)\s*$", re.sub(r"\[[^\]]*\]", "", re.split(r"[={]", part)[0]))
-            names |= {name[1]} if name else set()
+            names |= {f"{inside[-1] if inside else ''}::{name[1]}"} if name else set()
     return f" {' '.join(sorted(names))} "
 
 

@@ -63,6 +63,12 @@ static size_t image_bytes(const char* image) {
     return end;
 }
 
+// "void space::kernel<16>(float*)" is called "kernel".
+static std::string base_name(const std::string& function) {
+    const std::string bare = function.substr(0, function.find_first_of("(<"));
+    return bare.substr(bare.find_last_of(" :") + 1);
+}
+
 // Sorts one symbol into the module's tables. A guard (_ZGVZ...) of a static's constructor is a global like any other;
 // g++ makes one even for __half, whose constructor does nothing. A constructor or initial value that does something,
 // which nvcc refuses, is lost when shared memory is poisoned, and the use is reported as uninitialised.
@@ -84,14 +90,15 @@ static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* nam
         size_t cut = full.rfind("::");
         const std::string function = cut == std::string::npos ? "" : full.substr(0, cut);
         const std::string variable = cut == std::string::npos ? full : full.substr(cut + 2);
-        const bool shared = strstr(module.info->shared, (" " + variable + " ").c_str());
+        const bool shared = strstr(module.info->shared, (" " + base_name(function) + "::" + variable + " ").c_str()) ||
+                            strstr(module.info->shared, (" ::" + variable + " ").c_str());
         (shared ? module.shared : module.globals).push_back({variable, function, low, high, 0, shared});
     } else if (type == STT_OBJECT && high > low) {
         const std::string full = demangle(name);
         for (const char* own : {"emulator_", "completed.", "__dso_handle", "_DYNAMIC", "_GLOBAL_OFFSET_TABLE_"})
             if (full.rfind(own, 0) == 0) return SUCCESS;  // the emulator's and the linker's, not the kernel's
         const std::string variable = full.substr(full.rfind(':') + 1);
-        const bool device = strstr(module.info->device, (" " + variable + " ").c_str());
+        const bool device = full.rfind("guard variable", 0) == 0 || strstr(module.info->device, (" ::" + variable + " ").c_str());
         module.globals.push_back({full, "", low, high, 0, device});
     }
     return SUCCESS;

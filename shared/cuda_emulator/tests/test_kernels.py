@@ -268,7 +268,6 @@ def test_unknown_fibers(monkeypatch):
 REFUSED = [
     ('asm volatile("mov.u32 %0, 1;" : "=r"(x));', "inline PTX"),
     ("nvcuda::wmma::fill_fragment(c, 0.0f);", "wmma"),
-    ("auto g = cooperative_groups::this_thread_block();", "cooperative groups"),
     ("__pipeline_commit();", "asynchronous copies"),
     ("other<<<1, 32>>>(x);", "launches"),
     ("long long t = clock64();", "clock"),
