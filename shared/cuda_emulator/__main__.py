@@ -33,16 +33,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="cuda_emulator", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run a .cu file with a main, or a PyCUDA script")
-    run.add_argument("--mode", choices=("checked", "plain"), default=toolchain.default_mode(), help="plain is faster")
+    run.add_argument(
+        "--mode", choices=("checked", "plain"), default=toolchain.default_mode(), help="plain is faster"
+    )
     run.add_argument("--schedule", choices=control.SCHEDULES, help="which thread goes first")
-    check = commands.add_parser("check", help="run it under every schedule and in plain mode; status 1 if there is an error")
+    check = commands.add_parser(
+        "check", help="run it under every schedule and in plain mode; status 1 if there is an error"
+    )
     check.add_argument("--json", action="store_true", help="print the findings for a script to read")
     profile = commands.add_parser("profile", help="print the source with the counts of each line")
     profile.add_argument("--launch", action="append", help='such as "kernel<<<4, 256>>>(float[1024], 1024)"')
     for command in (run, check, profile):
-        command.add_argument("-D", dest="defines", action="append", default=[], help="a macro, such as TILE=32")
+        command.add_argument(
+            "-D", dest="defines", action="append", default=[], help="a macro, such as TILE=32"
+        )
         command.add_argument("-I", dest="folders", action="append", default=[], help="a folder with headers")
-        command.add_argument("file", type=Path, help="a .cu file" + (", or a .py file" if command is not profile else ""))
+        command.add_argument(
+            "file", type=Path, help="a .cu file" + (", or a .py file" if command is not profile else "")
+        )
     for command in (run, check):
         command.add_argument("--seed", type=int, help="of the random schedules")
         command.add_argument("--timeout", type=float, help="seconds after which a launch is stopped (60)")
@@ -57,7 +65,10 @@ def main() -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Do what the command line says; return the exit status."""
-    options = (*(f"-D{define}" for define in arguments.defines), *(f"-I{folder}" for folder in arguments.folders))
+    options = (
+        *(f"-D{define}" for define in arguments.defines),
+        *(f"-I{folder}" for folder in arguments.folders),
+    )
     path = arguments.file
     if arguments.command == "profile":
         print(profile_file(path, arguments.launch, list(options)))

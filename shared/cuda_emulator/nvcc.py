@@ -126,7 +126,9 @@ def file_name(source: str, path: Path) -> str:
         for candidate in sorted(Path(folder).glob("*.cu")):
             if candidate.read_text(encoding="utf-8").strip() in (text, text.removesuffix("}").strip()):
                 root = os.environ.get("CUDA_EMULATOR_ROOT")  # of a script: its user's own path
-                return os.path.relpath(candidate, root) if root else f"{candidate.parent.name}/{candidate.name}"
+                return (
+                    os.path.relpath(candidate, root) if root else f"{candidate.parent.name}/{candidate.name}"
+                )
     return path.name
 
 

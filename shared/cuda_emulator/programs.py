@@ -72,7 +72,9 @@ def run(path: Path, arguments: list[str], *, mode: str, options: tuple[str, ...]
     return done.returncode or int(bool(errors))
 
 
-def check(path: Path, arguments: list[str], *, options: tuple[str, ...] = ()) -> tuple[list[Run], list[Finding]]:
+def check(
+    path: Path, arguments: list[str], *, options: tuple[str, ...] = ()
+) -> tuple[list[Run], list[Finding]]:
     """Run a program under every schedule, and once in plain mode; return the runs and what they have shown."""
     runs = []
     for mode, schedule in [*(("checked", schedule) for schedule in control.SCHEDULES), ("plain", "forward")]:
@@ -143,7 +145,9 @@ def summary(path: Path, runs: list[Run], found: list[Finding]) -> str:
     errors = sum(one.severity == "error" for one in found)
     counts = f"{errors} error{'s' * (errors != 1)}, {len(found) - errors} warning{'s' * (len(found) - errors != 1)}"
     ending = counts if found else "nothing found"
-    return "\n\n".join([*pages, f"{path}: {ending} in {len(runs)} runs ({', '.join(one.name for one in runs)})"])
+    return "\n\n".join(
+        [*pages, f"{path}: {ending} in {len(runs)} runs ({', '.join(one.name for one in runs)})"]
+    )
 
 
 def _in(names: list[str], runs: Iterable[Run]) -> str:
@@ -155,7 +159,9 @@ def as_json(path: Path, runs: list[Run], found: list[Finding]) -> str:
     """Return the same for a script."""
     shown = [{"name": one.name, "status": one.status, "seconds": round(one.seconds, 3)} for one in runs]
     ok = not any(one.severity == "error" for one in found)
-    return json.dumps({"file": str(path), "ok": ok, "runs": shown, "findings": [asdict(one) for one in found]}, indent=2)
+    return json.dumps(
+        {"file": str(path), "ok": ok, "runs": shown, "findings": [asdict(one) for one in found]}, indent=2
+    )
 
 
 # --- how a program is started ------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Turn preprocessed CUDA C++ into C++ for the host's compiler: as little as possible, and never a line more or less.
 
 The preprocessor runs first, so that macros, #if and headers are what they are; it leaves `__global__`, `__shared__` and
-`<<<...>>>` alone. Four things are rewritten: `extern __shared__` arrays, `static __shared__`, launches, and at the end comes the
-list of the kernels. What the emulator cannot run is refused here by name.
+`<<<...>>>` alone. Rewritten are `extern __shared__` arrays, `static __shared__`, `__noinline__` and launches; at the end comes the list
+of the kernels. What the emulator cannot run is refused here by name.
 """
 
 from __future__ import annotations
@@ -38,10 +38,14 @@ UNSUPPORTED_HEADERS = {
     **dict.fromkeys(("cuda_fp8.h", "cuda_fp6.h", "cuda_fp4.h"), "floating point of 8 bits or fewer"),
     "cuda_pipeline": "asynchronous copies (cp.async)",
     **dict.fromkeys(("cub/", "thrust/", "cute/", "cutlass/"), "CUB, Thrust and CUTLASS"),
-    **dict.fromkeys(("cublas", "cudnn", "cufft", "cusparse", "cusolver"), "a library of kernels for a real GPU"),
+    **dict.fromkeys(
+        ("cublas", "cudnn", "cufft", "cusparse", "cusolver"), "a library of kernels for a real GPU"
+    ),
 }
 MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"([ \d]*)$', re.MULTILINE)
-LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|^[ \t]*#[^\n]*', re.MULTILINE)  # a #pragma too
+LITERAL = re.compile(
+    r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|^[ \t]*#[^\n]*', re.MULTILINE
+)  # a #pragma too
 ATTRIBUTE = re.compile(
     r"\b(?:__align__|alignas|__attribute__|__launch_bounds__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
 )
@@ -75,7 +79,7 @@ def host_source(preprocessed: str, is_ours: Callable[[str], bool]) -> str:
     text = Text(preprocessed, is_ours)
     refuse_unsupported(text)
     kernels = list(find_kernels(text))
-    edits = [*shared_arrays(text), *launches(text, kernels)]
+    edits = [*shared_arrays(text), *launches(text, kernels), *attributes(text)]
     for low, high, replacement in sorted(edits, reverse=True):
         preprocessed = preprocessed[:low] + replacement + preprocessed[high:]
     shared, device = variables(text, "__shared__"), variables(text, "__device__|__constant__|__shared__")
@@ -102,7 +106,9 @@ class Text:
                 end = marker.end()
                 self.starts.append(end + 1)
                 self.places.append((marker[2], int(marker[1])))
-                user = "3" not in marker[3].split() and not is_ours(marker[2]) and not marker[2].startswith("<")
+                user = (
+                    "3" not in marker[3].split() and not is_ours(marker[2]) and not marker[2].startswith("<")
+                )
         self.source, self.plain = source, "".join(parts)
 
     def place(self, position: int) -> tuple[str, int]:
@@ -150,7 +156,9 @@ def _statement_start(plain: str, position: int) -> int:
 
 def refuse_unsupported(text: Text) -> None:
     """Raise UnsupportedError for the first thing in the user's files that the emulator does not have."""
-    found = [(match.start(), what) for pattern, what in UNSUPPORTED for match in re.finditer(pattern, text.plain)]
+    found = [
+        (match.start(), what) for pattern, what in UNSUPPORTED for match in re.finditer(pattern, text.plain)
+    ]
     for low, high, _ in device_functions(text.plain):
         for pattern, what in UNSUPPORTED_IN_KERNELS:
             found += [(match.start(), what) for match in re.compile(pattern).finditer(text.plain, low, high)]
@@ -162,7 +170,9 @@ def refuse_unsupported(text: Text) -> None:
 
 def refuse_header(message: str) -> None:
     """Raise UnsupportedError where the preprocessor has not found a header that is known to be missing here."""
-    missing = re.search(r"^(.*?:\d+):\d+: fatal error: '?([^\s']+?)'?:? (?:No such|file not)", message, flags=re.MULTILINE)
+    missing = re.search(
+        r"^(.*?:\d+):\d+: fatal error: '?([^\s']+?)'?:? (?:No such|file not)", message, flags=re.MULTILINE
+    )
     for start, what in UNSUPPORTED_HEADERS.items():
         if missing and missing[2].startswith(start):
             raise UnsupportedError(f"{missing[1]}: error: {REFUSAL}: <{missing[2]}>, {what}")
@@ -197,6 +207,13 @@ def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
             space, kind, name, rest = parts.groups()
             kind = kind.strip()
             yield low, high, f"{space}{kind} (*{name}){rest} = ({kind} (*){rest})emulator_dynamic_shared()"
+
+
+def attributes(text: Text) -> Iterator[tuple[int, int, str]]:
+    """Yield edits for `__noinline__`: a macro would break the `__attribute__((__noinline__))` of other headers."""
+    for match in re.finditer(r"\b__noinline__\b", text.plain):
+        if not text.plain[: match.start()].rstrip().endswith(("(", ",")):
+            yield match.start(), match.end(), "__attribute__((noinline))"
 
 
 def variables(text: Text, keywords: str) -> str:
@@ -249,7 +266,9 @@ def find_kernels(text: Text) -> Iterator[Kernel]:
     for match in re.finditer(r"\b__global__\b", text.plain):
         low = _statement_start(text.plain, match.start())
         rest = text.plain[match.end() : match.end() + 2000]
-        bare = re.sub(r"\b(?:__launch_bounds__|__attribute__|__align__)\s*(?=\()", lambda word: "@" * len(word[0]), rest)
+        bare = re.sub(
+            r"\b(?:__launch_bounds__|__attribute__|__align__)\s*(?=\()", lambda word: "@" * len(word[0]), rest
+        )
         # The first name that a bracket follows; what belongs to an attribute is skipped.
         position = match.end() + _name_end(bare)
         name = re.search(r"([\w:]+\s*(?:<[^;{}()]*>)?)\s*$", text.plain[match.end() : position])

@@ -217,7 +217,9 @@ def compile_kernels(
         the host's compiler refuses the source; the message is the compiler's, with .cu lines
     """
     link = [compiler(), "-shared"]
-    return _build(source, name, ".cubin", [*_kernel_flags(mode or default_mode()), "-fvisibility=hidden"], link, options)
+    return _build(
+        source, name, ".cubin", [*_kernel_flags(mode or default_mode()), "-fvisibility=hidden"], link, options
+    )
 
 
 def compile_program(path: Path, *, mode: str | None = None, options: tuple[str, ...] = ()) -> Path:

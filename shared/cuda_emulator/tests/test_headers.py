@@ -463,8 +463,12 @@ class TestHalfPrecision:
 # --- what is refused by name -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", ["cuda_fp8.h", "cuda_fp6.h", "cuda_fp4.h", "nv/target", "mma.h", "cub/cub.cuh", "cublas_v2.h"])
+@pytest.mark.parametrize(
+    "header", ["cuda_fp8.h", "cuda_fp6.h", "cuda_fp4.h", "nv/target", "mma.h", "cub/cub.cuh", "cublas_v2.h"]
+)
 def test_headers_that_are_refused(header):
     source = f'\n#include <{header}>\nextern "C" __global__ void k(float* y) {{ y[0] = 1; }}'
-    with pytest.raises(UnsupportedError, match=f"^k.cu:2: error: not supported by the CPU emulator: <{header}>, "):
+    with pytest.raises(
+        UnsupportedError, match=f"^k.cu:2: error: not supported by the CPU emulator: <{header}>, "
+    ):
         toolchain.compile_kernels(source, "k.cu")

@@ -1,0 +1,223 @@
+"""`python -m cuda_emulator run | check | profile`, as a user types them in the folder of her program."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cuda_emulator import programs, toolchain
+from cuda_emulator.source import UnsupportedError
+
+PROGRAMS = Path(__file__).parent / "programs"
+FOLDER = Path(__file__).parents[2]
+
+ADD = """#include <cstdio>
+#include <vector>
+__global__ void add(const float* a, float* b, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < LIMIT) b[i] += a[i];
+}
+int main(int argc, char** argv) {
+    int n = argc > 1 ? atoi(argv[1]) : 100;
+    std::vector<float> h(n, 1);
+    float* d;
+    cudaMalloc(&d, n * sizeof(float));
+    cudaMemcpy(d, h.data(), n * sizeof(float), cudaMemcpyHostToDevice);
+    add<<<(n + 63) / 64, 64>>>(d, d, n);
+    if (cudaDeviceSynchronize() != cudaSuccess) return 3;
+    cudaMemcpy(h.data(), d, n * sizeof(float), cudaMemcpyDeviceToHost);
+    printf("%g\\n", h[n - 1]);
+    return argc > 2;
+}
+"""
+SCRIPT = """import sys
+import numpy as np
+import pycuda.autoprimaryctx
+import pycuda.driver as driver
+from pycuda.compiler import SourceModule
+
+module = SourceModule(open("add.cu").read(), no_extern_c=True, options=["-DLIMIT=n"])
+a, b = np.ones((2, 100), np.float32)
+n = np.int32(100 + int(sys.argv[1]))
+module.get_function("_Z3addPKfPfi")(driver.In(a), driver.InOut(b), n, block=(64, 1, 1), grid=(2, 1))
+print(b.sum(), __name__, sys.argv)
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Return a function that runs a command of the emulator in a folder with add.cu and script.py."""
+    (tmp_path / "add.cu").write_text(ADD)
+    (tmp_path / "script.py").write_text(SCRIPT)
+
+    def call(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(FOLDER)}
+        whole = [sys.executable, "-m", "cuda_emulator", *map(str, words)]
+        return subprocess.run(whole, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return call
+
+
+def test_run(command):
+    done = command("run", "-DLIMIT=n", "add.cu")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+
+
+@pytest.mark.parametrize(("words", "status"), [((), 0), (("7",), 0), (("7", "x"), 1)])
+def test_arguments_and_status_are_the_programs(command, words, status):
+    done = command("run", "-DLIMIT=n", "--mode", "plain", "add.cu", *words)
+    assert (done.returncode, done.stdout) == (status, "2\n")
+
+
+def test_run_reports_a_bug_with_the_users_path(command):
+    done = command("run", "-DLIMIT=n+1", "add.cu")
+    assert done.returncode == 3  # the program has seen CUDA's code
+    assert (
+        "error: an illegal memory access was encountered: out-of-bounds global read of 4 bytes" in done.stderr
+    )
+    assert "\n    at add.cu:5 in add\n    block (1,0,0) thread (36,0,0) of kernel add\n" in done.stderr
+
+
+def test_check(command):
+    done = command("check", "-DLIMIT=n", "add.cu")
+    assert done.returncode == 0
+    assert done.stdout.startswith("add.cu: nothing found in 5 runs")
+    done = command("check", "-DLIMIT=n+1", "add.cu")
+    assert done.returncode == 1
+    assert done.stdout.startswith("error: out of bounds at add.cu:5 (in checked forward, checked reverse, ")
+
+
+def test_check_for_a_script_to_read(command):
+    done = command("check", "--json", "-DLIMIT=n+1", "add.cu")
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["ok"], result["file"]) == (1, False, "add.cu")
+    assert [run["name"] for run in result["runs"]] == [
+        *(f"checked {schedule}" for schedule in ("forward", "reverse", "random", "warp_greedy")), "plain"
+    ]  # fmt: skip
+    (finding,) = result["findings"]
+    assert (finding["kind"], finding["file"], finding["line"]) == ("out of bounds", "add.cu", 5)
+    assert len(finding["runs"]) == 4  # plain mode sees nothing
+
+
+def test_what_cannot_be_run(command, tmp_path):
+    (tmp_path / "bad.cu").write_text("\nint x = ;\n")
+    (tmp_path / "wmma.cu").write_text("#include <cstdio>\n#include <mma.h>\nint main() {}\n")
+    for name, words in {
+        "bad.cu": "bad.cu:2:9: error: expected primary-expression",
+        "wmma.cu": "wmma.cu:2: error: not supported by the CPU emulator: <mma.h>, wmma tensor-core fragments",
+        "missing.cu": "No such file or directory: 'missing.cu'",
+    }.items():
+        for verb in ("run", "check"):
+            done = command(verb, name)
+            assert done.returncode == 2
+            assert words in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("launch", "words"),
+    [
+        ("add<<<3>>>(float[5000])", "grid, block and bytes must be whole numbers, got <<<3>>>"),
+        ("add<<<1, 32>>>(float[80], float[], 80)", "cannot read the argument 'float[]'"),
+        ("add(float[80])", "cannot read the launch"),
+    ],
+)
+def test_launches_that_cannot_be_profiled(command, launch, words):
+    done = command("profile", "-DLIMIT=n", "add.cu", "--launch", launch)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_profile(command):
+    done = command(
+        "profile", "-DLIMIT=n", "add.cu", "--launch", "_Z3addPKfPfi<<<2, 64>>>(float[100], float[100], 100)"
+    )
+    assert done.returncode == 0
+    assert "glb load" in done.stdout
+    done = command(
+        "profile", "-DLIMIT=n+1", "add.cu", "--launch", "_Z3addPKfPfi<<<2, 64>>>(float[100], float[100], 100)"
+    )
+    assert "\n    at add.cu:5 in add\n" in done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="PyCUDA is not installed")
+class TestScript:
+    """A PyCUDA script, unchanged, whose .cu file has host code and a main."""
+
+    def test_run(self, command):
+        done = command("run", "script.py", "0")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "200.0 __main__ ['script.py', '0']\n", "")
+
+    def test_bug(self, command):
+        done = command("run", "script.py", "1")
+        assert done.returncode == 1
+        assert "\n    at add.cu:5 in add\n" in done.stderr
+
+    def test_check(self, command):
+        assert command("check", "script.py", "0").returncode == 0
+        done = command("check", "script.py", "1")
+        assert done.returncode == 1
+        assert done.stdout.startswith("error: out of bounds at add.cu:5 (in checked forward, ")
+
+
+@pytest.mark.parametrize("name", ["spellings.cu", "host_library.cu"])
+def test_legal_programs(command, name):
+    """Kernels however they are written, and a host that uses the standard library."""
+    done = command("check", PROGRAMS / name)
+    assert done.returncode == 0, done.stdout
+    assert "nothing found" in done.stdout
+
+
+HOST = """#include <cstdio>
+int host_number = 5;
+__device__ int device_number = 7;
+__global__ void k(int* x) { x[0] = NUMBER; }
+int main(int argc, char** argv) {
+    int* d;
+    cudaMalloc(&d, 4);
+    k<<<1, 1>>>(d);
+    if (argc > 1) printf("%d\\n", argc > 2 ? device_number : d[0]);
+    return cudaDeviceSynchronize();
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "line", "message"),
+    [
+        ("host_number", [], 4, "read of host_number, a variable of the host's"),
+        ("device_number", ["1"], 9, "host code reads device memory: byte 0 of an array of 4"),
+        ("device_number", ["1", "2"], 9, "host code reads the device's variable device_number"),
+    ],
+)
+def test_what_belongs_to_the_other_side(command, tmp_path, number, words, line, message):
+    (tmp_path / "host.cu").write_text(HOST)
+    done = command("run", f"-DNUMBER={number}", "host.cu", *words)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert f"\n    at host.cu:{line} in " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("sum 1.0000\n", "sum 1.0002\n", True),
+        ("sum 1.0000\n", "sum 1.0200\n", False),
+        ("took 3 ms\nok\n", "took 5 ms\nok\n", True),
+        ("PASSED\n", "FAILED\n", False),
+        ("a\nb\n", "a\n", False),
+        ("nan\n", "0\n", False),
+    ],
+)
+def test_outputs_that_differ(first, second, same):
+    assert (programs.different_line(first, second) is None) == same
+
+
+def test_launch_from_the_device_is_refused():
+    source = "__global__ void child() {}\n__global__ void parent() {\n    child<<<1, 1>>>();\n}\nint main() { parent<<<1, 1>>>(); }\n"
+    with pytest.raises(UnsupportedError, match=r"^k\.cu:3: error: .*launches from the device"):
+        toolchain.compile_kernels(source, "k.cu")
