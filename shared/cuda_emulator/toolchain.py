@@ -39,13 +39,14 @@ HOOKS = [
     "-DEMULATOR_CHECKED=1",
 ]
 NO_FUNCTION_HOOKS = {
-    "gcc": ["--param", "tsan-instrument-func-entry-exit=0"],
-    "clang": ["-mllvm", "-tsan-instrument-func-entry-exit=0"],
+    "gcc": ["--param", "tsan-instrument-func-entry-exit=0", "--param", "tsan-distinguish-volatile=1"],
+    "clang": ["-mllvm", "-tsan-instrument-func-entry-exit=0", "-mllvm", "-tsan-distinguish-volatile=1"],
 }
 HOT = (
     "launch",
     "collectives",
     "memory",
+    "races",
     "counters",
 )  # these run per access; the rest compiles faster unoptimised
 
@@ -220,8 +221,12 @@ def compile_kernels(
     if mode not in ("checked", "plain"):
         raise ToolchainError(f"CUDA_EMULATOR_MODE must be checked or plain, not {mode!r}")
     text = host_source(source, name)
-    command = [compiler(), *_kernel_flags(mode), *options]
     included = _included(options, text)
+    everything = b"".join([text.encode(), *included])
+    lockstep = b"volatile" in everything and (
+        b"__shared__" in everything or b"emulator_dynamic_shared" in everything
+    )
+    command = [compiler(), *_kernel_flags(mode, lockstep), *options]
     key = digest(text, *command, _contents("include"), *included)
     target = cache_folder() / f"{key}.cubin"
     if not target.exists():
@@ -253,16 +258,19 @@ class CompileError(RuntimeError):
     """The host's compiler refuses a kernel file."""
 
 
-def _kernel_flags(mode: str) -> list[str]:
+def _kernel_flags(mode: str, lockstep: bool) -> list[str]:
     flags = ["-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", "-g1", "-gdwarf-4"]
     flags += ["-I", str(HERE / "include"), "-include", str(HERE / "include" / "device.hpp")]
     flags.append(
         f"-ffile-prefix-map={HERE / 'include'}=emulator-include"
     )  # how driver/report.cpp knows our own lines
     flags += [*COMMON, *EXACT_ACCESSES["clang" if is_clang() else "gcc"]]
+    hook_options = NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]
     if mode == "plain":
-        return [*flags, "-O2", "-fwrapv"]  # overflow wraps, as on a GPU
-    return [*flags, "-O1", *HOOKS, *NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]]
+        flags += ["-O2", "-fwrapv"]  # overflow wraps, as on a GPU
+        # Warps that run in lockstep (driver/memory.cpp) need the hooks of volatile accesses.
+        return [*flags, "-fsanitize=thread", *hook_options] if lockstep else flags
+    return [*flags, "-O1", *HOOKS, *hook_options]
 
 
 def _included(options: tuple[str, ...], text: str) -> list[bytes]:
