@@ -39,13 +39,14 @@ HOOKS = [
     "-DEMULATOR_CHECKED=1",
 ]
 NO_FUNCTION_HOOKS = {
-    "gcc": ["--param", "tsan-instrument-func-entry-exit=0"],
-    "clang": ["-mllvm", "-tsan-instrument-func-entry-exit=0"],
+    "gcc": ["--param", "tsan-instrument-func-entry-exit=0", "--param", "tsan-distinguish-volatile=1"],
+    "clang": ["-mllvm", "-tsan-instrument-func-entry-exit=0", "-mllvm", "-tsan-distinguish-volatile=1"],
 }
 HOT = (
     "launch",
     "collectives",
     "memory",
+    "races",
     "counters",
 )  # these run per access; the rest compiles faster unoptimised
 
@@ -217,9 +218,7 @@ def compile_kernels(
         the host's compiler refuses the source; the message is the compiler's, with .cu lines
     """
     link = [compiler(), "-shared"]
-    return _build(
-        source, name, ".cubin", [*_kernel_flags(mode or default_mode()), "-fvisibility=hidden"], link, options
-    )
+    return _build(source, name, ".cubin", mode, ["-fvisibility=hidden"], link, options)
 
 
 def compile_program(path: Path, *, mode: str | None = None, options: tuple[str, ...] = ()) -> Path:
@@ -228,10 +227,10 @@ def compile_program(path: Path, *, mode: str | None = None, options: tuple[str, 
     Raises as `compile_kernels` does.
     """
     driver = driver_path()
-    flags = [*_kernel_flags(mode or default_mode()), "-DEMULATOR_PROGRAM"]
     link = [compiler(), str(driver), f"-Wl,-rpath,{driver.parent}", "-pthread"]
     folder = f"-I{path.resolve().parent}"
-    return _build(path.read_text(encoding="utf-8"), str(path), "", flags, link, (*options, folder))
+    source = path.read_text(encoding="utf-8")
+    return _build(source, str(path), "", mode, ["-DEMULATOR_PROGRAM"], link, (*options, folder))
 
 
 def default_mode() -> str:
@@ -240,10 +239,19 @@ def default_mode() -> str:
 
 
 def _build(
-    source: str, name: str, suffix: str, flags: list[str], link: list[str], options: tuple[str, ...]
+    source: str,
+    name: str,
+    suffix: str,
+    mode: str | None,
+    flags: list[str],
+    link: list[str],
+    options: tuple[str, ...],
 ) -> Path:
-    text = named(source, name)
-    key = digest(text, *flags, *link, *options, _contents("include"), *_included(options, text))
+    text, included = named(source, name), _included(options, source)
+    everything = source.encode() + b"".join(included)
+    lockstep = b"volatile" in everything and b"__shared__" in everything
+    flags = [*_kernel_flags(mode or default_mode(), lockstep), *flags]
+    key = digest(text, *flags, *link, *options, _contents("include"), *included)
     target = cache_folder() / f"{key}{suffix}"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
@@ -290,7 +298,7 @@ class CompileError(RuntimeError):
     """The host's compiler refuses a kernel file."""
 
 
-def _kernel_flags(mode: str) -> list[str]:
+def _kernel_flags(mode: str, lockstep: bool) -> list[str]:
     if mode not in ("checked", "plain"):
         raise ToolchainError(f"CUDA_EMULATOR_MODE must be checked or plain, not {mode!r}")
     flags = ["-std=c++17", "-w", "-fPIC", "-g1", "-gdwarf-4"]
@@ -298,9 +306,12 @@ def _kernel_flags(mode: str) -> list[str]:
         f"-ffile-prefix-map={HERE / 'include'}=emulator-include"
     )  # how driver/report.cpp knows our own lines
     flags += [*COMMON, *EXACT_ACCESSES["clang" if is_clang() else "gcc"]]
+    hook_options = NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]
     if mode == "plain":
-        return [*flags, "-O2", "-fwrapv"]  # overflow wraps, as on a GPU
-    return [*flags, "-O1", *HOOKS, *NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]]
+        flags += ["-O2", "-fwrapv"]  # overflow wraps, as on a GPU
+        # Warps that run in lockstep (driver/memory.cpp) need the hooks of volatile accesses.
+        return [*flags, "-fsanitize=thread", *hook_options] if lockstep else flags
+    return [*flags, "-O1", *HOOKS, *hook_options]
 
 
 def _included(options: tuple[str, ...], text: str, seen: frozenset[Path] = frozenset()) -> list[bytes]:

@@ -22,6 +22,20 @@ static std::string argument_of(uintptr_t low, size_t bytes) {
     return "";
 }
 
+// "byte 16 of argument 2 of the kernel": counted from where the argument points; empty where none points into the array.
+std::string element_of_argument(uintptr_t array, uintptr_t address) {
+    const size_t* layout = launch.function->kernel->layout;
+    uint64_t nearest = 0;
+    size_t argument = 0;
+    for (size_t i = 0; i < layout[0]; i++) {
+        uint64_t value;
+        if (layout[1 + i] != 8) continue;
+        memcpy(&value, reinterpret_cast<void*>(launch.arguments[i]), 8);
+        if (value >= array && value <= address && value > nearest) nearest = value, argument = i + 1;
+    }
+    return argument ? "byte " + number(address - nearest) + " of argument " + number(argument) + " of the kernel" : "";
+}
+
 void fail_overflowed_index(const Overflow& overflow) {
     fail({LAUNCH_FAILED, "integer overflow", overflow.what,
           "index arithmetic in 32 bits: make one operand size_t or long long before it; numbers that are meant to wrap are unsigned",

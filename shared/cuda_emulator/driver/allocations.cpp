@@ -36,7 +36,7 @@ uintptr_t allocate(size_t bytes, const char* kind) {
     if (next >= DEVICE_LOW + DEVICE_SPAN / 2) next = DEVICE_LOW;
     uintptr_t address = reinterpret_cast<uintptr_t>(mapping) + PAGE + shift;
     if (bytes <= POISONED_UP_TO) memset(reinterpret_cast<void*>(address), 0xFF, bytes);  // NaN, -1
-    live[address] = {bytes, static_cast<char*>(mapping), mapping_bytes, kind};
+    live[address] = {bytes, static_cast<char*>(mapping), mapping_bytes, kind, new Shadow{address, bytes}};
     used += bytes;
     forget_recent();
     return address;
@@ -66,6 +66,8 @@ Code release(uintptr_t address, const char* kind) {
         return error(INVALID_VALUE, std::string("this is ") + found->second.kind + " memory: wrong function to free it");
     const Allocation allocation = found->second;
     live.erase(found);
+    forget_shadow(*allocation.shadow);
+    delete allocation.shadow;
     forget_recent();
     used -= allocation.bytes;
     if (allocation.mapping) {
@@ -85,7 +87,7 @@ Code release(uintptr_t address, const char* kind) {
 }
 
 void register_host(uintptr_t address, size_t bytes) {
-    live[address] = {bytes, nullptr, 0, "registered host"};
+    live[address] = {bytes, nullptr, 0, "registered host", new Shadow{address, bytes}};
     used += bytes;
     forget_recent();
 }
@@ -94,6 +96,8 @@ bool unregister_host(uintptr_t address) {
     auto found = live.find(address);
     if (found == live.end() || strcmp(found->second.kind, "registered host")) return false;
     used -= found->second.bytes;
+    forget_shadow(*found->second.shadow);
+    delete found->second.shadow;
     live.erase(found);
     forget_recent();
     return true;

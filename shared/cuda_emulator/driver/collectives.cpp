@@ -63,7 +63,7 @@ static void complete_collective(unsigned warp, unsigned lanes, unsigned mask) {
             me.result = op == WARP_ADD ? sum : op == WARP_MIN ? low : high;
         }
     }
-    if (op == WARP_SYNC) warp_synced(warp, mask);
+    if (op == WARP_SYNC && launch.module->info->checked) warp_synced(warp, mask);
     for (unsigned l = 0; l < lanes; l++)
         if (in(l) && &lane[l] != &current()) lane[l].state = State::ready;
     current().state = State::ready;
@@ -97,12 +97,18 @@ bool converge(unsigned warp) {
         if (lane[l].state == State::converging && (!first || lane[l].pc < first->pc)) first = &lane[l];
     }
     if (!first) return false;
+    static uint32_t steps;
+    const uint32_t step = ++steps;
     unsigned mask = 0;
     for (unsigned l = 0; l < lanes; l++)
         if (lane[l].state == State::converging && lane[l].line == first->line && (first->line || lane[l].pc == first->pc))
             mask |= 1u << l;
     for (unsigned l = 0; l < lanes; l++)
-        if (mask >> l & 1) lane[l].state = State::ready, lane[l].result = mask;
+        if (mask >> l & 1) {
+            lane[l].state = State::ready;
+            lane[l].result = mask;
+            lane[l].step = step;
+        }
     return true;
 }
 

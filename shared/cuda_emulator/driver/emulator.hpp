@@ -6,6 +6,7 @@
 //   collectives.cpp  warp collectives: shuffles, votes, reductions
 //   allocations.cpp  device memory
 //   memory.cpp       the checks of every load and store of a kernel
+//   races.cpp        the race detector
 //   addresses.cpp    what a bad global access was meant to be
 //   undefined.cpp    integer overflow, division by zero, indices out of range
 //   counters.cpp     coalescing, bank conflicts and divergent branches per source line
@@ -151,6 +152,7 @@ struct Thread {
     unsigned mask;
     uint64_t value, result;
     int source_lane;
+    uint32_t step;  // of a volatile access: the same for all lanes that do it together
     std::vector<Overflow> overflows;  // of what may be data, the last few
 };
 
@@ -192,6 +194,7 @@ struct Launch {
 };
 extern Launch launch;
 
+Index nth_block(uint64_t i);  // of this launch, in the order of the schedule
 Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared, void** arguments);
 [[noreturn]] void fail(Finding finding);  // called by a kernel's thread: ends the launch
 void suspect(Finding finding);            // the same, but the thread goes on until the block's next barrier
@@ -216,11 +219,23 @@ bool converge_warps();
 
 constexpr size_t PAGE = 4096;
 
+// What the race detector knows of one array.
+struct Page;
+struct Shadow {
+    uintptr_t low = 0;
+    size_t bytes = 0;
+    uint32_t written = 0;  // the last launch that has written it
+    unsigned granule = 0;  // bytes per record
+    Page* pages = nullptr;
+    std::vector<uint32_t> used = {};  // of the pages
+};
+
 struct Allocation {
     size_t bytes;
     char* mapping;
     size_t mapping_bytes;
-    const char* kind;  // device, pinned host, managed
+    const char* kind;          // device, pinned host, managed
+    Shadow* shadow = nullptr;  // while it is live
 };
 uintptr_t allocate(size_t bytes, const char* kind);  // 0: out of memory
 Code release(uintptr_t address, const char* kind);
@@ -237,6 +252,7 @@ bool unregister_host(uintptr_t address);
 // The allocations that were hit last, most recent first: a kernel works on two or three arrays.
 struct Range {
     uintptr_t low = 1, bytes = 0;
+    Shadow* shadow = nullptr;
 };
 extern Range recent[4];
 
@@ -247,15 +263,31 @@ enum class Access { load, store, atomic };
 void begin_memory_checks();  // of a launch
 void begin_block_memory();   // poisons shared memory
 extern bool has_read[];      // of each thread, from memory or another lane: what it computes from now on may be data
-void finish_second_write();  // two threads have written one word: the same value?
 void barrier_passed();       // everything before is ordered before everything after
+
+// --- races.cpp -------------------------------------------------------------------------------------------------------
+
+extern uint32_t launch_epoch;  // Shadow::written of an array that this launch has written
+extern uintptr_t last_load;    // of global memory, by the thread that runs
+extern bool same_value_waits;
+void begin_races();  // of a launch
+void begin_block_races();
+void barrier_of_races();
 void warp_synced(unsigned first_thread, unsigned mask);
+void finish_same_value();  // two threads have written one word: the same value?
+void check_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc);
+void check_volatile_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc,
+                           uint32_t of_step);
+void check_global(Shadow& shadow, uintptr_t address, unsigned size, Access access, bool relaxed, uintptr_t pc);
+void check_device_variable(uintptr_t address, unsigned size, Access access, bool relaxed, uintptr_t pc);
+void forget_shadow(Shadow& shadow);  // its array is freed
 
 // --- addresses.cpp ---------------------------------------------------------------------------------------------------
 
 [[noreturn]] void fail_overflowed_index(const Overflow& overflow);
 const Overflow* overflow_behind(uintptr_t array, size_t bytes, uintptr_t address, unsigned size);
 const char* verb(Access access);
+std::string element_of_argument(uintptr_t array, uintptr_t address);
 [[noreturn]] void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc);
 
 // --- counters.cpp ----------------------------------------------------------------------------------------------------

@@ -63,7 +63,8 @@ std::string thread_name(unsigned number_) {
 
 void wait_as(State state) {
     Thread& thread = current();
-    finish_second_write();
+    if (same_value_waits) finish_same_value();
+    last_load = 0;
     thread.state = state;
     launch.running_thread = false;
     thread.fiber.leave();
@@ -339,20 +340,30 @@ static char* dynamic_shared_buffer() {
     return buffer;
 }
 
+static uint64_t first_block, n_blocks;
+static std::vector<uint64_t> shuffled_blocks;
+
+Index nth_block(uint64_t i) {
+    if (!shuffled_blocks.empty()) i = shuffled_blocks[i];
+    else if (settings.schedule == Schedule::reverse) i = n_blocks - 1 - i;
+    const uint64_t block = first_block + i, row = block / gridDim.x;
+    return {unsigned(block % gridDim.x), unsigned(row % gridDim.y), unsigned(row / gridDim.y)};
+}
+
 static void run_blocks(Index grid) {
     const uint64_t total = (uint64_t)grid.x * grid.y * grid.z;
     const uint64_t first = std::min(settings.first_block, total), n = std::min(settings.n_blocks, total - first);
+    first_block = first, n_blocks = n;
     std::vector<unsigned> order(launch.threads.size());
     for (unsigned i = 0; i < order.size(); i++) order[i] = i;
     if (settings.schedule == Schedule::reverse) std::reverse(order.begin(), order.end());
-    std::vector<uint64_t> blocks;  // only a random order needs the list, and only a short one is shuffled
+    shuffled_blocks.clear();  // only a random order needs the list, and only a short one is shuffled
     if (settings.schedule == Schedule::random && n <= 65536) {
-        for (uint64_t i = 0; i < n; i++) blocks.push_back(i);
-        for (size_t i = blocks.size(); i > 1; i--) std::swap(blocks[i - 1], blocks[random_below(i)]);
+        for (uint64_t i = 0; i < n; i++) shuffled_blocks.push_back(i);
+        for (size_t i = n; i > 1; i--) std::swap(shuffled_blocks[i - 1], shuffled_blocks[random_below(i)]);
     }
     for (uint64_t i = 0; i < n && !launch.failed; i++) {
-        uint64_t block = first + (!blocks.empty() ? blocks[i] : settings.schedule == Schedule::reverse ? n - 1 - i : i);
-        blockIdx = {unsigned(block % grid.x), unsigned(block / grid.x % grid.y), unsigned(block / grid.x / grid.y)};
+        blockIdx = nth_block(i);
         run_block(order);
     }
 }

@@ -1,0 +1,602 @@
+// The race detector: who has touched a word of shared or global memory, and what orders the two.
+//
+// Two accesses race when they touch one word, at least one writes, they are by different threads, and nothing orders them:
+// no __syncthreads() between (the epoch is the same), in one warp no __syncwarp() (the clocks), and between blocks no
+// atomic on a third word that both have done. A write that leaves the word as it was is no more than a read.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_map>
+
+#include "emulator.hpp"
+
+namespace emulator {
+
+// --- what is remembered ----------------------------------------------------------------------------------------------
+
+struct Past {
+    uint32_t epoch, clock;  // the epoch counts barriers and blocks and is never reset: old entries need no clearing
+    uint32_t pc;            // relative to the module
+    uint32_t thread : 10, step : 18;  // step: of a volatile access that the warp does in lockstep
+    uint32_t wrote : 1;               // kept as a read, but was a write of what the word held
+    uint32_t relaxed : 1;             // a volatile load of global memory
+    uint32_t changed : 1;             // an earlier write of this epoch (in global memory: of this block) changed the word
+    uint32_t modified : 1;            // the thread has read the word and then written it
+};
+
+struct Write {
+    Past past;
+    uint32_t before;  // what the word held: a write that has changed nothing harms no reader
+};
+// Two readers are kept, of two threads: whoever writes next races with at least one of them. Writers of the value that the
+// word has are kept as lanes and warps, all combinations of which count: they may read it, whoever was the first.
+struct Others {
+    Past read[2], atomic;
+    uint32_t writers_epoch, lanes, warps;
+    uint32_t earlier_write;  // the epoch of the write before the last: was this cell used before in the block?
+};
+struct SharedCell {
+    Write write;
+    Others others;
+};
+
+// Of 4 KiB of global memory. Most pages are only written, and few of those are read in the same launch.
+struct Page {
+    Write* writes;
+    Others* others;
+};
+
+uint32_t launch_epoch = 1;
+uintptr_t last_load;
+static uint32_t epoch = 1, block_epoch = 1;
+// seen[t][l]: up to which of its own clock thread t has seen lane l of its warp. Only __syncwarp moves it: a shuffle
+// orders no memory.
+static uint32_t seen[MAX_THREADS][WARP];
+static std::vector<SharedCell> static_cells, dynamic_cells;
+static std::vector<uint32_t> block_epochs;  // of this launch's blocks, in the order in which they run
+static uint32_t step;                       // of the access that is being checked; 0 where it is not volatile
+static bool lockstep;                       // only the lockstep has ordered it
+static std::vector<uintptr_t> lockstep_places;
+
+// One access, while it is checked.
+struct Touch {
+    uintptr_t address;
+    unsigned size;
+    Access access;
+    bool relaxed;
+    uintptr_t pc;
+    const Shadow* shadow;  // of global memory
+};
+
+static Past now(const Touch& touch) {
+    const unsigned me = launch.current;
+    Past past{};
+    past.epoch = epoch, past.clock = seen[me][me % WARP], past.pc = uint32_t(touch.pc - launch.module->base);
+    past.thread = me, past.step = step, past.relaxed = touch.relaxed;
+    return past;
+}
+
+// --- atomics that order blocks ---------------------------------------------------------------------------------------
+
+// What this block has done an atomic on, or a volatile load of, and when it did first.
+struct Acquired {
+    uintptr_t word;
+    const Others* others;
+    uint32_t epoch;
+    unsigned thread;
+};
+static std::vector<Acquired> acquired;
+
+// An atomic of one thread of this block after another's, on one word since the last barrier: perhaps a lock.
+struct Handover {
+    const Others* word;
+    Past from;
+};
+static std::vector<Handover> handovers;
+constexpr size_t MOST_HANDOVERS = 1 << 18;
+static std::unordered_map<uintptr_t, std::vector<Past>> released;  // per word: the last atomic of each earlier block
+
+static uint32_t block_start(uint32_t of_epoch) {
+    return *std::prev(std::upper_bound(block_epochs.begin(), block_epochs.end(), of_epoch));
+}
+
+static bool same_block(uint32_t a, uint32_t b) { return block_start(a) == block_start(b); }
+
+// Was the atomic done after the access? Several threads of a block may share one counter: then it is taken for granted.
+static bool follows(const Past& atomic, const Past& past) {
+    if (atomic.epoch != past.epoch) return atomic.epoch > past.epoch;
+    return atomic.thread != past.thread || atomic.clock > past.clock;
+}
+
+static bool released_after(const Acquired& one, const Past& past) {
+    const Past& last = one.others->atomic;
+    if (last.epoch < block_epoch && last.epoch >= launch_epoch && same_block(last.epoch, past.epoch))
+        return follows(last, past);
+    const auto found = released.find(one.word);
+    if (found == released.end()) return false;
+    const auto& all = found->second;
+    auto at = std::lower_bound(all.begin(), all.end(), past.epoch, [](const Past& p, uint32_t e) { return p.epoch < e; });
+    return at != all.end() && same_block(at->epoch, past.epoch) && follows(*at, past);
+}
+
+// An access and then an atomic there, an atomic on the same word and then an access here. Slow, but only asked in doubt.
+static bool ordered_by_atomics(const Past& past) {
+    const unsigned me = launch.current;
+    for (const Acquired& one : acquired) {
+        const Past& last = one.others->atomic;
+        const bool mine = last.epoch >= block_epoch && last.thread == me;
+        if (past.epoch >= block_epoch) {  // a lock inside of the block
+            for (const Handover& handover : handovers)
+                if (mine && handover.word == one.others && handover.from.thread == past.thread && follows(handover.from, past))
+                    return true;
+        } else if ((mine || one.epoch < epoch || one.thread / WARP == me / WARP) && released_after(one, past)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// The clock moves at each atomic, so that what is before it can be told from what is after.
+static void note_atomic(Others& others, uintptr_t word, const Past& past, bool only_reads) {
+    const unsigned me = launch.current;
+    const bool first = others.atomic.epoch < block_epoch;
+    if (only_reads) {
+        if (acquired.empty() || acquired.back().word != word) acquired.push_back({word, &others, epoch, me});
+        return;
+    }
+    if (first) {
+        if (others.atomic.epoch >= launch_epoch) released[word].push_back(others.atomic);
+        acquired.push_back({word, &others, epoch, me});
+    } else if (others.atomic.thread != me && handovers.size() < MOST_HANDOVERS) {
+        handovers.push_back({&others, others.atomic});
+    }
+    others.atomic = past;
+    seen[me][me % WARP]++;
+}
+
+// --- what orders two accesses ----------------------------------------------------------------------------------------
+
+template <bool GLOBAL>
+static inline bool ordered(const Past& past) {
+    if (past.epoch != epoch) {
+        if (!GLOBAL || past.epoch >= block_epoch || past.epoch < launch_epoch) return true;
+        return ordered_by_atomics(past);
+    }
+    const unsigned me = launch.current, other = past.thread;
+    if (other == me) return true;
+    if (other / WARP == me / WARP) {
+        if (seen[me][other % WARP] >= past.clock) return true;
+        if (step && past.step && step != past.step) return lockstep = true;
+    }
+    return GLOBAL && ordered_by_atomics(past);
+}
+
+void warp_synced(unsigned first_thread, unsigned mask) {
+    uint32_t joined[WARP] = {};
+    const unsigned lanes = std::min<unsigned>(WARP, launch.threads.size() - first_thread);
+    for (unsigned l = 0; l < lanes; l++)
+        if (mask >> l & 1)
+            for (unsigned k = 0; k < WARP; k++) joined[k] = std::max(joined[k], seen[first_thread + l][k]);
+    for (unsigned l = 0; l < lanes; l++)
+        if (mask >> l & 1) {
+            memcpy(seen[first_thread + l], joined, sizeof joined);
+            seen[first_thread + l][l]++;
+        }
+}
+
+// --- a race in words -------------------------------------------------------------------------------------------------
+
+// "element [3][1] of tile" would need types; the byte offset says enough to find it.
+static std::string name_of(const Touch& touch, uintptr_t address) {
+    const auto low = reinterpret_cast<uintptr_t>(launch.dynamic_shared);
+    if (address - low < launch.dynamic_bytes) return "dynamic shared memory, byte " + number(address - low);
+    for (const auto* variables : {&launch.module->shared, &launch.module->globals})
+        for (const Variable& v : *variables)
+            if (address >= v.low && address < v.high) return v.name + ", byte " + number(address - v.low);
+    if (!touch.shadow) return "shared memory";
+    const std::string argument = element_of_argument(touch.shadow->low, address);
+    return argument.empty() ? "byte " + number(address - touch.shadow->low) + " of an array" : argument;
+}
+
+static const char* verb_of(const Touch& touch) {
+    if (touch.access == Access::atomic) return touch.relaxed ? "volatile write" : "atomic access";
+    return touch.access == Access::store ? "write" : touch.relaxed ? "volatile read" : "read";
+}
+
+static std::string likely_shared(const Past& past, bool rewritten) {
+    std::string likely = rewritten ? "a missing barrier before shared memory is written again: without it a fast warp "
+                                     "overwrites what a slow one still reads (the second __syncthreads() of a loop)"
+                                   : "a missing __syncthreads() between the write and its use by other threads";
+    if (past.thread / WARP == launch.current / WARP) likely += "; inside one warp __syncwarp() is enough";
+    return likely;
+}
+
+// updates: both threads have read the word and written it. modified: the one that came first has, the other reads so far.
+static std::string likely_global(const Past& past, bool updates, bool modified, bool atomic) {
+    std::string likely =
+        atomic    ? "a word that atomics change is read and written by all with atomics, or before and after a barrier"
+        : updates ? "several threads update one element, and updates get lost: atomicAdd() and its like"
+        : modified ? "several threads update one element (atomicAdd() and its like), or an update in place that reads a "
+                     "neighbour's element (write to another array)"
+                   : "an array that is written in place while other threads still read it (write to another array, or in "
+                     "another launch), or two threads with one index";
+    if (past.epoch < block_epoch) likely += "; no barrier orders the blocks of a grid, only the end of the launch does";
+    else if (!updates) likely += "; inside one block __syncthreads() orders them";
+    return likely;
+}
+
+template <bool GLOBAL>
+static Finding race(const Touch& touch, uintptr_t word, const char* before, const Past& past, bool rewritten, bool updates) {
+    const bool other_block = past.epoch < block_epoch;
+    Finding finding{LAUNCH_FAILED, "race",
+                    std::string(GLOBAL ? "global" : "shared") + " memory race: " + verb_of(touch) + " of " +
+                        name_of(touch, GLOBAL ? word : touch.address) + " is not ordered after a " + before + " by " +
+                        thread_name(past.thread),
+                    "", touch.pc, std::string("that ") + before + " is at", launch.module->base + past.pc};
+    if (GLOBAL) {
+        const auto at = std::upper_bound(block_epochs.begin(), block_epochs.end(), past.epoch) - block_epochs.begin() - 1;
+        const Index block = nth_block(at);
+        finding.what += other_block ? " of block (" + number(block.x) + "," + number(block.y) + "," + number(block.z) + ")"
+                                    : " of the same block";
+        const bool atomic = touch.access == Access::atomic || !strcmp(before, "atomic access");
+        finding.likely = likely_global(past, updates, past.modified && touch.access == Access::load, atomic);
+    } else {
+        finding.likely = likely_shared(past, rewritten);
+    }
+    return finding;
+}
+
+// --- writes of the value that is there already -----------------------------------------------------------------------
+
+static struct {  // a store to what another thread has just stored or read
+    bool waits = false;
+    uintptr_t address;
+    unsigned size, conflict;  // conflict: a bit per byte
+    char before[16];
+    Finding finding;
+} same_value;
+bool same_value_waits;
+
+// What a store writes is seen when it is done: before the thread does anything else that the emulator sees.
+static void expect_same_value(const Touch& touch, uintptr_t word, unsigned bytes, const Finding& finding) {
+    if (touch.size > sizeof same_value.before) fail(finding);
+    if (!same_value.waits) {
+        same_value.waits = same_value_waits = true;
+        same_value.address = touch.address, same_value.size = touch.size, same_value.conflict = 0;
+        same_value.finding = finding;
+        memcpy(same_value.before, reinterpret_cast<void*>(touch.address), touch.size);
+    }
+    for (unsigned i = 0; i < touch.size; i++)
+        if (touch.address + i - word < bytes) same_value.conflict |= 1u << i;
+}
+
+void finish_same_value() {
+    if (!same_value.waits) return;
+    same_value.waits = same_value_waits = false;
+    const char* after = reinterpret_cast<char*>(same_value.address);
+    for (unsigned i = 0; i < same_value.size && !launch.failed; i++)
+        if (same_value.conflict >> i & 1 && same_value.before[i] != after[i]) note(same_value.finding, launch.current);
+}
+
+static inline uint32_t content(uintptr_t word, unsigned bytes) {
+    uint32_t value = 0;
+    if (bytes == 4) memcpy(&value, reinterpret_cast<void*>(word), 4);
+    else memcpy(&value, reinterpret_cast<void*>(word), bytes);
+    return value;
+}
+
+static void add_writer(Others& others) {
+    if (others.writers_epoch != epoch) others.writers_epoch = epoch, others.lanes = others.warps = 0;
+    others.lanes |= 1u << launch.current % WARP;
+    others.warps |= 1u << launch.current / WARP;
+}
+
+// May this thread read what another has written, since all have written the same?
+template <bool GLOBAL>
+static bool harmless_to_read(const Write& write, const Others* others, uintptr_t word, unsigned bytes) {
+    if (!write.past.changed && content(word, bytes) == write.before) return true;
+    if (!others) return false;
+    if (others->writers_epoch == epoch)
+        return others->lanes >> launch.current % WARP & 1 && others->warps >> launch.current / WARP & 1;
+    return GLOBAL && others->writers_epoch >= block_epoch;
+}
+
+// --- one word --------------------------------------------------------------------------------------------------------
+
+// The readers that no barrier has ordered: in shared memory those of this epoch, in global memory of this launch.
+template <bool GLOBAL>
+static inline uint32_t since() { return GLOBAL ? launch_epoch : epoch; }
+
+// Keeps two readers, of two warps where there are two: no barrier orders those.
+template <bool GLOBAL>
+static inline void remember_read(Others& others, const Past& reader) {
+    for (Past& past : others.read) {
+        const bool open = GLOBAL ? past.epoch >= launch_epoch && (past.epoch < block_epoch || past.epoch == epoch)
+                                 : past.epoch == epoch;
+        if (!open || (past.thread == reader.thread && past.epoch == epoch)) {
+            past = reader;
+            return;
+        }
+    }
+    if ((GLOBAL && others.read[0].epoch < block_epoch) || others.read[0].thread / WARP == others.read[1].thread / WARP)
+        others.read[1] = reader;
+}
+
+template <bool GLOBAL>
+static inline void record_write(Write& write, Others* others, const Past& writer, uintptr_t word, unsigned bytes) {
+    const uint32_t held = content(word, bytes);
+    bool changed = false;
+    if (write.past.epoch >= (GLOBAL ? block_epoch : epoch)) changed = write.past.changed || held != write.before;
+    else write.before = held;
+    write.past = writer;
+    write.past.changed = changed;
+    if (others && others->writers_epoch == epoch) others->writers_epoch = 0;
+}
+
+// Was the word written before in this block, and before the last barrier?
+static bool rewritten(const Others& others) { return others.earlier_write >= block_epoch && others.earlier_write < epoch; }
+
+[[noreturn, gnu::cold, gnu::noinline]] static void fail_race(const Touch& touch, uintptr_t word, const char* before, const Past& past,
+                                                             bool rewritten) {
+    if (touch.shadow) fail(race<true>(touch, word, before, past, rewritten, false));
+    fail(race<false>(touch, word, before, past, rewritten, false));
+}
+
+static inline bool is_written(const Write& write, const Others& others) {
+    return write.past.epoch >= block_epoch || others.atomic.epoch >= block_epoch;
+}
+
+[[gnu::cold, gnu::noinline]] static void suspect_uninitialised(const Touch& touch) {
+    suspect({LAUNCH_FAILED, "uninitialised shared memory",
+             "use of uninitialised shared memory: " + name_of(touch, touch.address) + " was not written before in this block",
+             "an element that no thread fills before the next barrier (edge tiles need zeros), or a reduction that "
+             "reads more partial results than there are warps", touch.pc});
+}
+
+template <bool GLOBAL>
+static inline void check_load(Write& write, Others& others, uintptr_t word, unsigned bytes, const Touch& touch) {
+    if (!GLOBAL && !is_written(write, others)) suspect_uninitialised(touch);
+    if (!ordered<GLOBAL>(others.atomic) && !touch.relaxed)
+        fail_race(touch, word, "atomic access", others.atomic, rewritten(others));
+    if (!ordered<GLOBAL>(write.past) && !harmless_to_read<GLOBAL>(write, &others, word, bytes))
+        fail_race(touch, word, "write", write.past, rewritten(others));
+    remember_read<GLOBAL>(others, now(touch));
+}
+
+template <bool GLOBAL>
+static inline void check_atomic(Write& write, Others& others, uintptr_t word, const Touch& touch) {
+    const bool written = is_written(write, others);
+    if (!GLOBAL && !written) suspect_uninitialised(touch);
+    for (const Past& past : others.read)
+        if (past.epoch >= since<GLOBAL>() && !past.relaxed && !ordered<GLOBAL>(past))
+            fail_race(touch, word, past.wrote ? "write" : "read", past, written);
+    if (!ordered<GLOBAL>(write.past)) fail_race(touch, word, "write", write.past, rewritten(others));
+    if (GLOBAL) note_atomic(others, word, now(touch), false);
+    else others.atomic = now(touch);
+}
+
+// What a store races with, if anything; an unordered store of what the word holds already is none.
+template <bool GLOBAL>
+static inline const Past* conflict_of_store(const Write& write, const Others* others) {
+    if (!ordered<GLOBAL>(write.past)) return &write.past;
+    if (others)
+        for (const Past& past : others->read)
+            if (past.epoch >= since<GLOBAL>() && !ordered<GLOBAL>(past)) return &past;
+    return nullptr;
+}
+
+template <bool GLOBAL>
+[[gnu::noinline]] static void store_in_conflict(const Touch& touch, const Past& other, Past writer, Write& write, Others* others,
+                                                uintptr_t word, unsigned bytes) {
+    const bool after_write = &other == &write.past, wrote = after_write || other.wrote;
+    const bool updates = writer.modified && (wrote ? other.modified : write.past.thread == other.thread && write.past.modified);
+    const bool again = others && (after_write ? rewritten(*others) : is_written(write, *others));
+    expect_same_value(touch, word, bytes, race<GLOBAL>(touch, word, wrote ? "write" : "read", other, again, updates));
+    if (others) {
+        Past same = writer;
+        same.wrote = 1;
+        remember_read<GLOBAL>(*others, same);
+        add_writer(*others);
+    }
+    // Whoever has changed the word is still the one to report.
+    if (write.past.epoch < since<GLOBAL>()) record_write<GLOBAL>(write, nullptr, writer, word, bytes);
+}
+
+template <bool GLOBAL>
+static inline void check_store(Write& write, Others* others, uintptr_t word, unsigned bytes, const Touch& touch) {
+    if (others && !ordered<GLOBAL>(others->atomic))
+        fail_race(touch, word, "atomic access", others->atomic, rewritten(*others));
+    Past writer = now(touch);
+    writer.modified = GLOBAL && last_load == touch.address;
+    if (const Past* other = conflict_of_store<GLOBAL>(write, others)) {
+        store_in_conflict<GLOBAL>(touch, *other, writer, write, others, word, bytes);
+        return;
+    }
+    if (!GLOBAL && write.past.epoch != epoch) others->earlier_write = write.past.epoch;
+    record_write<GLOBAL>(write, others, writer, word, bytes);
+}
+
+static inline void check_shared_word(SharedCell& cell, uintptr_t word, unsigned bytes, const Touch& touch) {
+    if (touch.access == Access::load) check_load<false>(cell.write, cell.others, word, bytes, touch);
+    else if (touch.access == Access::store) check_store<false>(cell.write, &cell.others, word, bytes, touch);
+    else check_atomic<false>(cell.write, cell.others, word, touch);
+}
+
+void check_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc) {
+    const unsigned granule = launch.module->granule, shift = granule == 4 ? 2 : granule - 1;
+    SharedCell* const cells = dynamic ? dynamic_cells.data() : static_cells.data();
+    const Touch touch{address, size, access, false, pc, nullptr};
+    const uintptr_t base = address - offset;
+    for (uintptr_t i = offset >> shift; i <= (offset + size - 1) >> shift; i++)
+        check_shared_word(cells[i], base + (i << shift), granule, touch);
+}
+
+// A volatile access: the lanes of the warp do it together, as code from before Volta expects.
+void check_volatile_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc,
+                           uint32_t of_step) {
+    step = of_step & ((1u << 18) - 1);
+    step += step == 0;
+    lockstep = false;
+    check_shared(dynamic, offset, address, size, access, pc);
+    step = 0;
+    if (!lockstep || std::count(lockstep_places.begin(), lockstep_places.end(), pc)) return;
+    lockstep_places.push_back(pc);
+    Finding finding{SUCCESS, "lockstep", "relies on warps that run in lockstep, which no GPU since Volta promises",
+                    "__syncwarp() is missing between the steps of a volatile shared array", pc};
+    finding.block = blockIdx;
+    finding.thread = current().index;
+    warn(finding);
+}
+
+// --- global memory ---------------------------------------------------------------------------------------------------
+
+constexpr size_t MOST_PAGE_BYTES = size_t(1) << 30;  // of records; a warning says so when they do not reach
+static size_t page_bytes;
+static std::vector<char*> spare[2][3];  // [writes or others][granule 1, 2, 4]
+static Shadow module_shadow;            // of __device__ variables
+
+static unsigned log2_of(unsigned granule) { return granule == 4 ? 2 : granule - 1; }
+
+static char* new_records(unsigned kind, unsigned granule) {
+    auto& list = spare[kind][log2_of(granule)];
+    if (!list.empty()) {
+        char* records = list.back();
+        list.pop_back();
+        return records;
+    }
+    const size_t bytes = PAGE / granule * (kind ? sizeof(Others) : sizeof(Write));
+    if (page_bytes + bytes > MOST_PAGE_BYTES) return nullptr;
+    page_bytes += bytes;
+    return static_cast<char*>(calloc(1, bytes));
+}
+
+static void warn_of_no_room(uintptr_t pc) {
+    static uint32_t told;
+    if (told == launch_epoch) return;
+    told = launch_epoch;
+    Finding finding{SUCCESS, "unchecked", "races in global memory are looked for only in a part of what this launch writes",
+                    "the launch writes too much for the emulator's records: run some blocks only "
+                    "(cuda_emulator.settings(window=...))", pc};
+    finding.block = blockIdx;
+    finding.thread = current().index;
+    warn(finding);
+}
+
+void forget_shadow(Shadow& shadow) {
+    for (uint32_t i : shadow.used) {
+        Page& page = shadow.pages[i];
+        const unsigned g = log2_of(shadow.granule);
+        if (page.writes) spare[0][g].push_back(reinterpret_cast<char*>(page.writes));
+        if (page.others) spare[1][g].push_back(reinterpret_cast<char*>(page.others));
+        page = {};
+    }
+    shadow.used.clear();
+    if (shadow.pages) munmap(shadow.pages, (shadow.bytes / PAGE + 1) * sizeof(Page));
+    shadow.pages = nullptr;
+}
+
+// The first write of a launch: from now on its reads are recorded as well.
+static void start_recording(Shadow& shadow) {
+    shadow.written = launch_epoch;
+    if (shadow.pages && shadow.granule == launch.module->granule) return;
+    forget_shadow(shadow);
+    shadow.granule = launch.module->granule;
+    void* memory = mmap(nullptr, (shadow.bytes / PAGE + 1) * sizeof(Page), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    shadow.pages = memory == MAP_FAILED ? nullptr : static_cast<Page*>(memory);
+}
+
+[[gnu::noinline]] static Page* fill_page(Shadow& shadow, size_t i, bool needs_others, uintptr_t pc) {
+    Page& page = shadow.pages[i];
+    if (!page.writes) {
+        page.writes = reinterpret_cast<Write*>(new_records(0, shadow.granule));
+        if (page.writes) shadow.used.push_back(i);
+    }
+    if (page.writes && needs_others && !page.others)
+        page.others = reinterpret_cast<Others*>(new_records(1, shadow.granule));
+    if (page.writes && (page.others || !needs_others)) return &page;
+    warn_of_no_room(pc);
+    return nullptr;
+}
+
+static inline Page* page_of(Shadow& shadow, size_t i, bool needs_others, uintptr_t pc) {
+    if (!shadow.pages) return nullptr;
+    Page& page = shadow.pages[i];
+    return page.writes && (page.others || !needs_others) ? &page : fill_page(shadow, i, needs_others, pc);
+}
+
+void check_global(Shadow& shadow, uintptr_t address, unsigned size, Access access, bool relaxed, uintptr_t pc) {
+    if (relaxed && access == Access::store) access = Access::atomic;
+    const bool atomic = access == Access::atomic;
+    if (shadow.written < launch_epoch || !shadow.pages) {
+        // A volatile load may be what orders the blocks, so it always counts.
+        if (access == Access::load && !relaxed) return;
+        start_recording(shadow);
+    }
+    const unsigned granule = shadow.granule, shift = log2_of(granule), cells = PAGE >> shift;
+    const uintptr_t offset = address - shadow.low;
+    const Touch touch{address, size, access, relaxed, pc, &shadow};
+    for (uintptr_t i = offset >> shift; i <= (offset + size - 1) >> shift; i++) {
+        Page* page = page_of(shadow, i / cells, access != Access::store, pc);
+        if (!page) return;
+        const uintptr_t word = shadow.low + (i << shift);
+        Write& write = page->writes[i % cells];
+        if (access == Access::store) {
+            // Several threads that write one element need the rest of the record.
+            if (!page->others && write.past.epoch >= launch_epoch &&
+                (write.past.thread != launch.current || write.past.epoch < block_epoch) &&
+                !page_of(shadow, i / cells, true, pc))
+                return;
+            check_store<true>(write, page->others ? page->others + i % cells : nullptr, word, granule, touch);
+        } else if (atomic) {
+            check_atomic<true>(write, page->others[i % cells], word, touch);
+        } else {
+            check_load<true>(write, page->others[i % cells], word, granule, touch);
+            if (relaxed) note_atomic(page->others[i % cells], word, now(touch), true);
+        }
+    }
+}
+
+void check_device_variable(uintptr_t address, unsigned size, Access access, bool relaxed, uintptr_t pc) {
+    check_global(module_shadow, address, size, access, relaxed, pc);
+}
+
+// --- launches, blocks, barriers --------------------------------------------------------------------------------------
+
+void begin_races() {
+    const Module& module = *launch.module;
+    static_cells.resize(std::max(static_cells.size(), (module.shared_high - module.shared_low) / module.granule + 1));
+    dynamic_cells.resize(std::max(dynamic_cells.size(), launch.dynamic_bytes / module.granule + 1));
+    launch_epoch = ++epoch;  // nothing of another launch is of this one
+    same_value.waits = same_value_waits = false;
+    step = 0;
+    lockstep_places.clear();
+    block_epochs.clear();
+    released.clear();
+    acquired.clear();
+    last_load = 0;
+    const uintptr_t low = module.data_low & ~uintptr_t(15);
+    if (module_shadow.low == low && module_shadow.bytes == module.data_high - low) return;
+    forget_shadow(module_shadow);
+    module_shadow.low = low;
+    module_shadow.bytes = module.data_high > low ? module.data_high - low : 0;
+}
+
+void begin_block_races() {
+    block_epoch = ++epoch;
+    block_epochs.push_back(epoch);
+    acquired.clear();
+    handovers.clear();
+    for (unsigned t = 0; t < launch.threads.size(); t++) {
+        memset(seen[t], 0, sizeof seen[t]);
+        seen[t][t % WARP] = 1;
+    }
+}
+
+void barrier_of_races() {
+    epoch++;
+    handovers.clear();
+}
+
+}  // namespace emulator
