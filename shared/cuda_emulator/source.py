@@ -1,8 +1,7 @@
 """Turn preprocessed CUDA C++ into C++ for the host's compiler: as little as possible, and never a line more or less.
 
 The preprocessor runs first, so that macros, #if and headers are what they are; it leaves `__global__`, `__shared__` and
-`<<<...>>>` alone. Rewritten are `extern __shared__` arrays, `static __shared__`, `__noinline__` and launches; at the end comes the list
-of the kernels. What the emulator cannot run is refused here by name.
+`<<<...>>>` alone. Rewritten are these keywords, arrays of dynamic shared memory and launches; at the end comes the list of the kernels. What the emulator cannot run is refused here by name.
 """
 
 from __future__ import annotations
@@ -49,6 +48,18 @@ LITERAL = re.compile(
 ATTRIBUTE = re.compile(
     r"\b(?:__align__|alignas|__attribute__|__launch_bounds__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
 )
+# `used`: the host writes a constant by name, and shared memory that is never written must not be folded away.
+# One copy of shared memory is enough, since blocks run one after another. The driver finds the variables in the symbol table, where a
+# function's statics are named _ZZ<function>E<variable>, and poisons them before each block.
+KEYWORDS = {
+    "__global__": "__attribute__((noinline))",
+    "__shared__": "static __attribute__((used))",
+    "__constant__": "__attribute__((used))",
+    "__noinline__": "__attribute__((noinline))",
+    "__forceinline__": "inline __attribute__((always_inline))",
+    **dict.fromkeys(("__device__", "__host__", "__managed__"), ""),
+}
+KEYWORD = re.compile(rf"\b(?:{'|'.join(KEYWORDS)})\b")
 NAMESPACE = re.compile(r"\b(?:inline\s+)?namespace\b([\w\s:]*)\{|\{|\}")
 OPEN, CLOSE = dict(zip("([{<", ")]}>", strict=True)), dict(zip(")]}>", "([{<", strict=True))
 
@@ -68,54 +79,75 @@ def named(source: str, name: str) -> str:
     return head + source + "\n"
 
 
-def host_source(preprocessed: str, is_ours: Callable[[str], bool]) -> str:
+def host_source(
+    preprocessed: str, is_ours: Callable[[str], bool], *, checked: bool, program: bool, inline: bool = True
+) -> str:
     """Return C++ for the host.
 
     Parameters
     ----------
     preprocessed : what `g++ -E` makes of `named(source)`
     is_ours : tells whether a header is the emulator's own
+    checked : it will be compiled with hooks
+    program : it has a main
+    inline : __forceinline__ is what it says
     """
     text = Text(preprocessed, is_ours)
     refuse_unsupported(text)
     kernels = list(find_kernels(text))
-    edits = [*shared_arrays(text), *launches(text, kernels), *attributes(text)]
+    edits = [*shared_arrays(text), *launches(text, kernels)]
+    edits += keywords(text, [(low, high) for low, high, _ in edits], inline)
     for low, high, replacement in sorted(edits, reverse=True):
-        preprocessed = preprocessed[:low] + replacement + preprocessed[high:]
-    shared, device = variables(text, "__shared__"), variables(text, "__device__|__constant__|__shared__")
-    return f'{preprocessed}\n{kernel_list(kernels)}EMULATOR_MODULE("{shared}", "{device}")\n'
+        preprocessed = preprocessed[: text.origin(low)] + replacement + preprocessed[text.end(low, high) :]
+    return f"{preprocessed}\n{kernel_list(kernels)}{description(text, checked, program)}"
 
 
 class Text:
-    """A preprocessed source: `plain` is the user's part of it, with all else and the contents of strings blanked.
+    """A preprocessed source, of which `plain` is what comes from the user's files, with the contents of strings blanked.
 
-    Positions in `plain` are positions in the source.
+    Headers are most of a source; they are left out, so positions in `plain` are not those in the source.
     """
 
     def __init__(self, source: str, is_ours: Callable[[str], bool]) -> None:
-        self.starts: list[int] = []
-        self.places: list[tuple[str, int]] = []  # file and line of the text that starts there
-        parts, end = [], 0
-        user = False
-        for marker in [*MARKER.finditer(source), None]:
-            start = marker.start() if marker else len(source)
-            part = source[end:start]
-            parts.append(LITERAL.sub(_blank_literal, part) if user else _blank(part))
-            if marker:
-                parts.append(_blank(marker.group()))
-                end = marker.end()
-                self.starts.append(end + 1)
-                self.places.append((marker[2], int(marker[1])))
-                user = (
-                    "3" not in marker[3].split() and not is_ours(marker[2]) and not marker[2].startswith("<")
-                )
-        self.source, self.plain = source, "".join(parts)
+        self.source = source
+        self.starts: list[int] = [0]  # where each piece begins in `plain`
+        self.pieces: list[tuple[int, str, int]] = [
+            (0, "", 0)
+        ]  # and where in the source, of which file, at which line
+        parts: list[str] = []
+        length = 0
+        markers = [*MARKER.finditer(source)]
+        for marker, after in zip(markers, [*markers[1:], None], strict=True):
+            if "3" in marker[3].split() or is_ours(marker[2]) or marker[2].startswith("<"):
+                continue
+            part = source[marker.end() + 1 : after.start() if after else len(source)]
+            self.starts.append(length)
+            self.pieces.append((marker.end() + 1, marker[2], int(marker[1])))
+            parts.append(LITERAL.sub(_blank_literal, part))
+            length += len(part)
+        self.plain = "".join(parts)
+
+    def _piece(self, position: int) -> tuple[int, int, str, int]:
+        i = bisect.bisect_right(self.starts, position) - 1
+        return self.starts[i], *self.pieces[i]
+
+    def origin(self, position: int) -> int:
+        """Return the position in the source."""
+        start, source_start, _, _ = self._piece(position)
+        return source_start + position - start
+
+    def end(self, low: int, high: int) -> int:
+        """Return where a part ends in the source: behind its last character, not before the next piece."""
+        return self.origin(high - 1) + 1 if high > low else self.origin(low)
+
+    def original(self, low: int, high: int) -> str:
+        """Return the source between two positions, with the contents of strings."""
+        return self.source[self.origin(low) : self.end(low, high)]
 
     def place(self, position: int) -> tuple[str, int]:
         """Return file and line of a position."""
-        i = bisect.bisect_right(self.starts, position) - 1
-        file, line = self.places[i]
-        return file, line + self.source.count("\n", self.starts[i], position)
+        start, _, file, line = self._piece(position)
+        return file, line + self.plain.count("\n", start, position)
 
 
 def _blank(text: str) -> str:
@@ -195,9 +227,10 @@ def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
     for match in re.finditer(r"\b__shared__\b", text.plain):
         low = _statement_start(text.plain, match.start())
         high = text.plain.find(";", match.end())
-        declaration = text.source[low:high]
+        declaration = text.original(low, high)
         if re.search(r"\bstatic\b", text.plain[low : match.start()]):
-            yield low, high, re.sub(r"\bstatic\b", "", declaration)
+            bare = re.sub(r"\bstatic\b", "", declaration)
+            yield low, high, KEYWORD.sub(lambda word: KEYWORDS[word.group()], bare)
         if not re.search(r"\bextern\b", text.plain[low:high]):
             continue
         bare = re.sub(r"\bextern\b|\b__shared__\b", "", declaration)
@@ -209,11 +242,18 @@ def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
             yield low, high, f"{space}{kind} (*{name}){rest} = ({kind} (*){rest})emulator_dynamic_shared()"
 
 
-def attributes(text: Text) -> Iterator[tuple[int, int, str]]:
-    """Yield edits for `__noinline__`: a macro would break the `__attribute__((__noinline__))` of other headers."""
-    for match in re.finditer(r"\b__noinline__\b", text.plain):
-        if not text.plain[: match.start()].rstrip().endswith(("(", ",")):
-            yield match.start(), match.end(), "__attribute__((noinline))"
+def keywords(text: Text, edited: list[tuple[int, int]], inline: bool) -> Iterator[tuple[int, int, str]]:
+    """Yield edits: CUDA's keywords, outside of what is edited already. They are no macros, which `__noinline__` could not be."""
+    for match in KEYWORD.finditer(text.plain):
+        word, position = match.group(), match.start()
+        if any(low <= position < high for low, high in edited):
+            continue
+        if text.plain[:position].rstrip().endswith(("((", ",")) and word == "__noinline__":
+            continue  # __attribute__((__noinline__))
+        yield position, match.end(), "inline" if word == "__forceinline__" and not inline else KEYWORDS[word]
+    bounds = re.compile(r"\b__launch_bounds__\s*(?=\()")
+    for match in bounds.finditer(text.plain):
+        yield match.start(), matching(text.plain, match.end()) + 1, ""
 
 
 def variables(text: Text, keywords: str) -> str:
@@ -279,11 +319,11 @@ def find_kernels(text: Text) -> Iterator[Kernel]:
         limit = "1024"
         if bounds:
             start = low + bounds.end() - 1
-            limit = _split(text.source[start + 1 : matching(text.plain, start)])[0]
+            limit = _split(text.original(start + 1, matching(text.plain, start)))[0]
         file, line = text.place(match.end() + name.start(1))
         inside = [scope for start, end, scope in scopes if start < low <= end]
         yield Kernel(
-            re.sub(r"\s+", "", name[1]), text.source[position + 1 : close], tuple(inside),
+            re.sub(r"\s+", "", name[1]), text.original(position + 1, close), tuple(inside),
             _template_parameters(text.plain[low:position]), limit, file, line,
         )  # fmt: skip
 
@@ -338,18 +378,36 @@ def kernel_list(kernels: list[Kernel]) -> str:
         seen.add(key)
         types = ", ".join(re.split(r"=", part)[0] for part in _split(kernel.parameters))
         function = kernel.name if "<" in kernel.name else f"static_cast<void (*)({types})>({kernel.name})"
-        row = f"EMULATOR_KERNEL({i}, ({function}), {kernel.line}, ({kernel.bounds}))"
+        described = f"emulator_describe({function}, {kernel.line}, {kernel.bounds})"
+        row = f"static const emulator_row emulator_row_{i}({described});"
         for name in reversed(kernel.namespaces):
             row = f"namespace {name} {{ {row} }}"
-        rows.append(f'#line {kernel.line} "{kernel.file}"\n{row}\n')
+        rows.append(f'# {kernel.line} "{kernel.file}"\n{row}\n')
     return "".join(rows)
+
+
+def description(text: Text, checked: bool, program: bool) -> str:
+    """Return what an object says of itself to the driver (abi.hpp)."""
+    names = (
+        variables(text, words) for words in ("__shared__", "__device__|__constant__|__managed__|__shared__")
+    )
+    shared, device = names
+    lines = [
+        'extern "C" __attribute__((visibility("default"), used)) const emulator_module emulator_module_info = {'
+    ]
+    lines.append(f'    EMULATOR_ABI, {int(checked)}, &emulator_rows, "{shared}", "{device}"}};')
+    if program:  # it has no loader: it tells the driver that it is there
+        lines.append(
+            "static const int emulator_registered = emulator_register_program(&emulator_module_info);"
+        )
+    return "\n".join(lines) + "\n"
 
 
 # --- launches --------------------------------------------------------------------------------------------------------
 
 
 def launches(text: Text, kernels: list[Kernel]) -> Iterator[tuple[int, int, str]]:
-    """Yield edits: `kernel<<<grid, block>>>(a, b)` becomes `EMULATOR_LAUNCH((kernel), (grid, block), a, b)`.
+    """Yield edits: `kernel<<<grid, block>>>(a, b)` becomes a call of emulator_launch (launch.hpp).
 
     A kernel whose template arguments follow from those of the call cannot be named on its own: it is called in a lambda.
     """
@@ -362,14 +420,17 @@ def launches(text: Text, kernels: list[Kernel]) -> Iterator[tuple[int, int, str]
         if end < 0 or opening < 0 or text.plain[end + 3 : opening].strip():
             file, line = text.place(match.start())
             raise UnsupportedError(f"{file}:{line}: error: a launch is kernel<<<grid, block>>>(arguments)")
-        callee = text.source[low : match.start()].strip()
+        callee = text.original(low, match.start()).strip()
         given = callee[callee.find("<") + 1 : -1] if callee.endswith(">") else ""
         name = callee.split("<")[0].split("::")[-1].strip()
         deduced = len(_split(given)) < wanted.get(name, 0) or name in overloaded
-        how = "EMULATOR_LAUNCH_DEDUCED" if deduced else "EMULATOR_LAUNCH"
+        before, after = "emulator_launch((", "), "
+        if deduced:
+            before = f'emulator_launch_deduced("{name}", [&](auto... emulator_arguments) {{ ('
+            after = ")(emulator_arguments...); }, "
         comma = ", " if text.plain[opening + 1 : matching(text.plain, opening)].strip() else ""
-        yield low, low, f"{how}(("
-        yield match.start(), match.end(), "), ("
+        yield low, low, before
+        yield match.start(), match.end(), f"{after}emulator_configuration("
         yield end, opening + 1, f"){comma}" + "\n" * text.plain.count("\n", end, opening)
 
 

@@ -218,7 +218,7 @@ def compile_kernels(
         the host's compiler refuses the source; the message is the compiler's, with .cu lines
     """
     link = [compiler(), "-shared"]
-    return _build(source, name, ".cubin", mode, ["-fvisibility=hidden"], link, options)
+    return _build(source, name, ".cubin", mode, link, options)
 
 
 def compile_program(path: Path, *, mode: str | None = None, options: tuple[str, ...] = ()) -> Path:
@@ -230,7 +230,7 @@ def compile_program(path: Path, *, mode: str | None = None, options: tuple[str, 
     link = [compiler(), str(driver), f"-Wl,-rpath,{driver.parent}", "-pthread"]
     folder = f"-I{path.resolve().parent}"
     source = path.read_text(encoding="utf-8")
-    return _build(source, str(path), "", mode, ["-DEMULATOR_PROGRAM"], link, (*options, folder))
+    return _build(source, str(path), "", mode, link, (*options, folder))
 
 
 def default_mode() -> str:
@@ -243,47 +243,82 @@ def _build(
     name: str,
     suffix: str,
     mode: str | None,
-    flags: list[str],
     link: list[str],
     options: tuple[str, ...],
 ) -> Path:
     text, included = named(source, name), _included(options, source)
     everything = source.encode() + b"".join(included)
     lockstep = b"volatile" in everything and b"__shared__" in everything
-    flags = [*_kernel_flags(mode or default_mode(), lockstep), *flags]
+    flags = _kernel_flags(mode or default_mode(), lockstep)
     key = digest(text, *flags, *link, *options, _contents("include"), *included)
     target = cache_folder() / f"{key}{suffix}"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
-            linked = _compile_and_link(text, Path(work), flags, link, options)
+            linked = _compile_and_link(text, Path(work), flags, link, options, program=not suffix)
             _keep(linked, target)
     return target
 
 
 def _compile_and_link(
-    text: str, work: Path, flags: list[str], link: list[str], options: tuple[str, ...]
+    text: str, work: Path, flags: list[str], link: list[str], options: tuple[str, ...], *, program: bool
 ) -> Path:
     """Preprocess, translate, compile, then link in a step of its own: without -fsanitize, whose library must not come along.
 
     The emulator's functions stay undefined; the driver has them, and activate() loads it for all to see.
     """
-    include = HERE / "include"
+    header = HERE / "include" / "device.hpp"
     here = f"-ffile-prefix-map={os.getcwd()}=."  # PyCUDA compiles in a new folder each time
     flags = [here, *flags]
-    device = ["-I", str(include), "-include", str(include / "device.hpp")]
-    preprocessed = _run([compiler(), *flags, *options, *device, "-E", "-x", "c++", "-"], text)
-    host = host_source(preprocessed, lambda header: header.startswith(str(include)))
-    command = [compiler(), *flags, "-include", str(include / "keywords.hpp"), "-c", "-x", "c++", "-"]
+    preprocess = [
+        compiler(),
+        *flags,
+        *options,
+        "-I",
+        str(header.parent),
+        "-include",
+        str(header),
+        "-E",
+        "-x",
+        "c++",
+        "-",
+    ]
+    preprocessed = _run(preprocess, text)
+    command = [compiler(), *flags, "-fpreprocessed", "-c", "-x", "c++", "-"]
+    if not is_clang():
+        # The part that is the same for every file is compiled already.
+        _, marker, own = preprocessed.partition('\n# 1 "<stdin>"\n')
+        preprocessed = f'#pragma GCC pch_preprocess "{_precompiled(header, flags[1:])}"{marker}{own}'
+        command.insert(1, "-fpch-preprocess")
     object_file, linked = work / "object", work / "linked"
-    try:
-        _run([*command, "-o", str(object_file)], host)
-    except CompileError as error:
-        # A __forceinline__ function that is passed as an argument cannot be inlined where it is called.
-        if "always_inline" not in str(error):
-            raise
-        _run([*command, "-DEMULATOR_NO_FORCED_INLINE", "-o", str(object_file)], host)
+    checked = "-DEMULATOR_CHECKED=1" in flags
+    for inline in (True, False):
+        host = host_source(
+            preprocessed,
+            lambda name: name.startswith(str(header.parent)),
+            checked=checked,
+            program=program,
+            inline=inline,
+        )
+        try:
+            _run([*command, "-o", str(object_file)], host)
+            break
+        except CompileError as error:
+            # A __forceinline__ function that is passed as an argument cannot be inlined where it is called.
+            if "always_inline" not in str(error) or not inline:
+                raise
     _run([link[0], "-o", str(linked), str(object_file), *link[1:]])
     return linked
+
+
+def _precompiled(header: Path, flags: list[str]) -> Path:
+    """Return device.hpp in g++'s own form, which takes a tenth of a second to load and five times that to make."""
+    target = cache_folder() / f"{digest(_contents('include'), compiler(), *flags)}.gch"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
+            part = Path(work, "part.gch")
+            _run([compiler(), *flags, "-x", "c++-header", str(header), "-o", str(part)])
+            _keep(part, target)
+    return target
 
 
 def _run(command: list[str], text: str = "") -> str:
@@ -301,7 +336,7 @@ class CompileError(RuntimeError):
 def _kernel_flags(mode: str, lockstep: bool) -> list[str]:
     if mode not in ("checked", "plain"):
         raise ToolchainError(f"CUDA_EMULATOR_MODE must be checked or plain, not {mode!r}")
-    flags = ["-std=c++17", "-w", "-fPIC", "-g1", "-gdwarf-4"]
+    flags = ["-std=c++17", "-w", "-fPIC", "-fvisibility=hidden", "-g1", "-gdwarf-4"]
     flags.append(
         f"-ffile-prefix-map={HERE / 'include'}=emulator-include"
     )  # how driver/report.cpp knows our own lines

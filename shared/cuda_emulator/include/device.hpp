@@ -1,6 +1,6 @@
 // CUDA C++ for the host's compiler. The nvcc stand-in includes this file ahead of every .cu file.
 //
-// What is where: built-in variables here, keywords in keywords.hpp (which comes later), vectors.hpp, warp.hpp (barriers, shuffles, votes),
+// What is where: built-in variables here (the keywords are source.py's), vectors.hpp, warp.hpp (barriers, shuffles, votes),
 // atomics.hpp, math.hpp, kernel_table.hpp (how the driver finds the kernels). A kernel that asks for something
 // that is in none of them fails to compile, with the name of what is missing: never a wrong number.
 #pragma once

@@ -1,4 +1,4 @@
-// How the driver finds and calls the kernels of one file: source.py appends a row for each (keywords.hpp).
+// How the driver finds and calls the kernels of one file: source.py appends a row for each to its text.
 #pragma once
 #include <initializer_list>
 

@@ -11,8 +11,8 @@ struct emulator_configuration {
 
 // The kernel's own types decide, as in a call: an int for a float, 0 or NULL for a pointer.
 template <class... Parameters>
-EMULATOR_INLINE void emulator_launch(const emulator_configuration& how, void (*kernel)(Parameters...),
-                                               typename emulator_same<Parameters>::type... arguments) {
+EMULATOR_INLINE void emulator_launch(void (*kernel)(Parameters...), const emulator_configuration& how,
+                                     typename emulator_same<Parameters>::type... arguments) {
     const emulator_kernel described = emulator_describe(kernel, 0, 1024);
     void* pointers[] = {(void*)&arguments..., nullptr};
     emulator_launch_kernel(&described, nullptr, how.sizes, how.shared, how.stream, pointers);
@@ -25,8 +25,8 @@ struct emulator_deduced {
     EMULATOR_UNCHECKED static void run(Arguments... arguments) { (*call)(arguments...); }
 };
 template <class Call, class... Arguments>
-EMULATOR_INLINE void emulator_launch_deduced(const emulator_configuration& how, const char* name, const Call& call,
-                                                       Arguments... arguments) {
+EMULATOR_INLINE void emulator_launch_deduced(const char* name, const Call& call, const emulator_configuration& how,
+                                             Arguments... arguments) {
     using Deduced = emulator_deduced<Call, Arguments...>;
     Deduced::call = &call;
     const emulator_kernel described = emulator_describe(&Deduced::run, 0, 1024);
