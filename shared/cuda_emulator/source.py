@@ -36,6 +36,7 @@ UNSUPPORTED_HEADERS = {
     "mma.h": "wmma tensor-core fragments",
     **dict.fromkeys(("cuda/", "nv/"), "libcu++ (cuda::)"),
     **dict.fromkeys(("cuda_fp8.h", "cuda_fp6.h", "cuda_fp4.h"), "floating point of 8 bits or fewer"),
+    "cooperative_groups/": "this part of cooperative groups",
     "cuda_pipeline": "asynchronous copies (cp.async)",
     **dict.fromkeys(("cub/", "thrust/", "cute/", "cutlass/"), "CUB, Thrust and CUTLASS"),
     **dict.fromkeys(
@@ -169,13 +170,18 @@ def refuse_unsupported(text: Text) -> None:
 
 
 def refuse_header(message: str) -> None:
-    """Raise UnsupportedError where the preprocessor has not found a header that is known to be missing here."""
+    """Raise UnsupportedError where a header is known to be missing here, or one of ours refuses to be included."""
     missing = re.search(
         r"^(.*?:\d+):\d+: fatal error: '?([^\s']+?)'?:? (?:No such|file not)", message, flags=re.MULTILINE
     )
     for start, what in UNSUPPORTED_HEADERS.items():
         if missing and missing[2].startswith(start):
             raise UnsupportedError(f"{missing[1]}: error: {REFUSAL}: <{missing[2]}>, {what}")
+    # A header of ours that says so itself: the last file of the chain is the user's.
+    refused = re.search(rf"#error \"({REFUSAL}: .*)\"", message)
+    chain = re.findall(r"\bfrom (.*?:\d+)[:,]", message)
+    if refused and chain:
+        raise UnsupportedError(f"{chain[-1]}: error: {refused[1]}")
 
 
 def device_functions(plain: str) -> Iterator[tuple[int, int, str]]:
