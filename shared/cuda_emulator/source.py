@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from .curand import CURAND_TABLES
+
 PYCUDA_HEAD, PYCUDA_TAIL = 'extern "C" {\n', "\n}\n"
 REFUSAL = "not supported by the CPU emulator"
 # What is refused in the user's own files: pattern, its name, and what to do about it.
@@ -84,6 +86,7 @@ def host_source(preprocessed: str, is_ours: Callable[[str], bool]) -> str:
     for low, high, replacement in sorted(edits, reverse=True):
         preprocessed = preprocessed[:low] + replacement + preprocessed[high:]
     shared, device = variables(text, "__shared__"), variables(text, "__device__|__constant__|__shared__")
+    device += "".join(f"::{name} " for name in CURAND_TABLES)
     return f'{preprocessed}\n{kernel_list(kernels)}EMULATOR_MODULE("{shared}", "{device}")\n'
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .curand import curand_options
 from .source import UnsupportedError, host_source, named, refuse_header
 
 HERE = Path(__file__).resolve().parent
@@ -305,7 +306,7 @@ def _kernel_flags(mode: str, lockstep: bool) -> list[str]:
     flags.append(
         f"-ffile-prefix-map={HERE / 'include'}=emulator-include"
     )  # how driver/report.cpp knows our own lines
-    flags += [*COMMON, *EXACT_ACCESSES["clang" if is_clang() else "gcc"]]
+    flags += [*curand_options(), *COMMON, *EXACT_ACCESSES["clang" if is_clang() else "gcc"]]
     hook_options = NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]
     if mode == "plain":
         flags += ["-O2", "-fwrapv"]  # overflow wraps, as on a GPU
