@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from . import toolchain
+from .curand import curand_options
 
 # Options that take a value as the next word and mean nothing to a CPU.
 WITH_VALUE = (
@@ -64,9 +65,9 @@ def main() -> int:
     """Run one command line; return the exit status."""
     arguments = sys.argv[1:]
     if "--version" in arguments or "-V" in arguments:
-        print(
-            f"{VERSION}\nCuda compilation tools, release 13.0, V13.0.0 ({os.environ.get('CUDA_EMULATOR_MODE', 'checked')})"
-        )
+        # What others keep under this version depends on the emulator's own code too.
+        kind = f"{toolchain.default_mode()}, {toolchain.own_code()}"
+        print(f"{VERSION}\nCuda compilation tools, release 13.0, V13.0.0 ({kind})")
         return 0
     try:
         return _compile(arguments)
@@ -111,7 +112,8 @@ def _compile(arguments: list[str]) -> int:
 def _preprocess(source: str, options: list[str]) -> int:
     """Answer PyCUDA, which hashes the preprocessed source as the key of its own cache."""
     headers = str(toolchain.HERE / "include")
-    command = [toolchain.compiler(), "-std=c++17", "-E", "-P", *options, "-I", headers, "-x", "c++", "-"]
+    command = [toolchain.compiler(), "-std=c++17", "-E", "-P", *options, *curand_options(), "-I", headers]
+    command += ["-x", "c++", "-"]
     return subprocess.run(command, input=source, text=True).returncode
 
 

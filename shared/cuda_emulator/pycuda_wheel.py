@@ -28,13 +28,52 @@ from .toolchain import ToolchainError, cache_folder, compiler
 VERSION = "2026.1"
 CUDA = "13.0"
 HEADER_PACKAGES = ("nvidia-cuda-runtime", "nvidia-cuda-crt", "nvidia-cuda-profiler-api")
-# cuRAND is a large download that no project uses. -O1: the extension only forwards calls, and builds twice as fast.
+# -O1: the extension only forwards calls, and builds twice as fast.
 SITECONF = """\
 CUDA_ROOT = {root!r}
-CUDA_INC_DIR = [{include!r}]
-CUDA_ENABLE_CURAND = False
+CUDA_INC_DIR = [{include!r}, {stubs!r}]
 CUDADRV_LIB_DIR = [{stubs!r}]
+CURAND_LIB_DIR = [{stubs!r}]
+CURAND_LIBNAME = ["curand", "dl"]
 CXXFLAGS = ["-O1", "-g0", "-w"]
+"""
+# pycuda.curandom calls these four functions of cuRAND's library and a fifth for its version; the generators themselves are
+# device code. The library is 100 MB: it is not linked, but looked for when one of the functions is called, and only Sobol's
+# generators call one. CURAND_H is a toolkit's header in small, for where there is none.
+CURAND_H = """\
+#pragma once
+typedef int curandStatus_t;
+enum { CURAND_STATUS_SUCCESS = 0, CURAND_STATUS_NOT_INITIALIZED = 101 };
+typedef enum {
+    CURAND_DIRECTION_VECTORS_32_JOEKUO6 = 101, CURAND_SCRAMBLED_DIRECTION_VECTORS_32_JOEKUO6,
+    CURAND_DIRECTION_VECTORS_64_JOEKUO6, CURAND_SCRAMBLED_DIRECTION_VECTORS_64_JOEKUO6
+} curandDirectionVectorSet_t;
+typedef unsigned int curandDirectionVectors32_t[32];
+typedef unsigned long long curandDirectionVectors64_t[64];
+extern "C" {
+curandStatus_t curandGetVersion(int*);
+curandStatus_t curandGetDirectionVectors32(curandDirectionVectors32_t**, curandDirectionVectorSet_t);
+curandStatus_t curandGetDirectionVectors64(curandDirectionVectors64_t**, curandDirectionVectorSet_t);
+curandStatus_t curandGetScrambleConstants32(unsigned int**);
+curandStatus_t curandGetScrambleConstants64(unsigned long long**);
+}
+"""
+CURAND_C = """\
+#include <dlfcn.h>
+static int forward(const char* name, void* result, int set) {
+    void* library = dlopen("libcurand.so.10", RTLD_NOW);
+    int (*function)(void*, int) = library ? dlsym(library, name) : 0;
+    return function ? function(result, set) : 101;  /* CURAND_STATUS_NOT_INITIALIZED */
+}
+int curandGetVersion(int* version) {
+    *version = 10400;
+    forward("curandGetVersion", version, 0);
+    return 0;
+}
+int curandGetDirectionVectors32(void* p, int set) { return forward("curandGetDirectionVectors32", p, set); }
+int curandGetDirectionVectors64(void* p, int set) { return forward("curandGetDirectionVectors64", p, set); }
+int curandGetScrambleConstants32(void* p) { return forward("curandGetScrambleConstants32", p, 0); }
+int curandGetScrambleConstants64(void* p) { return forward("curandGetScrambleConstants64", p, 0); }
 """
 
 
@@ -63,7 +102,7 @@ def pycuda_wheel(python: str = sys.executable) -> Path:
     toolkit = installed_toolkit() if real_driver() else None
     headers = f"toolkit{toolkit_version(toolkit)}" if toolkit else f"cuda{CUDA}"
     tag = _ask(python, "import sys, sysconfig; print(sys.implementation.cache_tag, sysconfig.get_platform())")
-    folder = cache_folder("pycuda") / "-".join([VERSION, headers, *tag.split()])
+    folder = cache_folder("pycuda") / "-".join([VERSION, headers, "curand", *tag.split()])
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second session waits for the first one's build
@@ -110,6 +149,7 @@ def _build(python: str, work: Path, toolkit: Path | None) -> Path:
         archive.extractall(work, filter="data")
     source = work / f"pycuda-{VERSION}"
     _write_stub(root / "include", work / "stubs")
+    _write_curand(work / "stubs")
     conf = SITECONF.format(root=str(root), include=str(root / "include"), stubs=str(work / "stubs"))
     (source / "siteconf.py").write_text(conf)
     _run([*pip, "wheel", "--no-deps", "-w", work / "wheel", source], "the build of PyCUDA failed")
@@ -144,6 +184,18 @@ def _write_stub(include: Path, folder: Path) -> None:
     (folder / "stub.c").write_text(stub)
     link = [compiler(), "-shared", "-fPIC", "-w", "-x", "c", "-Wl,-soname,libcuda.so.1"]
     _run([*link, "-o", folder / "libcuda.so", folder / "stub.c"], "the link stub failed")
+
+
+def _write_curand(folder: Path) -> None:
+    """Write curand.h and a static library, whose functions become part of the extension."""
+    (folder / "curand.h").write_text(CURAND_H)
+    (folder / "curand.c").write_text(CURAND_C)
+    built = folder / "curand.o"
+    _run(
+        [compiler(), "-c", "-fPIC", "-fvisibility=hidden", "-w", "-x", "c", "-o", built, folder / "curand.c"],
+        "cuRAND's stub failed",
+    )
+    _run(["ar", "rcs", folder / "libcurand.a", built], "cuRAND's stub failed")
 
 
 def _run(command: Sequence[str | Path], problem: str) -> None:

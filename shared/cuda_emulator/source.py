@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from .curand import CURAND_TABLES
+
 PYCUDA_HEAD, PYCUDA_TAIL = 'extern "C" {\n', "\n}\n"
 REFUSAL = "not supported by the CPU emulator"
 # What is refused in the user's own files: pattern, its name, and what to do about it.
@@ -35,6 +37,7 @@ UNSUPPORTED_HEADERS = {
     "mma.h": "wmma tensor-core fragments",
     **dict.fromkeys(("cuda/", "nv/"), "libcu++ (cuda::)"),
     **dict.fromkeys(("cuda_fp8.h", "cuda_fp6.h", "cuda_fp4.h"), "floating point of 8 bits or fewer"),
+    "cooperative_groups/": "this part of cooperative groups",
     "cuda_pipeline": "asynchronous copies (cp.async)",
     **dict.fromkeys(("cub/", "thrust/", "cute/", "cutlass/"), "CUB, Thrust and CUTLASS"),
     **dict.fromkeys(
@@ -59,7 +62,7 @@ KEYWORDS = {
     "__forceinline__": "inline __attribute__((always_inline))",
     **dict.fromkeys(("__device__", "__host__", "__managed__"), ""),
 }
-KEYWORD = re.compile(rf"\b(?:{'|'.join(KEYWORDS)})\b")
+KEYWORD = re.compile(rf'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|\b(?:{"|".join(KEYWORDS)})\b')  # or a string, which stays
 NAMESPACE = re.compile(r"\b(?:inline\s+)?namespace\b([\w\s:]*)\{|\{|\}")
 OPEN, CLOSE = dict(zip("([{<", ")]}>", strict=True)), dict(zip(")]}>", "([{<", strict=True))
 
@@ -95,10 +98,10 @@ def host_source(
     text = Text(preprocessed, is_ours)
     refuse_unsupported(text)
     kernels = list(find_kernels(text))
-    edits = [*shared_arrays(text), *launches(text, kernels)]
-    edits += keywords(text, [(low, high) for low, high, _ in edits], inline)
+    edits = [*shared_arrays(text), *launch_bounds(text), *launches(text, kernels)]
     for low, high, replacement in sorted(edits, reverse=True):
         preprocessed = preprocessed[: text.origin(low)] + replacement + preprocessed[text.end(low, high) :]
+    preprocessed = without_keywords(preprocessed, inline)
     return f"{preprocessed}\n{kernel_list(kernels)}{description(text, checked, program)}"
 
 
@@ -201,13 +204,18 @@ def refuse_unsupported(text: Text) -> None:
 
 
 def refuse_header(message: str) -> None:
-    """Raise UnsupportedError where the preprocessor has not found a header that is known to be missing here."""
+    """Raise UnsupportedError where a header is known to be missing here, or one of ours refuses to be included."""
     missing = re.search(
         r"^(.*?:\d+):\d+: fatal error: '?([^\s']+?)'?:? (?:No such|file not)", message, flags=re.MULTILINE
     )
     for start, what in UNSUPPORTED_HEADERS.items():
         if missing and missing[2].startswith(start):
             raise UnsupportedError(f"{missing[1]}: error: {REFUSAL}: <{missing[2]}>, {what}")
+    # A header of ours that says so itself: the last file of the chain is the user's.
+    refused = re.search(rf"#error \"({REFUSAL}: .*)\"", message)
+    chain = re.findall(r"\bfrom (.*?:\d+)[:,]", message)
+    if refused and chain:
+        raise UnsupportedError(f"{chain[-1]}: error: {refused[1]}")
 
 
 def device_functions(plain: str) -> Iterator[tuple[int, int, str]]:
@@ -229,8 +237,7 @@ def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
         high = text.plain.find(";", match.end())
         declaration = text.original(low, high)
         if re.search(r"\bstatic\b", text.plain[low : match.start()]):
-            bare = re.sub(r"\bstatic\b", "", declaration)
-            yield low, high, KEYWORD.sub(lambda word: KEYWORDS[word.group()], bare)
+            yield low, high, re.sub(r"\bstatic\b", "", declaration)
         if not re.search(r"\bextern\b", text.plain[low:high]):
             continue
         bare = re.sub(r"\bextern\b|\b__shared__\b", "", declaration)
@@ -242,18 +249,22 @@ def shared_arrays(text: Text) -> Iterator[tuple[int, int, str]]:
             yield low, high, f"{space}{kind} (*{name}){rest} = ({kind} (*){rest})emulator_dynamic_shared()"
 
 
-def keywords(text: Text, edited: list[tuple[int, int]], inline: bool) -> Iterator[tuple[int, int, str]]:
-    """Yield edits: CUDA's keywords, outside of what is edited already. They are no macros, which `__noinline__` could not be."""
-    for match in KEYWORD.finditer(text.plain):
-        word, position = match.group(), match.start()
-        if any(low <= position < high for low, high in edited):
-            continue
-        if text.plain[:position].rstrip().endswith(("((", ",")) and word == "__noinline__":
-            continue  # __attribute__((__noinline__))
-        yield position, match.end(), "inline" if word == "__forceinline__" and not inline else KEYWORDS[word]
-    bounds = re.compile(r"\b__launch_bounds__\s*(?=\()")
-    for match in bounds.finditer(text.plain):
+def launch_bounds(text: Text) -> Iterator[tuple[int, int, str]]:
+    """Yield edits that take __launch_bounds__ away; the list of kernels has what it says."""
+    for match in re.finditer(r"\b__launch_bounds__\s*(?=\()", text.plain):
         yield match.start(), matching(text.plain, match.end()) + 1, ""
+
+
+def without_keywords(source: str, inline: bool) -> str:
+    """Return the source in C++: CUDA's keywords are no macros, since `__noinline__` stands in the attributes of other headers."""
+
+    def replace(match: re.Match[str]) -> str:
+        word = match.group()
+        if word not in KEYWORDS or (word == "__noinline__" and source[match.start() - 1] in "(,"):
+            return word
+        return "inline" if word == "__forceinline__" and not inline else KEYWORDS[word]
+
+    return KEYWORD.sub(replace, source)
 
 
 def variables(text: Text, keywords: str) -> str:
@@ -392,6 +403,7 @@ def description(text: Text, checked: bool, program: bool) -> str:
         variables(text, words) for words in ("__shared__", "__device__|__constant__|__managed__|__shared__")
     )
     shared, device = names
+    device += "".join(f"::{name} " for name in CURAND_TABLES)
     lines = [
         'extern "C" __attribute__((visibility("default"), used)) const emulator_module emulator_module_info = {'
     ]

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .curand import curand_options
 from .source import UnsupportedError, host_source, named, refuse_header
 
 HERE = Path(__file__).resolve().parent
@@ -100,6 +101,11 @@ def digest(*parts: str | bytes) -> str:
 def _contents(folder: str) -> bytes:
     files = [path for path in sorted((HERE / folder).rglob("*")) if path.is_file()]
     return b"".join(path.name.encode() + path.read_bytes() for path in files)
+
+
+def own_code() -> str:
+    """Return a digest of what makes objects of kernel files."""
+    return digest(_contents("include"), (HERE / "source.py").read_bytes(), compiler())
 
 
 def driver_path() -> Path:
@@ -250,7 +256,7 @@ def _build(
     everything = source.encode() + b"".join(included)
     lockstep = b"volatile" in everything and b"__shared__" in everything
     flags = _kernel_flags(mode or default_mode(), lockstep)
-    key = digest(text, *flags, *link, *options, _contents("include"), *included)
+    key = digest(text, *flags, *link, *options, own_code(), *included)
     target = cache_folder() / f"{key}{suffix}"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
@@ -340,7 +346,7 @@ def _kernel_flags(mode: str, lockstep: bool) -> list[str]:
     flags.append(
         f"-ffile-prefix-map={HERE / 'include'}=emulator-include"
     )  # how driver/report.cpp knows our own lines
-    flags += [*COMMON, *EXACT_ACCESSES["clang" if is_clang() else "gcc"]]
+    flags += [*curand_options(), *COMMON, *EXACT_ACCESSES["clang" if is_clang() else "gcc"]]
     hook_options = NO_FUNCTION_HOOKS["clang" if is_clang() else "gcc"]
     if mode == "plain":
         flags += ["-O2", "-fwrapv"]  # overflow wraps, as on a GPU

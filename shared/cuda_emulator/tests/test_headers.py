@@ -8,6 +8,7 @@ import cuda_emulator
 import numpy as np
 import pytest
 from cuda_emulator import toolchain
+from cuda_emulator.curand import curand_header
 from cuda_emulator.launch import Module
 from cuda_emulator.source import UnsupportedError
 
@@ -472,3 +473,62 @@ def test_headers_that_are_refused(header):
         UnsupportedError, match=f"^k.cu:2: error: not supported by the CPU emulator: <{header}>, "
     ):
         toolchain.compile_kernels(source, "k.cu")
+
+
+# --- cuRAND ----------------------------------------------------------------------------------------------------------
+
+CURAND = """#include <curand_kernel.h>
+extern "C" __global__ void k(float* uniform, unsigned* bits) {
+    curandState state;
+    curand_init(1234, threadIdx.x, 0, &state);
+    uniform[threadIdx.x] = curand_uniform(&state);
+    bits[threadIdx.x] = curand(&state);
+}"""
+
+
+@pytest.mark.skipif(
+    not curand_header(), reason="NVIDIA's curand_kernel.h is not installed: pip install nvidia-curand"
+)
+@pytest.mark.parametrize("mode", ["checked", "plain"])
+def test_curand(mode):
+    """The first numbers of XORWOW's first sequences, which are the same on every device."""
+    cuda_emulator.activate_anyway(announce=False)
+    uniform, bits = np.zeros(3, F32), np.zeros(3, U32)
+    Module(CURAND, mode=mode).launch("k", 1, 3, uniform, bits)
+    np.testing.assert_allclose(uniform, [0.145468, 0.820181, 0.550399], rtol=1e-5)
+    np.testing.assert_array_equal(bits, [1867875844, 3978931785, 3486847504])
+
+
+def test_curand_takes_the_hosts_code(monkeypatch, tmp_path):
+    """Of a header with NVIDIA's macros: plain C++ is kept, PTX and what belongs to an architecture is not."""
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "curand_kernel.h").write_text("""#include <nv/target>
+    static __device__ int choose(int x) {
+        NV_IF_TARGET(NV_IS_DEVICE, asm("bad" : "=r"(x)); x = -1;)
+        NV_IF_ELSE_TARGET(NV_PROVIDES_SM_61,
+            asm("bad" : "=r"(x));
+        ,
+            int pair[2] = {x, 1};
+            x = pair[0] + pair[1];
+        )
+    #ifdef __CUDA_ARCH__
+        x = -2;
+    #endif
+        return x;
+    }""")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert curand_header() == tmp_path / "include" / "curand_kernel.h"
+    source = """#include <curand_kernel.h>
+    extern "C" __global__ void k(int* y) { y[threadIdx.x] = choose(threadIdx.x) + 100 * (__CUDA_ARCH__ > 0); }"""
+    cuda_emulator.activate_anyway(announce=False)
+    y = np.zeros(2, I32)
+    Module(source).launch("k", 1, 2, y)
+    np.testing.assert_array_equal(y, [101, 102])
+
+
+def test_curand_without_nvidias_header_is_refused(monkeypatch):
+    monkeypatch.setattr(toolchain, "curand_options", list)
+    with pytest.raises(
+        UnsupportedError, match=r"^k.cu:1: error: .*emulator: <curand_kernel.h> .*pip install nvidia-curand"
+    ):
+        toolchain.compile_kernels(CURAND, "k.cu")

@@ -8,6 +8,7 @@ import cuda_emulator
 import numpy as np
 import pytest
 from cuda_emulator.control import real_driver
+from cuda_emulator.curand import curand_header
 
 if real_driver():
     pytest.skip("this process has NVIDIA's own driver", allow_module_level=True)
@@ -97,6 +98,23 @@ def test_elementwise_kernel(rng):
     a, out = gpuarray.to_gpu(x), gpuarray.empty(100, F32)
     ElementwiseKernel("float *x, float *y", "y[i] = x[i] * x[i]")(a, out)
     np.testing.assert_array_equal(out.get(), x * x)
+
+
+def test_random_numbers():
+    if not hasattr(drv, "direction_vector_set"):
+        pytest.skip(
+            "this PyCUDA was built without cuRAND: python -m cuda_emulator.pycuda_wheel builds one with it"
+        )
+    from pycuda import curandom
+
+    x = curandom.rand((300,)).get()
+    assert (x >= 0).all()
+    assert 0.35 < x.mean() < 0.65
+    if not curand_header():
+        pytest.skip("the generators need NVIDIA's header: pip install nvidia-curand")
+    y = curandom.XORWOWRandomNumberGenerator().gen_normal(3000, F32).get()
+    assert abs(y.mean()) < 0.1
+    assert 0.9 < y.std() < 1.1
 
 
 def test_pycudas_own_argument_checks(module):

@@ -1,5 +1,6 @@
 """The PyCUDA wheel: what does not need a build of minutes."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -54,6 +55,33 @@ def test_stub_defines_what_the_headers_declare(tmp_path):
     ).stdout
     assert " T cuInit" in symbols
     assert " T cuProfilerStart" in symbols
+
+
+def test_curands_functions_are_looked_for_when_called(tmp_path):
+    """The library need not be there: an import that fails for want of 100 MB would be no help."""
+    pycuda_wheel._write_curand(tmp_path)
+    extension = tmp_path / "extension.so"
+    whole = ["-Wl,--whole-archive", "-lcurand", "-Wl,--no-whole-archive", "-ldl"]
+    code = '#include "curand.h"\nextern "C" int version() { int v = 0; curandGetVersion(&v); return v; }'
+    code += '\nextern "C" int vectors() {\n#include "curand.h"\n'  # twice: PyCUDA includes it twice
+    code += "curandDirectionVectors32_t* p; return curandGetDirectionVectors32(&p, CURAND_DIRECTION_VECTORS_32_JOEKUO6); }"
+    command = [
+        "g++",
+        "-shared",
+        "-fPIC",
+        "-x",
+        "c++",
+        f"-I{tmp_path}",
+        "-",
+        "-x",
+        "none",
+        f"-L{tmp_path}",
+        *whole,
+    ]
+    subprocess.run([*command, "-o", extension], input=code, text=True, check=True)
+    functions = ctypes.CDLL(str(extension))
+    assert functions.version() >= 10400
+    assert functions.vectors() in (0, 101)  # CURAND_STATUS_NOT_INITIALIZED, unless the library is there
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path):
