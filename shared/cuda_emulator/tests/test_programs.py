@@ -20,7 +20,7 @@ BUGS = [
     ("copy_the_wrong_way_round", CALL, "the order is to, from, bytes, kind"),
     ("device_pointer_on_the_host", "host access", "host code reads device memory"),
     ("filter_too_large", CALL, "20 bytes at offset 0 do not fit the variable's 12"),
-    # ("histogram_without_atomics", "race", "atomicAdd"),  # with races in global memory
+    ("histogram_without_atomics", "race", "likely: several threads update one element (atomicAdd()"),
     ("host_pointer_to_kernel", BOUNDS, "a host pointer"),
     ("index_overflows", "integer overflow", "69999 * 40000 does not fit in 'int'"),
     ("matmul_tile_overwritten", "race", "a missing barrier before shared memory is written again"),
@@ -31,7 +31,7 @@ BUGS = [
     ("shared_bytes_forgotten", BOUNDS, "of which the launch asked for 64 bytes"),
     ("shuffle_in_a_branch", "absent lane", "which has returned"),
     ("softmax_maximum_overwritten", "race", "of s, byte 0 is not ordered after a"),
-    # ("stencil_in_place", "race", "another"),  # with races in global memory
+    ("stencil_in_place", "race", "an array that is written in place while other threads still read it"),
     ("too_many_threads", CALL, "block (2048, 1, 1) exceeds (1024, 1024, 64)"),
     ("total_never_set_to_zero", "uninitialised shared memory", "total, byte 0 was not written before"),
     ("use_after_free", "use after free", "argument 1 of the kernel"),
