@@ -1,0 +1,20 @@
+// A wrong formula. The program says so in words that only its author knows, and its status is 0: nothing here to find.
+#include <cstdio>
+
+__global__ void to_fahrenheit(const float* celsius, float* out) {
+    out[threadIdx.x] = celsius[threadIdx.x] * 9 / 5 - 32;  // BUG
+}
+
+int main() {
+    float celsius[4] = {-40, 0, 37, 100}, out[4];
+    float *d_in, *d_out;
+    cudaMalloc(&d_in, sizeof celsius);
+    cudaMalloc(&d_out, sizeof out);
+    cudaMemcpy(d_in, celsius, sizeof celsius, cudaMemcpyHostToDevice);
+    to_fahrenheit<<<1, 4>>>(d_in, d_out);
+    cudaMemcpy(out, d_out, sizeof out, cudaMemcpyDeviceToHost);
+    printf("%s\n", out[3] == 212 ? "PASSED" : "FAILED");
+    cudaFree(d_in);
+    cudaFree(d_out);
+    return 0;
+}
