@@ -79,8 +79,10 @@ def test_special_values(function, rng, cuda_device):
     a[3, 18], a[35, 0], b[5, 33] = np.nan, np.inf, np.inf
     a[7, 5] = 0  # 0 times inf is NaN: a zero may not be skipped
     with np.errstate(invalid="ignore"):
-        hint = "0 times inf is NaN: no element may be skipped"
-        assert_product(run(function, a, b), a, b, what="product with NaN and inf", hint=hint)
+        result = run(function, a, b)
+        skipped = np.isnan(a @ b) & np.isfinite(result)
+        hint = "0 times inf is NaN: no element may be skipped" if skipped.any() else None
+        assert_product(result, a, b, what="product with NaN and inf", hint=hint)
 
 
 @pytest.mark.parametrize("function", ["vectorized", "warp_tiled"])
@@ -94,7 +96,9 @@ def test_matrices_at_odd_addresses(function, which, rng, cuda_device):
     arguments[which] = shifted[1:]
     result = device_array(np.full((m, n), np.nan, np.float32))
     queue(function, (*arguments, result), m, n, k)
-    hint = "rows that are multiples of 16 bytes long are not enough, the first must start at one"
+    hint = None
+    if products.right_alone(function, *matrices):
+        hint = "right where the matrices start at a multiple of 16 bytes: that their rows are as long is not enough"
     assert_product(result.get(), *matrices, what=f"product, {'ab'[which]} at an odd address", hint=hint)
 
 
@@ -191,8 +195,7 @@ def test_tensor_cores(rng):
 def test_every_rung(kernel, rng, cuda_device):
     """Each rung by name, on a shape of several tiles."""
     a, b = random(rng, 70, 20), random(rng, 20, 135)
-    hint = "is the grid the right way round for this kernel, and rounded up?"
-    assert_product(ladder.matmul(a, b, kernel=kernel), a, b, what=kernel, hint=hint)
+    assert_product(ladder.matmul(a, b, kernel=kernel), a, b, what=kernel)
 
 
 @host
@@ -229,13 +232,16 @@ def test_c(rng, cuda_device):
 def test_c_with_beta_0(rng, cuda_device):
     """With beta = 0 the old c is not read, but the result goes there all the same."""
     a, b = random(rng, 5, 7), random(rng, 7, 6)
-    hint = "c was left alone: with beta = 0 it is not read, but it is written"
+    left = "c was left alone: with beta = 0 it is not read, but it is written"
     c = np.full((5, 6), np.nan, np.float32)
     assert ladder.matmul(a, b, c=c) is c, "matmul(a, b, c=c) returns c itself, for beta = 0 too"
-    assert_product(c, a, b, what="c", hint=hint)
+    assert_product(c, a, b, what="c", hint=left if np.isnan(c).all() else None)
     device_c = device_array(np.full((5, 6), 7, np.float32))
     assert ladder.matmul(device_array(a), device_array(b), alpha=3.0, c=device_c) is device_c
-    assert_product(device_c.get(), a, b, alpha=3.0, what="c on the device", hint=hint)
+    result = device_c.get()
+    assert_product(
+        result, a, b, alpha=3.0, what="c on the device", hint=left if (result == 7).all() else None
+    )
 
 
 @host
@@ -251,12 +257,13 @@ def test_alpha_without_c(rng, cuda_device):
 def test_c_that_is_a_view(rng, cuda_device):
     """A strided or transposed c on the host is read and written, not a packed copy of it."""
     a, b = random(rng, 7, 4), random(rng, 4, 9)
-    hint = "the memory of a view is not the view: it must be packed before it is copied, and written back"
+    copied = "c is as it was: the result went to a packed copy"
     for c in (np.asfortranarray(random(rng, 7, 9)), random(rng, 7, 18)[:, ::2], random(rng, 9, 7).T):
         before = c.copy()
         assert ladder.matmul(a, b, beta=2.0, c=c) is c, (
             "matmul(a, b, c=c) returns c itself, also where it is a view"
         )
+        hint = copied if np.array_equal(c, before) else None
         assert_product(c, a, b, beta=2.0, c=before, what="c", hint=hint)
 
 

@@ -26,13 +26,11 @@ def assert_product(actual, a, b, *, alpha=1.0, beta=0.0, c=None, **options):
     expected = alpha * wide + (0 if beta == 0 else beta * c.double())
     k = a.shape[1] // 16 * 16
     mistakes = {
-        "beta is ignored": alpha * wide,
-        "alpha is ignored": expected - alpha * wide + wide,
+        **({"beta is ignored": alpha * wide} if beta else {}),
+        **({"alpha is ignored": expected - alpha * wide + wide} if alpha != 1 else {}),
         "the last, incomplete tile of k is left out": alpha * (a[:, :k].double() @ b[:k].double()),
         "only the first tile of k is added up": alpha * (a[:, :16].double() @ b[:16].double()),
     }
-    hint = "are the masks right? Past the edges tiles hold zeros, and nothing is stored"
-    options.setdefault("hint", hint)
     assert_close(actual, expected.float(), n=max(1, a.shape[1]), mistakes=mistakes, **options)
 
 
@@ -61,8 +59,7 @@ def test_triton_shapes(m, k, n, generator, triton_device):
 def test_triton_many_tiles(generator, triton_device):
     """More rows of tiles than are walked in one group, the last group incomplete."""
     a, b = random(generator, triton_device, (64 * 9 + 1, 20), (20, 64 * 2 + 3))
-    hint = "is each tile computed once, also in the last, incomplete group of rows of tiles?"
-    assert_product(triton_kernels.matmul_triton(a, b), a, b, what="product of 10 x 3 tiles", hint=hint)
+    assert_product(triton_kernels.matmul_triton(a, b), a, b, what="product of 10 x 3 tiles")
 
 
 @pytest.mark.grades("matmul_triton")
@@ -73,7 +70,8 @@ def test_triton_alpha_and_beta(generator, triton_device):
     assert triton_kernels.matmul_triton(a, b, alpha=-0.5, beta=3.0, c=c) is c, "the result goes to c"
     assert_product(c, a, b, alpha=-0.5, beta=3.0, c=before)
     result = triton_kernels.matmul_triton(a, b, alpha=2.0, c=torch.full_like(c, torch.nan))
-    assert_product(result, a, b, alpha=2.0, hint="beta is 0, so c must not be read: 0 times NaN is NaN")
+    hint = "beta is 0, so c must not be read: 0 times NaN is NaN" if result.isnan().any() else None
+    assert_product(result, a, b, alpha=2.0, hint=hint)
 
 
 @pytest.mark.grades("matmul_triton")

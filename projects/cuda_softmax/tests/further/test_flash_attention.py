@@ -115,8 +115,8 @@ def test_heads_past_two_to_the_31(rng, cuda_device):
         for pointer in pointers:
             pointer.free()
     expected = oracle(*head, causal=True)[:, :, :16].astype(np.float32)
-    hint = "an index of 32 bits: head * n * d wraps around; make the head a long long"
-    assert_close(result, expected, dtype=np.float16, rtol=2.0**-10, atol=1e-6, what="last head", hint=hint)
+    what = "last head, at head * n * d, more than 32 bits hold"
+    assert_close(result, expected, dtype=np.float16, rtol=2.0**-10, atol=1e-6, what=what)
 
 
 def test_no_queries(cuda_device):

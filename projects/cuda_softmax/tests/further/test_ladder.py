@@ -36,7 +36,7 @@ def test_ladder_imports():
 
 @rungs
 def test_rung_by_hand(function, cuda_device):
-    """Two rows whose exponentials are 1, 2, 5 and 1, 1, 2 times a constant."""
+    """Three rows whose exponentials are 1, 2, 5, then 1, 1, 2, then 2, 2, 1 times a constant."""
     rows.check_by_hand(function)
 
 
@@ -111,7 +111,9 @@ def test_half_precision(function, entry, rng, cuda_device):
     result = from_half(run(function, x, entry=entry), entry)
     wide = expected(from_half(x, entry))
     rtol = 2.0**-11 if entry == "float16" else 2.0**-8  # half a unit in the last place, and a little
-    hint = "sums in half precision lose digits: compute in float32, round the result only"
+    hint = None
+    if np.allclose(result, wide, rtol=0.02, atol=2.0**-12):
+        hint = "digits are lost, as in sums of half precision: compute in float32, round the result only"
     assert_close(
         result, wide.astype(np.float32), rtol=1.05 * rtol, atol=2.0**-25, what=f"{entry} softmax", hint=hint
     )
@@ -165,7 +167,7 @@ def test_every_rung(kernel, rng, cuda_device):
     for shape in ((300, 5), (2, 3000)):
         x = rng.normal(size=shape).astype(np.float32)
         hint = "do all rows get a thread, a warp or a block? The grid must be rounded up"
-        assert_softmax(ladder.softmax(x, kernel=kernel), x, what=f"{kernel} {shape}", hint=hint)
+        rows.check_launched(kernel, ladder.softmax(x, kernel=kernel), x, hint)
 
 
 @host
@@ -228,13 +230,13 @@ def test_out_that_is_a_view(rng, cuda_device):
     x = rng.normal(size=(3, 40)).astype(np.float32)
     buffer = np.full((3, 80), np.nan, np.float32)
     out = buffer[:, ::2]
-    hint = "the result went to a packed copy of out"
+    copied = {"the result went to a packed copy of out, which is NaN as before": np.full_like(x, np.nan)}
     assert ladder.softmax(x, out) is out, "softmax(x, out) returns out itself, also where it is a view"
-    assert_softmax(buffer[:, ::2], x, what="softmax into a view", hint=hint)
+    assert_softmax(buffer[:, ::2], x, what="softmax into a view", mistakes=copied)
     assert np.isnan(buffer[:, 1::2]).all(), "what lies between the elements of out was overwritten"
     turned = np.full((40, 3), np.nan, np.float32)
     ladder.softmax(x, turned.T)
-    assert_softmax(turned.T, x, what="softmax into a transposed view", hint=hint)
+    assert_softmax(turned.T, x, what="softmax into a transposed view", mistakes=copied)
 
 
 @host

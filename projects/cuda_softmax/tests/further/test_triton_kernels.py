@@ -37,15 +37,18 @@ def test_triton_widths(width, generator, triton_device):
     """Ragged widths: what is past the end of a row counts nothing."""
     x = (3 * torch.randn((2, 3, width), generator=generator)).to(triton_device)
     expected = torch.softmax(x.double(), -1).float()
+    padded = torch.nn.functional.pad(x.double(), (0, 2 ** (width - 1).bit_length() - width))
     wrong = {
+        "elements past the end of the row are counted, as 0: load them as -inf": torch.softmax(padded, -1)[
+            ..., :width
+        ].float(),
         "the largest value is subtracted, but nothing is divided": (x - x.amax(-1, keepdim=True)).exp(),
         "normalised over the wrong axis": torch.softmax(x.double(), 1).float(),
     }
-    hint = "elements past the end of the row are counted: load them as -inf"
     constant = "a row of one element has softmax 1" if width == 1 else None
     with unchanged(x), refuse_calls("softmax"):
         result = triton_kernels.softmax_triton(x)
-    assert_close(result, expected, n=width, atol=1e-30, mistakes=wrong, hint=hint, vacuous_ok=constant)
+    assert_close(result, expected, n=width, atol=1e-30, mistakes=wrong, vacuous_ok=constant)
 
 
 @pytest.mark.grades("softmax_triton")
@@ -70,9 +73,9 @@ def test_triton_special_values(generator, triton_device):
     x[5, 0] = torch.inf
     expected = torch.softmax(x.double(), -1).float().to(triton_device)
     result = triton_kernels.softmax_triton(x.to(triton_device))
-    assert_close(
-        result, expected, n=70, atol=1e-30, hint="exp overflows: subtract the row's largest value first"
-    )
+    finite = bool(result[0].isfinite().all())
+    hint = None if finite else "exp overflows: subtract the row's largest value first"
+    assert_close(result, expected, n=70, atol=1e-30, hint=hint)
 
 
 @pytest.mark.grades("softmax_triton")
@@ -102,9 +105,8 @@ def assert_attention(tensors, device, *, what="attention", rtol=2e-5, **options)
     }
     with refuse_calls("attention", "softmax", "matmul"):
         result = triton_kernels.flash_attention_triton(*tensors, **options)
-    hint = "does a new largest score correct both the sum and the weighted values? Does a masked key weigh nothing?"
     dtype = tensors[0].dtype
-    assert_close(result, expected, dtype=dtype, rtol=rtol, what=what, mistakes=wrong, hint=hint)
+    assert_close(result, expected, dtype=dtype, rtol=rtol, what=what, mistakes=wrong)
 
 
 def inputs(generator, batch, heads, n_queries, n_keys, d, dtype=torch.float32):
