@@ -62,7 +62,9 @@ KEYWORDS = {
     "__forceinline__": "inline __attribute__((always_inline))",
     **dict.fromkeys(("__device__", "__host__", "__managed__"), ""),
 }
-KEYWORD = re.compile(rf'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|\b(?:{"|".join(KEYWORDS)})\b')  # or a string, which stays
+KEYWORD = re.compile(
+    rf'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|\b(?:{"|".join(KEYWORDS)})\b'
+)  # or a string, which stays
 NAMESPACE = re.compile(r"\b(?:inline\s+)?namespace\b([\w\s:]*)\{|\{|\}")
 OPEN, CLOSE = dict(zip("([{<", ")]}>", strict=True)), dict(zip(")]}>", "([{<", strict=True))
 
@@ -276,12 +278,12 @@ def variables(text: Text, keywords: str) -> str:
     names = set()
     for match in re.finditer(rf"\b(?:{keywords})\b", text.plain):
         declaration = text.plain[match.end() : text.plain.find(";", match.end())]
-        declaration = re.sub(ATTRIBUTE, "", declaration)
+        declaration = re.sub(r"\[[^\]]*\]", "", re.sub(ATTRIBUTE, "", declaration))
         if re.match(r"[^={]*\(", declaration):
             continue  # a function
         inside = [name for low, high, name in functions if low < match.start() < high]
         for part in _split(declaration):
-            name = re.search(r"(\w+)\s*$", re.sub(r"\[[^\]]*\]", "", re.split(r"[={]", part)[0]))
+            name = re.search(r"(\w+)\s*$", re.split(r"[={]", part)[0])
             names |= {f"{inside[-1] if inside else ''}::{name[1]}"} if name else set()
     return f" {' '.join(sorted(names))} "
 

@@ -37,7 +37,7 @@ __global__ void rows(float* x) {
     x[0] = s[1][2];
 }
 static __global__ __launch_bounds__(64, 2) void bounded(float* x) {
-    static __shared__ float t[2], u;
+    static __shared__ float t[2 * (1 + 1)], u;
     t[0] = 7, u = 0;
     x[0] = t[0] + u;
 }
