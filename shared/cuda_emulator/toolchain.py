@@ -20,6 +20,7 @@ from .source import UnsupportedError, host_source, named, refuse_header
 
 HERE = Path(__file__).resolve().parent
 DRIVER = "libcuda.so.1"
+TRANSLATION = ("source", "kernels", "text")  # what an object depends on beside the headers and the flags
 # The compiler may not merge, vectorise or drop accesses: the hooks must see what the kernel asks for. -fno-tree-sra
 # keeps a float4 whole. Local statics of templates must not be shared between modules (-fno-gnu-unique).
 # Local statics get no locks (-fno-threadsafe-statics): the driver refuses those that would need one.
@@ -105,7 +106,9 @@ def _contents(folder: str) -> bytes:
 
 def own_code() -> str:
     """Return a digest of what makes objects of kernel files."""
-    return digest(_contents("include"), (HERE / "source.py").read_bytes(), compiler())
+    return digest(
+        _contents("include"), *((HERE / f"{name}.py").read_bytes() for name in TRANSLATION), compiler()
+    )
 
 
 def driver_path() -> Path:

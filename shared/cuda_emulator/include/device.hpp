@@ -8,6 +8,7 @@
 // Without them abs(-0.5f) would be the integer one.
 #include <math.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cmath>
