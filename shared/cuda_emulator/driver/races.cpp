@@ -50,9 +50,9 @@ struct Page {
 uint32_t launch_epoch = 1;
 uintptr_t last_load;
 static uint32_t epoch = 1, block_epoch = 1;
-// seen[t][l]: up to which of its own clock thread t has seen lane l of its warp. Only __syncwarp moves it: a shuffle
-// orders no memory.
-static uint32_t seen[MAX_THREADS][WARP];
+// Each thread has a clock, which __syncwarp moves (a shuffle orders no memory). seen[t][l]: up to which of its clock thread
+// t has seen lane l of its warp. Never reset either: what was seen before this block is below all clocks of this block.
+static uint32_t clocks[MAX_THREADS], seen[MAX_THREADS][WARP];
 static std::vector<SharedCell> static_cells, dynamic_cells;
 static std::vector<uint32_t> block_epochs;  // of this launch's blocks, in the order in which they run
 static uint32_t step;                       // of the access that is being checked; 0 where it is not volatile
@@ -72,7 +72,7 @@ struct Touch {
 static Past now(const Touch& touch) {
     const unsigned me = launch.current;
     Past past{};
-    past.epoch = epoch, past.clock = seen[me][me % WARP], past.pc = uint32_t(touch.pc - launch.module->base);
+    past.epoch = epoch, past.clock = clocks[me], past.pc = uint32_t(touch.pc - launch.module->base);
     past.thread = me, past.step = step, past.relaxed = touch.relaxed;
     return past;
 }
@@ -152,7 +152,7 @@ static void note_atomic(Others& others, uintptr_t word, const Past& past, bool o
         handovers.push_back({&others, others.atomic});
     }
     others.atomic = past;
-    seen[me][me % WARP]++;
+    clocks[me]++;
 }
 
 // --- what orders two accesses ----------------------------------------------------------------------------------------
@@ -176,13 +176,12 @@ void warp_synced(unsigned first_thread, unsigned mask) {
     uint32_t joined[WARP] = {};
     const unsigned lanes = std::min<unsigned>(WARP, launch.threads.size() - first_thread);
     for (unsigned l = 0; l < lanes; l++)
-        if (mask >> l & 1)
-            for (unsigned k = 0; k < WARP; k++) joined[k] = std::max(joined[k], seen[first_thread + l][k]);
-    for (unsigned l = 0; l < lanes; l++)
         if (mask >> l & 1) {
-            memcpy(seen[first_thread + l], joined, sizeof joined);
-            seen[first_thread + l][l]++;
+            for (unsigned k = 0; k < WARP; k++) joined[k] = std::max(joined[k], seen[first_thread + l][k]);
+            joined[l] = clocks[first_thread + l]++;
         }
+    for (unsigned l = 0; l < lanes; l++)
+        if (mask >> l & 1) memcpy(seen[first_thread + l], joined, sizeof joined);
 }
 
 // --- a race in words -------------------------------------------------------------------------------------------------
@@ -427,6 +426,14 @@ void check_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned si
     const unsigned granule = launch.module->granule, shift = granule == 4 ? 2 : granule - 1;
     SharedCell* const cells = dynamic ? dynamic_cells.data() : static_cells.data();
     const Touch touch{address, size, access, false, pc, nullptr};
+    if (access == Access::load && size == granule && !(offset & (granule - 1))) {
+        // The usual case: a word that was written in this block before the last barrier.
+        SharedCell& cell = cells[offset >> shift];
+        if (cell.write.past.epoch >= block_epoch && cell.write.past.epoch < epoch && cell.others.atomic.epoch != epoch) {
+            remember_read<false>(cell.others, now(touch));
+            return;
+        }
+    }
     const uintptr_t base = address - offset;
     for (uintptr_t i = offset >> shift; i <= (offset + size - 1) >> shift; i++)
         check_shared_word(cells[i], base + (i << shift), granule, touch);
@@ -499,6 +506,8 @@ void forget_shadow(Shadow& shadow) {
 // The first write of a launch: from now on its reads are recorded as well.
 static void start_recording(Shadow& shadow) {
     shadow.written = launch_epoch;
+    for (Range& range : recent)
+        if (range.shadow == &shadow) range.written = launch_epoch;
     if (shadow.pages && shadow.granule == launch.module->granule) return;
     forget_shadow(shadow);
     shadow.granule = launch.module->granule;
@@ -569,6 +578,7 @@ void begin_races() {
     static_cells.resize(std::max(static_cells.size(), (module.shared_high - module.shared_low) / module.granule + 1));
     dynamic_cells.resize(std::max(dynamic_cells.size(), launch.dynamic_bytes / module.granule + 1));
     launch_epoch = ++epoch;  // nothing of another launch is of this one
+    for (uint32_t& clock : clocks) clock++;
     same_value.waits = same_value_waits = false;
     step = 0;
     lockstep_places.clear();
@@ -588,10 +598,6 @@ void begin_block_races() {
     block_epochs.push_back(epoch);
     acquired.clear();
     handovers.clear();
-    for (unsigned t = 0; t < launch.threads.size(); t++) {
-        memset(seen[t], 0, sizeof seen[t]);
-        seen[t][t % WARP] = 1;
-    }
 }
 
 void barrier_of_races() {
