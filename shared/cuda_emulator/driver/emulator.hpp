@@ -274,8 +274,10 @@ void barrier_passed();       // everything before is ordered before everything a
 
 // --- races.cpp -------------------------------------------------------------------------------------------------------
 
-extern uint32_t launch_epoch;  // Shadow::written of an array that this launch has written
 extern uintptr_t last_load;    // of global memory, by the thread that runs
+// Reads are recorded of arrays whose Shadow::written is not below: those that this launch has written, and of a small launch
+// all, since the write may still come.
+extern uint32_t recorded_from;
 extern bool same_value_waits;
 void begin_races();  // of a launch
 void begin_block_races();

@@ -194,7 +194,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, Fo
             if (const Overflow* overflow = overflow_behind(range->low, range->bytes, address, size))
                 fail_overflowed_index(*overflow);
         if (misaligned) fail_alignment(address, size, access, pc);
-        if (access != Access::load || relaxed || range->written >= launch_epoch)
+        if (access != Access::load || relaxed || range->written >= recorded_from)
             check_global(*range->shadow, address, size, access, relaxed, pc);
         if (access == Access::load) last_load = address;
     }
