@@ -63,7 +63,7 @@ static void complete_collective(unsigned warp, unsigned lanes, unsigned mask) {
             me.result = op == WARP_ADD ? sum : op == WARP_MIN ? low : high;
         }
     }
-    if (op == WARP_SYNC && launch.module->info->checked) warp_synced(warp, mask);
+    if (op == WARP_SYNC && launch.checked) warp_synced(warp, mask);
     for (unsigned l = 0; l < lanes; l++)
         if (in(l) && &lane[l] != &current()) lane[l].state = State::ready;
     current().state = State::ready;

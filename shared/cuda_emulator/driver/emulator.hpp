@@ -179,7 +179,9 @@ struct Launch {
     Module* module = nullptr;
     std::vector<Thread> threads;
     unsigned current = 0;        // thread number inside the block
+    bool checked = false;         // the module has all hooks, not only those of volatile accesses
     bool running_thread = false;  // false while the scheduler works
+    bool watched = false;         // a thread runs, and its module is checked
     uintptr_t stacks_low = 0, stacks_bytes = 0;
     char* dynamic_shared = nullptr;
     size_t dynamic_bytes = 0;
@@ -201,6 +203,10 @@ void suspect(Finding finding);            // the same, but the thread goes on un
 void check_timeout(uintptr_t pc);
 double now_s();
 std::string thread_name(unsigned number);  // "thread (3,1,0)"
+inline void set_running(bool thread) {
+    launch.running_thread = thread;
+    launch.watched = thread && launch.checked;
+}
 inline Thread& current() { return launch.threads[launch.current]; }
 inline unsigned warp_of(unsigned thread) { return thread & ~(WARP - 1); }
 void wait_as(State state);                     // hands control back to the scheduler until it lets this thread go on
@@ -253,6 +259,7 @@ bool unregister_host(uintptr_t address);
 struct Range {
     uintptr_t low = 1, bytes = 0;
     Shadow* shadow = nullptr;
+    uint32_t written = 0;  // the shadow's
 };
 extern Range recent[4];
 
@@ -267,8 +274,10 @@ void barrier_passed();       // everything before is ordered before everything a
 
 // --- races.cpp -------------------------------------------------------------------------------------------------------
 
-extern uint32_t launch_epoch;  // Shadow::written of an array that this launch has written
 extern uintptr_t last_load;    // of global memory, by the thread that runs
+// Reads are recorded of arrays whose Shadow::written is not below: those that this launch has written, and of a small launch
+// all, since the write may still come.
+extern uint32_t recorded_from;
 extern bool same_value_waits;
 void begin_races();  // of a launch
 void begin_block_races();

@@ -66,9 +66,9 @@ void wait_as(State state) {
     if (same_value_waits) finish_same_value();
     last_load = 0;
     thread.state = state;
-    launch.running_thread = false;
+    set_running(false);
     thread.fiber.leave();
-    launch.running_thread = true;
+    set_running(true);
 }
 
 void note(Finding& finding, unsigned thread) {
@@ -104,7 +104,7 @@ void fail(Finding finding) {
 
 static void thread_body() {
     emulator_kernel const& kernel = *launch.function->kernel;
-    launch.running_thread = true;
+    set_running(true);
     kernel.call(kernel.function, reinterpret_cast<void**>(launch.arguments.data()));
     wait_as(State::done);
     __builtin_trap();
@@ -125,7 +125,7 @@ static void run_thread(unsigned number_) {
     Thread& thread = launch.threads[number_];
     threadIdx = thread.index;
     thread.fiber.enter();
-    launch.running_thread = false;
+    set_running(false);
 }
 
 // Runs every ready thread once, in the schedule's order; false when none was ready.
@@ -387,6 +387,7 @@ Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared
     const size_t n = (size_t)block.x * block.y * block.z;
     launch.function = &function;
     launch.module = function.module;
+    launch.checked = function.module->info->checked;
     launch.failed = launch.suspects = launch.overflowed = false;
     launch.deadline = now_s() + settings.timeout_s;
     launch.threads.assign(n, Thread{});
@@ -405,7 +406,7 @@ Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared
         CrashGuard guard;
         if (sigsetjmp(crash_exit, 1) == 0) run_blocks(grid);
     }
-    launch.running_thread = false;
+    set_running(false);
     fflush(stdout);  // what the kernel has printed comes before what the host prints next
     if (settings.counting && !launch.failed) end_counting(function.name);
     report_warnings();

@@ -9,11 +9,23 @@
 namespace emulator {
 
 bool has_read[MAX_THREADS];
-static bool checked;  // the running module has all hooks, not only those for volatile accesses
+
+// The variables that the kernel may use: another kernel's are out of its bounds.
+struct Span {
+    uintptr_t low, high;
+};
+static std::vector<Span> shared_spans;
+
+static bool usable(const Variable& v) {
+    return !v.kernel || v.kernel == reinterpret_cast<uintptr_t>(launch.function->kernel->function);
+}
 
 void begin_memory_checks() {
-    checked = launch.module->info->checked;
-    if (checked) begin_races();
+    if (!launch.checked) return;
+    shared_spans.clear();
+    for (const Variable& v : launch.module->shared)
+        if (usable(v)) shared_spans.push_back({v.low, v.high});
+    begin_races();
 }
 
 void begin_block_memory() {
@@ -21,19 +33,15 @@ void begin_block_memory() {
         memset(reinterpret_cast<void*>(variable.low), 0xFF, variable.high - variable.low);
     memset(launch.dynamic_shared, 0xFF, launch.dynamic_bytes);
     if (settings.counting) flush_requests();
-    if (checked) begin_block_races();
+    if (launch.checked) begin_block_races();
 }
 
 void barrier_passed() {
-    if (checked) barrier_of_races();
+    if (launch.checked) barrier_of_races();
     if (settings.counting) flush_requests();
 }
 
 // --- every load and store --------------------------------------------------------------------------------------------
-
-static bool usable(const Variable& v) {  // by the kernel that runs
-    return !v.kernel || v.kernel == reinterpret_cast<uintptr_t>(launch.function->kernel->function);
-}
 
 // "4 bytes past the end of tile, which has 128 bytes": the variable that was probably meant.
 static std::string beside_a_variable(uintptr_t address) {
@@ -83,8 +91,8 @@ void check_timeout(uintptr_t pc) {
 }
 
 static bool in_shared_variable(uintptr_t address, unsigned size) {
-    for (const Variable& v : launch.module->shared)
-        if (address >= v.low && address + size <= v.high) return usable(v);
+    for (const Span& span : shared_spans)
+        if (address >= span.low && address + size <= span.high) return true;
     return false;
 }
 
@@ -124,13 +132,17 @@ static Range* find_range(uintptr_t address, unsigned size, Access access, uintpt
     const auto* entry = find_allocation(address);
     if (!entry || address + size > entry->first + entry->second.bytes) fail_address(address, size, access, pc);
     for (int i = 3; i > 0; i--) recent[i] = recent[i - 1];
-    recent[0] = {entry->first, entry->second.bytes, entry->second.shadow};
+    recent[0] = {entry->first, entry->second.bytes, entry->second.shadow, entry->second.shadow->written};
     return recent;
 }
 
+// The host's own code, a constructor, or hooks for the lockstep only.
+static void on_unwatched_access(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
+    if (!launch.running_thread) on_host_access(address, size, access, pc);
+}
+
 static inline void on_access(uintptr_t address, unsigned size, Access access, Form form, uintptr_t pc) {
-    if (!launch.running_thread) return on_host_access(address, size, access, pc);
-    if (!checked) return;  // the hooks are for the lockstep only
+    if (!launch.watched) return on_unwatched_access(address, size, access, pc);
     if (same_value_waits) {
         finish_same_value();
         if (launch.failed) wait_as(State::done);
@@ -182,7 +194,7 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, Fo
             if (const Overflow* overflow = overflow_behind(range->low, range->bytes, address, size))
                 fail_overflowed_index(*overflow);
         if (misaligned) fail_alignment(address, size, access, pc);
-        if (access != Access::load || relaxed || range->shadow->written >= launch_epoch)
+        if (access != Access::load || relaxed || range->written >= recorded_from)
             check_global(*range->shadow, address, size, access, relaxed, pc);
         if (access == Access::load) last_load = address;
     }
@@ -192,7 +204,8 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, Fo
 // A volatile access of shared memory: the lanes of a warp wait for each other before it, as if they ran in lockstep. So
 // they read what the step before has written: PyCUDA's reductions rely on that, without a __syncwarp().
 static void on_volatile_access(uintptr_t address, unsigned size, Access access, uintptr_t pc) {
-    if (!launch.running_thread || address - launch.stacks_low < launch.stacks_bytes) return;
+    if (!launch.running_thread) return on_host_access(address, size, access, pc);
+    if (address - launch.stacks_low < launch.stacks_bytes) return;  // a local variable
     const Module& module = *launch.module;
     if (address - reinterpret_cast<uintptr_t>(launch.dynamic_shared) < launch.dynamic_bytes ||
         address - module.shared_low < module.shared_high - module.shared_low) {

@@ -47,12 +47,14 @@ struct Page {
     Others* others;
 };
 
-uint32_t launch_epoch = 1;
+static uint32_t launch_epoch = 1;
 uintptr_t last_load;
+uint32_t recorded_from;
+static unsigned early_reads;  // that are left
 static uint32_t epoch = 1, block_epoch = 1;
-// seen[t][l]: up to which of its own clock thread t has seen lane l of its warp. Only __syncwarp moves it: a shuffle
-// orders no memory.
-static uint32_t seen[MAX_THREADS][WARP];
+// Each thread has a clock, which __syncwarp moves (a shuffle orders no memory). seen[t][l]: up to which of its clock thread
+// t has seen lane l of its warp. Never reset either: what was seen before this block is below all clocks of this block.
+static uint32_t clocks[MAX_THREADS], seen[MAX_THREADS][WARP];
 static std::vector<SharedCell> static_cells, dynamic_cells;
 static std::vector<uint32_t> block_epochs;  // of this launch's blocks, in the order in which they run
 static uint32_t step;                       // of the access that is being checked; 0 where it is not volatile
@@ -72,7 +74,7 @@ struct Touch {
 static Past now(const Touch& touch) {
     const unsigned me = launch.current;
     Past past{};
-    past.epoch = epoch, past.clock = seen[me][me % WARP], past.pc = uint32_t(touch.pc - launch.module->base);
+    past.epoch = epoch, past.clock = clocks[me], past.pc = uint32_t(touch.pc - launch.module->base);
     past.thread = me, past.step = step, past.relaxed = touch.relaxed;
     return past;
 }
@@ -152,7 +154,7 @@ static void note_atomic(Others& others, uintptr_t word, const Past& past, bool o
         handovers.push_back({&others, others.atomic});
     }
     others.atomic = past;
-    seen[me][me % WARP]++;
+    clocks[me]++;
 }
 
 // --- what orders two accesses ----------------------------------------------------------------------------------------
@@ -176,13 +178,12 @@ void warp_synced(unsigned first_thread, unsigned mask) {
     uint32_t joined[WARP] = {};
     const unsigned lanes = std::min<unsigned>(WARP, launch.threads.size() - first_thread);
     for (unsigned l = 0; l < lanes; l++)
-        if (mask >> l & 1)
-            for (unsigned k = 0; k < WARP; k++) joined[k] = std::max(joined[k], seen[first_thread + l][k]);
-    for (unsigned l = 0; l < lanes; l++)
         if (mask >> l & 1) {
-            memcpy(seen[first_thread + l], joined, sizeof joined);
-            seen[first_thread + l][l]++;
+            for (unsigned k = 0; k < WARP; k++) joined[k] = std::max(joined[k], seen[first_thread + l][k]);
+            joined[l] = clocks[first_thread + l]++;
         }
+    for (unsigned l = 0; l < lanes; l++)
+        if (mask >> l & 1) memcpy(seen[first_thread + l], joined, sizeof joined);
 }
 
 // --- a race in words -------------------------------------------------------------------------------------------------
@@ -252,8 +253,9 @@ static Finding race(const Touch& touch, uintptr_t word, const char* before, cons
 static struct {  // a store to what another thread has just stored or read
     bool waits = false;
     uintptr_t address;
-    unsigned size, conflict;  // conflict: a bit per byte
-    char before[16];
+    unsigned size;
+    char before[256];
+    bool conflict[256];  // per byte
     Finding finding;
 } same_value;
 bool same_value_waits;
@@ -263,12 +265,13 @@ static void expect_same_value(const Touch& touch, uintptr_t word, unsigned bytes
     if (touch.size > sizeof same_value.before) fail(finding);
     if (!same_value.waits) {
         same_value.waits = same_value_waits = true;
-        same_value.address = touch.address, same_value.size = touch.size, same_value.conflict = 0;
+        same_value.address = touch.address, same_value.size = touch.size;
+        memset(same_value.conflict, 0, touch.size);
         same_value.finding = finding;
         memcpy(same_value.before, reinterpret_cast<void*>(touch.address), touch.size);
     }
     for (unsigned i = 0; i < touch.size; i++)
-        if (touch.address + i - word < bytes) same_value.conflict |= 1u << i;
+        if (touch.address + i - word < bytes) same_value.conflict[i] = true;
 }
 
 void finish_same_value() {
@@ -276,7 +279,7 @@ void finish_same_value() {
     same_value.waits = same_value_waits = false;
     const char* after = reinterpret_cast<char*>(same_value.address);
     for (unsigned i = 0; i < same_value.size && !launch.failed; i++)
-        if (same_value.conflict >> i & 1 && same_value.before[i] != after[i]) note(same_value.finding, launch.current);
+        if (same_value.conflict[i] && same_value.before[i] != after[i]) note(same_value.finding, launch.current);
 }
 
 static inline uint32_t content(uintptr_t word, unsigned bytes) {
@@ -390,7 +393,9 @@ template <bool GLOBAL>
 [[gnu::noinline]] static void store_in_conflict(const Touch& touch, const Past& other, Past writer, Write& write, Others* others,
                                                 uintptr_t word, unsigned bytes) {
     const bool after_write = &other == &write.past, wrote = after_write || other.wrote;
-    const bool updates = writer.modified && (wrote ? other.modified : write.past.thread == other.thread && write.past.modified);
+    const bool updates = writer.modified && (wrote ? other.modified
+                                                     : write.past.epoch >= launch_epoch && write.past.thread == other.thread &&
+                                                           write.past.modified);
     const bool again = others && (after_write ? rewritten(*others) : is_written(write, *others));
     expect_same_value(touch, word, bytes, race<GLOBAL>(touch, word, wrote ? "write" : "read", other, again, updates));
     if (others) {
@@ -427,6 +432,14 @@ void check_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned si
     const unsigned granule = launch.module->granule, shift = granule == 4 ? 2 : granule - 1;
     SharedCell* const cells = dynamic ? dynamic_cells.data() : static_cells.data();
     const Touch touch{address, size, access, false, pc, nullptr};
+    if (access == Access::load && size == granule && !(offset & (granule - 1))) {
+        // The usual case: a word that was written in this block before the last barrier.
+        SharedCell& cell = cells[offset >> shift];
+        if (cell.write.past.epoch >= block_epoch && cell.write.past.epoch < epoch && cell.others.atomic.epoch != epoch) {
+            remember_read<false>(cell.others, now(touch));
+            return;
+        }
+    }
     const uintptr_t base = address - offset;
     for (uintptr_t i = offset >> shift; i <= (offset + size - 1) >> shift; i++)
         check_shared_word(cells[i], base + (i << shift), granule, touch);
@@ -451,6 +464,7 @@ void check_volatile_shared(bool dynamic, uintptr_t offset, uintptr_t address, un
 
 // --- global memory ---------------------------------------------------------------------------------------------------
 
+constexpr unsigned MOST_EARLY_READS = 1 << 15;
 constexpr size_t MOST_PAGE_BYTES = size_t(1) << 30;  // of records; a warning says so when they do not reach
 static size_t page_bytes;
 static std::vector<char*> spare[2][3];  // [writes or others][granule 1, 2, 4]
@@ -496,9 +510,14 @@ void forget_shadow(Shadow& shadow) {
     shadow.pages = nullptr;
 }
 
-// The first write of a launch: from now on its reads are recorded as well.
-static void start_recording(Shadow& shadow) {
+// The first write of a launch: from now on reads of the array are recorded as well.
+static void note_first_write(Shadow& shadow) {
     shadow.written = launch_epoch;
+    for (Range& range : recent)
+        if (range.shadow == &shadow) range.written = launch_epoch;
+}
+
+static void make_pages(Shadow& shadow) {
     if (shadow.pages && shadow.granule == launch.module->granule) return;
     forget_shadow(shadow);
     shadow.granule = launch.module->granule;
@@ -529,10 +548,12 @@ static inline Page* page_of(Shadow& shadow, size_t i, bool needs_others, uintptr
 void check_global(Shadow& shadow, uintptr_t address, unsigned size, Access access, bool relaxed, uintptr_t pc) {
     if (relaxed && access == Access::store) access = Access::atomic;
     const bool atomic = access == Access::atomic;
-    if (shadow.written < launch_epoch || !shadow.pages) {
+    if (shadow.written < launch_epoch) {
         // A volatile load may be what orders the blocks, so it always counts.
-        if (access == Access::load && !relaxed) return;
-        start_recording(shadow);
+        if (access != Access::load) note_first_write(shadow);
+        else if (!relaxed && !early_reads) return;
+        else if (!relaxed && --early_reads == 0) recorded_from = launch_epoch;
+        make_pages(shadow);
     }
     const unsigned granule = shadow.granule, shift = log2_of(granule), cells = PAGE >> shift;
     const uintptr_t offset = address - shadow.low;
@@ -569,6 +590,7 @@ void begin_races() {
     static_cells.resize(std::max(static_cells.size(), (module.shared_high - module.shared_low) / module.granule + 1));
     dynamic_cells.resize(std::max(dynamic_cells.size(), launch.dynamic_bytes / module.granule + 1));
     launch_epoch = ++epoch;  // nothing of another launch is of this one
+    for (uint32_t& clock : clocks) clock++;
     same_value.waits = same_value_waits = false;
     step = 0;
     lockstep_places.clear();
@@ -576,6 +598,8 @@ void begin_races() {
     released.clear();
     acquired.clear();
     last_load = 0;
+    early_reads = MOST_EARLY_READS;
+    recorded_from = 0;
     const uintptr_t low = module.data_low & ~uintptr_t(15);
     if (module_shadow.low == low && module_shadow.bytes == module.data_high - low) return;
     forget_shadow(module_shadow);
@@ -588,10 +612,6 @@ void begin_block_races() {
     block_epochs.push_back(epoch);
     acquired.clear();
     handovers.clear();
-    for (unsigned t = 0; t < launch.threads.size(); t++) {
-        memset(seen[t], 0, sizeof seen[t]);
-        seen[t][t % WARP] = 1;
-    }
 }
 
 void barrier_of_races() {

@@ -42,6 +42,8 @@ BUGS = [
     ("shift_in_place", 32, 1, (ints(32), I32(32)), BLOCKS),
     ("transpose_in_place", 1, (8, 8), (ints(64), I32(8)), IN_PLACE),
     ("smooth_bytes_in_place", 1, 64, (ints(64).astype(U8), I32(64)), IN_PLACE),
+    ("last_thread_writes_what_all_read", 1, 64, (ints(4), none(64), I32(64)), IN_PLACE),
+    ("last_thread_writes_what_all_read", 4, 16, (ints(4), none(64), I32(64)), "argument 1"),
     ("scatter_onto_one", 1, 64, (ints(64) // 2, none(32)), "write by thread"),
     ("neighbour_blocks_overlap", 3, 32, (none(96),), BLOCKS),
     ("scratch_without_barrier", 2, 64, (none(128), none(128)), "__syncthreads() orders them"),

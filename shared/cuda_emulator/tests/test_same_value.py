@@ -59,6 +59,12 @@ def test_flags(kernels):
         assert (y == 2).all()
 
 
+def test_a_large_struct(kernels):
+    y = np.zeros(5)
+    kernels.launch("struct_by_all", 2, 40, np.arange(4.0), y)
+    np.testing.assert_array_equal(y[:4], np.arange(4))
+
+
 BUGS = {
     "reads_what_may_come": I32,
     "one_of_two_differs": F32,

@@ -47,6 +47,12 @@ extern "C" __global__ void invert_bytes_in_place(unsigned char* a, int n) {
     if (i < n) a[i] = 255 - a[i];
 }
 
+extern "C" __global__ void last_thread_writes_what_all_read(int* a, int* y, int n) {
+    int i = thread_in_grid();
+    y[i] = a[0];  // BUG
+    if (i == n - 1) a[0] = -1;  // BUG
+}  // BUG
+
 // --- two writers -----------------------------------------------------------------------------------------------------
 extern "C" __global__ void scatter_onto_one(const int* where, int* y) {
     y[where[threadIdx.x]] = threadIdx.x;  // BUG

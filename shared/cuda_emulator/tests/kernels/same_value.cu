@@ -84,6 +84,15 @@ extern "C" __global__ void global_flag_read_back(int* flag, int* y) {
     y[blockIdx.x * blockDim.x + threadIdx.x] = seen + *flag;
 }
 
+struct Statistics {
+    double sums[4];
+    int n;
+};
+extern "C" __global__ void struct_by_all(const double* x, Statistics* y) {
+    Statistics s = {{x[0], x[1], x[2], x[3]}, 4};
+    *y = s;
+}
+
 // --- not correct -----------------------------------------------------------------------------------------------------
 extern "C" __global__ void reads_what_may_come(const int* x, int* y) {
     __shared__ int flag;
