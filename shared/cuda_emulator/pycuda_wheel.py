@@ -36,10 +36,11 @@ CUDADRV_LIB_DIR = [{stubs!r}]
 CURAND_LIB_DIR = [{stubs!r}]
 CURAND_LIBNAME = ["curand", "dl"]
 CXXFLAGS = ["-O1", "-g0", "-w"]
+LDFLAGS = ["-Wl,-rpath,$ORIGIN/../nvidia/cu{major}/lib"]
 """
 # pycuda.curandom calls these four functions of cuRAND's library and a fifth for its version; the generators themselves are
-# device code. The library is 100 MB: it is not linked, but looked for when one of the functions is called, and only Sobol's
-# generators call one. CURAND_H is a toolkit's header in small, for where there is none.
+# device code. The library is 100 MB: it is not linked, but looked for when one of the functions is called (beside PyCUDA, by
+# the rpath, is where the package nvidia-curand puts it), and only Sobol's generators call one. CURAND_H is a toolkit's header in small, for where there is none.
 CURAND_H = """\
 #pragma once
 typedef int curandStatus_t;
@@ -150,7 +151,12 @@ def _build(python: str, work: Path, toolkit: Path | None) -> Path:
     source = work / f"pycuda-{VERSION}"
     _write_stub(root / "include", work / "stubs")
     _write_curand(work / "stubs")
-    conf = SITECONF.format(root=str(root), include=str(root / "include"), stubs=str(work / "stubs"))
+    conf = SITECONF.format(
+        root=str(root),
+        include=str(root / "include"),
+        stubs=str(work / "stubs"),
+        major=toolkit_version(root).split(".")[0],
+    )
     (source / "siteconf.py").write_text(conf)
     _run([*pip, "wheel", "--no-deps", "-w", work / "wheel", source], "the build of PyCUDA failed")
     return next((work / "wheel").glob("*.whl"))

@@ -312,6 +312,27 @@ def test_conversions(rng):
     np.testing.assert_array_equal(next(iter(again.values())), numbers)
 
 
+def test_constants():
+    values = {
+        "PI": math.pi,
+        "PIO2": math.pi / 2,
+        "L2E": math.log2(math.e),
+        "LN2": math.log(2),
+        "LNPI": math.log(math.pi),
+    }
+    values |= {"SQRT_TWO": math.sqrt(2), "2_OVER_PI": 2 / math.pi, "LGE": math.log10(math.e), "NAN": math.nan}
+    values |= {"INF": math.inf, "MAX_NORMAL": np.finfo(F64).max, "MIN_DENORM": np.nextafter(0.0, 1.0)}
+    names = [f"CUDART_{name}" for name in values]
+    results = on_device(names, F64, np.zeros(1), head="#include <math_constants.h>")
+    np.testing.assert_array_equal(list(results.values()), [[value] for value in values.values()])
+    results = on_device(
+        [f"{name}_F" for name in names[:9]], F32, np.zeros(1), head="#include <math_constants.h>"
+    )
+    np.testing.assert_array_equal(
+        list(results.values()), [[F32(value)] for value in list(values.values())[:9]]
+    )
+
+
 def test_loads_of_vectors(rng):
     head = "struct alignas(16) Four { float x, y, z, w; };"
     x = rng.standard_normal(64).astype(F32)
