@@ -13,7 +13,7 @@ import numpy as np
 
 from . import control, programs, toolchain
 from .launch import DriverError, Module
-from .source import UnsupportedError
+from .text import UnsupportedError
 from .toolchain import CompileError, ToolchainError
 
 HELP = """\

@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 
 from .curand import curand_options
-from .source import UnsupportedError, host_source, named, refuse_header
+from .source import host_source, named, refuse_header
+from .text import UnsupportedError
 
 HERE = Path(__file__).resolve().parent
 DRIVER = "libcuda.so.1"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cuda_emulator import programs, toolchain
-from cuda_emulator.source import UnsupportedError
+from cuda_emulator.text import UnsupportedError
 
 PROGRAMS = Path(__file__).parent / "programs"
 FOLDER = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from cuda_emulator import toolchain
 from cuda_emulator.curand import curand_header
 from cuda_emulator.launch import Module
-from cuda_emulator.source import UnsupportedError
+from cuda_emulator.text import UnsupportedError
 
 F32, F64, I32, U32 = np.float32, np.float64, np.int32, np.uint32
 C_TYPES = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cuda_emulator import toolchain
 from cuda_emulator.launch import DeviceArray, DriverError, Module, call
-from cuda_emulator.source import UnsupportedError
+from cuda_emulator.text import UnsupportedError
 
 KERNELS = Path(__file__).parent / "kernels"
 ROOT = Path(__file__).parents[2]
