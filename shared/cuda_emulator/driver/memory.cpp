@@ -154,17 +154,18 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, Fo
     const bool power_of_two = (size & (size - 1)) == 0 && size <= 16;
     const bool misaligned = form != Form::unaligned && power_of_two && (address & (size - 1));
     const bool relaxed = form == Form::volatile_;
+    const bool device = address - DEVICE_LOW < DEVICE_SPAN;  // surely global memory, which is the usual case
     bool shared = true;
-    if (address - dynamic < launch.dynamic_bytes && address + size <= dynamic + launch.dynamic_bytes) {
+    if (!device && address - dynamic < launch.dynamic_bytes && address + size <= dynamic + launch.dynamic_bytes) {
         if (access != Access::store) has_read[launch.current] = true;
         if (misaligned) fail_alignment(address, size, access, pc);
         check_any_shared(true, address - dynamic, address, size, access, form, pc);
-    } else if (address - module.shared_low < module.shared_high - module.shared_low &&
+    } else if (!device && address - module.shared_low < module.shared_high - module.shared_low &&
                in_shared_variable(address, size)) {
         if (access != Access::store) has_read[launch.current] = true;
         if (misaligned) fail_alignment(address, size, access, pc);
         check_any_shared(false, address - module.shared_low, address, size, access, form, pc);
-    } else if (address - module.image_low < module.image_high - module.image_low) {
+    } else if (!device && address - module.image_low < module.image_high - module.image_low) {
         for (const Variable& v : module.globals)  // __constant__ and __device__ variables
             if (address >= v.low && address + size <= v.high) {
                 if (!v.device) fail_host_variable(v, access, pc);
