@@ -293,12 +293,12 @@ def _compile_and_link(
         "-",
     ]
     preprocessed = _run(preprocess, text)
-    command = [compiler(), *flags, "-fpreprocessed", "-c", "-x", "c++", "-"]
+    command = [compiler(), *flags, "-c", "-x", "c++-cpp-output", "-"]
     if not is_clang():
         # The part that is the same for every file is compiled already.
         _, marker, own = preprocessed.partition('\n# 1 "<stdin>"\n')
         preprocessed = f'#pragma GCC pch_preprocess "{_precompiled(header, flags[1:])}"{marker}{own}'
-        command.insert(1, "-fpch-preprocess")
+        command = [compiler(), *flags, "-fpreprocessed", "-fpch-preprocess", "-c", "-x", "c++", "-"]
     object_file, linked = work / "object", work / "linked"
     checked = "-DEMULATOR_CHECKED=1" in flags
     for inline in (True, False):

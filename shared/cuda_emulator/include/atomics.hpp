@@ -4,7 +4,7 @@
 #pragma once
 
 template <class T, class Update>
-static inline T emulator_atomic(T* address, Update update) {
+EMULATOR_INLINE T emulator_atomic(T* address, Update update) {
     static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8, "atomics work on 2, 4 or 8 bytes");
     uint64_t bits = emulator_atomic_load(address, sizeof(T));
     T old;
@@ -22,7 +22,7 @@ template <class T> using emulator_operand = typename emulator_same<T>::type;
 
 // Wraps like the hardware; written on unsigned bits, so that a counter that overflows is no undefined behaviour.
 template <class T>
-static inline T emulator_wrapping_add(T a, T b) {
+EMULATOR_INLINE T emulator_wrapping_add(T a, T b) {
     if constexpr (std::is_integral<T>::value) {
         using Bits = typename std::make_unsigned<T>::type;
         return (T)((Bits)a + (Bits)b);
@@ -61,9 +61,9 @@ template <class T> static inline T atomicExch(T* p, emulator_operand<T> v) {
 template <class T> static inline T atomicCAS(T* p, emulator_operand<T> compare, emulator_operand<T> v) {
     return emulator_atomic(p, [=](T old) { return memcmp(&old, &compare, sizeof(T)) == 0 ? v : old; });
 }
-static inline unsigned atomicInc(unsigned* p, unsigned limit) {
+EMULATOR_INLINE unsigned atomicInc(unsigned* p, unsigned limit) {
     return emulator_atomic(p, [=](unsigned old) { return old >= limit ? 0u : old + 1; });
 }
-static inline unsigned atomicDec(unsigned* p, unsigned limit) {
+EMULATOR_INLINE unsigned atomicDec(unsigned* p, unsigned limit) {
     return emulator_atomic(p, [=](unsigned old) { return old == 0 || old > limit ? limit : old - 1; });
 }

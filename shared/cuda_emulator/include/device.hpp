@@ -22,6 +22,8 @@
 #include "abi.hpp"
 
 #define __CUDA_EMULATOR__ 1
+// Always inlined, so that the driver's caller is the user's line.
+#define EMULATOR_INLINE static inline __attribute__((always_inline))
 #define __CUDA_ARCH__ 900
 #define __CUDACC__ 1
 #define __NVCC__ 1

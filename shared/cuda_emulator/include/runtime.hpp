@@ -182,8 +182,6 @@ cudaError_t emulator_symbol_address(void**, const void* symbol);
 
 // --- what C++ adds: any type of pointer, and kernels and variables by name ---------------------------------------------
 
-// Always inlined, so that the driver's caller is the user's line.
-#define EMULATOR_INLINE static inline __attribute__((always_inline))
 
 EMULATOR_INLINE cudaError_t cudaEventCreate(cudaEvent_t* event, unsigned flags = 0) { return cudaEventCreateWithFlags(event, flags); }
 template <class T> EMULATOR_INLINE cudaError_t cudaMalloc(T** p, size_t bytes) { return cudaMalloc((void**)p, bytes); }
