@@ -370,7 +370,7 @@ bugs = Module(kernels / "planted_bugs.cu")
 cases = (
     ("missing_second_barrier", (x[:2].ravel().copy(), y[0], np.int32(4)), "race"),
     ("misaligned_vector_load", (x.ravel(), y[0]), "misaligned"),
-    ("barriers_of_two_kinds", (y[0, :64].copy(),), "barrier divergence"),
+    ("shuffle_in_a_branch", (y[0, :32].copy(),), "deadlock"),
     ("index_overflows", (y[0], np.int32(70000), np.int32(70000)), "integer overflow"),
 )
 for kernel, arguments, kind in cases:
