@@ -110,7 +110,8 @@ extern "C" __global__ void one_of_two_differs(const float2* x, float2* y) {
 extern "C" __global__ void another_value_after_the_same(const int* x, int* y) {
     __shared__ int s;
     s = 1;  // BUG
-    if (threadIdx.x == 40) s = 2;  // BUG
+    int other = __shfl_xor_sync(0xffffffffu, x[threadIdx.x], 1);  // BUG
+    if (other == 41) s = 2;  // BUG
     __syncthreads();  // BUG
     y[threadIdx.x] = s;
 }
