@@ -6,6 +6,7 @@ It comes with a toolkit, or with the PyPI package nvidia-curand (77 MB, of which
 from __future__ import annotations
 
 import os
+import site
 import sys
 from pathlib import Path
 
@@ -23,9 +24,11 @@ def curand_header() -> Path | None:
     for toolkit in (os.environ.get("CUDA_HOME") or "/usr/local/cuda", "/usr/local/cuda"):
         if Path(toolkit, "include", HEADER).is_file():
             return Path(toolkit, "include", HEADER)
-    # The nvcc stand-in runs without site-packages on its path, so they are looked for beside the interpreter.
-    beside = Path(sys.executable).parent.parent.glob("lib/python3*/site-packages")
-    for folder in (*map(Path, sys.path), *beside):
+    # The nvcc stand-in runs without installed packages on its path: they are looked for beside the interpreter, at Debian's
+    # place, and at the user's own.
+    beside = [*Path(sys.executable).parent.parent.glob("lib/python3*/site-packages")]
+    debian = [*Path("/usr/local/lib").glob("python3*/dist-packages")]
+    for folder in (*map(Path, sys.path), *beside, *debian, Path(site.getusersitepackages())):
         found = sorted(folder.glob(f"nvidia/cu[0-9]*/include/{HEADER}"))
         if found:
             return found[-1]

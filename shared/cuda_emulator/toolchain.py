@@ -227,7 +227,7 @@ def compile_kernels(
     CompileError
         the host's compiler refuses the source; the message is the compiler's, with .cu lines
     """
-    link = [compiler(), "-shared"]
+    link = [compiler(), "-shared", "-Wl,-Bsymbolic"]  # a kernel named conj is not libm's
     return _build(source, name, ".cubin", mode, link, options)
 
 

@@ -333,6 +333,13 @@ def test_constants():
     )
 
 
+def test_a_kernel_named_like_a_function_of_the_c_library():
+    cuda_emulator.activate_anyway(announce=False)
+    y = np.zeros(1, F32)
+    Module('extern "C" __global__ void conj(float* y) { y[0] = 2; }').launch("conj", 1, 1, y)
+    assert y[0] == 2
+
+
 def test_loads_of_vectors(rng):
     head = "struct alignas(16) Four { float x, y, z, w; };"
     x = rng.standard_normal(64).astype(F32)

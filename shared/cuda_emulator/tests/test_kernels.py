@@ -377,7 +377,7 @@ for kernel, arguments, kind in cases:
     if kind == "misaligned" and {clang}:
         continue  # clang loads the four parts of a float4 one by one
     try:
-        bugs.launch(kernel, 1, 64 if "barrier" in kernel else 8, *arguments)
+        bugs.launch(kernel, 1, 64 if "barrier" in kernel else 32 if "shuffle" in kernel else 8, *arguments)
     except DriverError:
         (report,) = cuda_emulator.reports()
         assert report.kind == kind and report.line and "planted_bugs.cu" in report.file, report
