@@ -33,11 +33,12 @@ EXACT_ACCESSES = {
     ],
     "clang": ["-fno-vectorize", "-fno-slp-vectorize", "-fno-builtin"],
 }
-SANITIZE = "-fsanitize=thread,signed-integer-overflow,bounds,integer-divide-by-zero"
+SANITIZE = "-fsanitize=thread,signed-integer-overflow,bounds,integer-divide-by-zero,float-cast-overflow"
 HOOKS = [
     SANITIZE,
     "-fno-sanitize-recover=all",
-    "-fsanitize-recover=signed-integer-overflow",  # it wraps; driver/undefined.cpp tells data from an index
+    # An integer wraps, and driver/undefined.cpp tells data from an index; in host code a cast is the machine's.
+    "-fsanitize-recover=signed-integer-overflow,float-cast-overflow",
     "-fsanitize-coverage=trace-pc,trace-cmp",
     "-DEMULATOR_CHECKED=1",
 ]
@@ -47,6 +48,7 @@ NO_FUNCTION_HOOKS = {
 }
 HOT = (
     "launch",
+    "barriers",
     "collectives",
     "memory",
     "races",

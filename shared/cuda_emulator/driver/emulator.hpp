@@ -3,6 +3,7 @@
 //   api*.cpp         the driver API that PyCUDA calls: handles, strict argument checks, error codes
 //   module.cpp       loads an object made by the nvcc stand-in and reads its symbol table
 //   launch.cpp       runs a grid: blocks, schedules, barriers
+//   barriers.cpp     __syncthreads()
 //   collectives.cpp  warp collectives: shuffles, votes, reductions
 //   allocations.cpp  device memory
 //   memory.cpp       the checks of every load and store of a kernel
@@ -211,6 +212,12 @@ inline Thread& current() { return launch.threads[launch.current]; }
 inline unsigned warp_of(unsigned thread) { return thread & ~(WARP - 1); }
 void wait_as(State state);                     // hands control back to the scheduler until it lets this thread go on
 void note(Finding& finding, unsigned thread);  // ends the launch, unless something else has
+
+// --- barriers.cpp ----------------------------------------------------------------------------------------------------
+
+bool confirm_suspicion();
+// Nobody is ready: either all stand at one barrier and go on, or the block hangs.
+bool release_barrier();
 
 // --- collectives.cpp -------------------------------------------------------------------------------------------------
 

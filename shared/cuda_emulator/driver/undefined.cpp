@@ -1,5 +1,5 @@
-// Integer overflow, division by zero and indices out of range: kernels are compiled with
-// -fsanitize=signed-integer-overflow,bounds,integer-divide-by-zero, which calls the __ubsan_handle_* functions.
+// Integer overflow, division by zero, casts and indices out of range: kernels are compiled with
+// -fsanitize=signed-integer-overflow,bounds,integer-divide-by-zero,float-cast-overflow, which calls the __ubsan_handle_* functions.
 #include <signal.h>
 
 #include <cstdio>
@@ -112,4 +112,15 @@ static void fail_index(BoundsData* data, uintptr_t index, uintptr_t pc) {
 EXPORT void __ubsan_handle_out_of_bounds(BoundsData* data, uintptr_t index) { fail_index(data, index, RETURN_ADDRESS); }
 EXPORT void __ubsan_handle_out_of_bounds_abort(BoundsData* data, uintptr_t index) {
     fail_index(data, index, RETURN_ADDRESS);
+}
+
+struct CastData {
+    SourceLocation place;
+    const TypeDescriptor *from, *to;
+};
+EXPORT void __ubsan_handle_float_cast_overflow(CastData* data, uintptr_t) {
+    if (!launch.running_thread) return;
+    fail({LAUNCH_FAILED, "cast out of range", std::string("a number or NaN that does not fit in ") + data->to->name + " is cast to it",
+          "a GPU gives the nearest integer that fits, and 0 for NaN, this machine another: clamp first, or cast by __float2int_rz and the like",
+          RETURN_ADDRESS});
 }
