@@ -2,6 +2,7 @@
 # What CI runs on a machine that promises a GPU: the CUDA projects' tests, none of which may be skipped for want of a device,
 # compute-sanitizer where it is installed, and the benchmarks, which leave projects/*/results/<device>.json.
 # One command, needs no network, ends within 8 minutes. What was left out is said at the end.
+# `ci/gpu.sh more` measures what the other projects do with a GPU, in the same time: quantization, diffusion, a training run of two minutes.
 #
 # Where nox can install, each project runs in its own environment; where not, in the running Python (PYTHON=... to choose).
 set -uo pipefail
@@ -41,6 +42,32 @@ if command -v nox >/dev/null && within 60 nox --install-only -s $PROJECTS >/dev/
 fi
 echo "python: $([ "$own" = yes ] && echo "an environment of nox for each project" || echo "$python")"
 
+# finish: say what was left out and what failed, and end.
+finish() {
+    for text in "${not_run[@]+"${not_run[@]}"}"; do echo "NOT RUN: $text"; done
+    for text in "${failures[@]+"${failures[@]}"}"; do echo "FAILED: $text"; done
+    echo "$SECONDS s"
+    [ "${#failures[@]}" -eq 0 ]
+    exit
+}
+
+if [ "${1:-}" = more ]; then
+    # more LABEL SECONDS PROJECT COMMAND...
+    more() {
+        local label=$1 most=$2
+        cd "projects/$3"
+        must "$label" within "$most" "${@:4}"
+        cd ../..
+    }
+    runs=$(mktemp -d)
+    more "benchmark of training_loop" 80 training_loop "$python" benchmark.py --gpu
+    more "benchmark of quantization" 60 quantization "$python" benchmark.py --gpu
+    more "training of diffusion_sampling" 130 diffusion_sampling "$python" train.py --gpu --checkpoint "$runs/train.pt" --out "$runs/digits.safetensors"
+    # Longer than two minutes by itself: told to stop, it saves, says so and ends with 0.
+    more "training_loop's preset gpu" 150 training_loop timeout --preserve-status 120 "$python" run.py --preset gpu --out "$runs/gpu"
+    finish
+fi
+
 for project in $PROJECTS; do
     cd "projects/$project"
     # Not the mistakes: most of their diagnoses are the emulator's, and a wild address would end this process's context.
@@ -73,7 +100,4 @@ for project in $PROJECTS; do
     cd ../..
 done
 
-for text in "${not_run[@]+"${not_run[@]}"}"; do echo "NOT RUN: $text"; done
-for text in "${failures[@]+"${failures[@]}"}"; do echo "FAILED: $text"; done
-echo "$SECONDS s"
-[ "${#failures[@]}" -eq 0 ]
+finish

@@ -111,8 +111,15 @@ def _compile(arguments: list[str]) -> int:
 
 def _preprocess(source: str, options: list[str]) -> int:
     """Answer PyCUDA, which hashes the preprocessed source as the key of its own cache."""
-    headers = str(toolchain.HERE / "include")
-    command = [toolchain.compiler(), "-std=c++17", "-E", "-P", *options, *curand_options(), "-I", headers]
+    command = [
+        toolchain.compiler(),
+        "-std=c++17",
+        "-E",
+        "-P",
+        *options,
+        *curand_options(),
+        *toolchain.HEADERS,
+    ]
     command += ["-x", "c++", "-"]
     return subprocess.run(command, input=source, text=True).returncode
 

@@ -42,7 +42,8 @@ UNSUPPORTED_HEADERS = {
     "cuda_pipeline": "asynchronous copies (cp.async)",
     **dict.fromkeys(("cub/", "thrust/", "cute/", "cutlass/"), "CUB, Thrust and CUTLASS"),
     **dict.fromkeys(
-        ("cublas", "cudnn", "cufft", "cusparse", "cusolver"), "a library of kernels for a real GPU"
+        ("cublas", "curand.h", "cudnn", "cufft", "cusparse", "cusolver"),
+        "a library of kernels for a real GPU",
     ),
 }
 # `used`: the host writes a constant by name, and shared memory that is never written must not be folded away.

@@ -21,6 +21,12 @@ from .text import UnsupportedError
 
 HERE = Path(__file__).resolve().parent
 DRIVER = "libcuda.so.1"
+HEADERS = [
+    "-I",
+    str(HERE / "include"),
+    "-I",
+    str(HERE / "include" / "empty"),
+]  # empty: device.hpp has what they declare
 TRANSLATION = ("source", "kernels", "text")  # what an object depends on beside the headers and the flags
 # The compiler may not merge, vectorise or drop accesses: the hooks must see what the kernel asks for. -fno-tree-sra
 # keeps a float4 whole. Local statics of templates must not be shared between modules (-fno-gnu-unique).
@@ -281,19 +287,7 @@ def _compile_and_link(
     header = HERE / "include" / "device.hpp"
     here = f"-ffile-prefix-map={os.getcwd()}=."  # PyCUDA compiles in a new folder each time
     flags = [here, *flags]
-    preprocess = [
-        compiler(),
-        *flags,
-        *options,
-        "-I",
-        str(header.parent),
-        "-include",
-        str(header),
-        "-E",
-        "-x",
-        "c++",
-        "-",
-    ]
+    preprocess = [compiler(), *flags, *options, *HEADERS, "-include", str(header), "-E", "-x", "c++", "-"]
     preprocessed = _run(preprocess, text)
     command = [compiler(), *flags, "-c", "-x", "c++-cpp-output", "-"]
     if not is_clang():
@@ -337,6 +331,13 @@ def _run(command: list[str], text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         refuse_header(done.stderr)
+        missing = re.search(r"undefined reference to [`'](.*)'", done.stderr)
+        if missing and missing[1] == "main":
+            raise CompileError("error: this file has no main: nothing to run (profile runs a kernel of it)")
+        if missing:
+            raise CompileError(
+                f"error: {missing[1]} is declared but not defined: a program is one .cu file here, so include the file that defines it"
+            )
         raise CompileError(done.stderr)
     return done.stdout
 

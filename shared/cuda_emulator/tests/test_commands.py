@@ -105,9 +105,13 @@ def test_check_for_a_script_to_read(command):
 def test_what_cannot_be_run(command, tmp_path):
     (tmp_path / "bad.cu").write_text("\nint x = ;\n")
     (tmp_path / "wmma.cu").write_text("#include <cstdio>\n#include <mma.h>\nint main() {}\n")
+    (tmp_path / "kernel.cu").write_text("__global__ void k() {}\n")
+    (tmp_path / "parts.cu").write_text("int elsewhere(int);\nint main() { return elsewhere(1); }\n")
     for name, words in {
         "bad.cu": "bad.cu:2:9: error: expected primary-expression",
         "wmma.cu": "wmma.cu:2: error: not supported by the CPU emulator: <mma.h>, wmma tensor-core fragments",
+        "kernel.cu": "error: this file has no main",
+        "parts.cu": "error: elsewhere(int) is declared but not defined: a program is one .cu file here",
         "missing.cu": "No such file or directory: 'missing.cu'",
     }.items():
         for verb in ("run", "check"):
@@ -211,6 +215,7 @@ def test_what_belongs_to_the_other_side(command, tmp_path, number, words, line, 
         ("PASSED\n", "FAILED\n", False),
         ("a\nb\n", "a\n", False),
         ("nan\n", "0\n", False),
+        ("thread 0\nthread 1\n", "thread 1\nthread 0\n", True),
     ],
 )
 def test_outputs_that_differ(first, second, same):
