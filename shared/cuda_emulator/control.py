@@ -30,7 +30,7 @@ class Report:
     kind : "out of bounds", "misaligned", "use after free", "uninitialised shared memory", "race",
         "barrier divergence", "deadlock", "absent lane", "warp divergence", "integer overflow", "division by zero",
         "cast out of range", "host variable", "host access", "failed call", "assert", "trap", "timeout" or "crash"; of warnings
-        "barrier divergence", "lockstep" or "unchecked"
+        "barrier divergence", "lockstep", "kind of copy" or "unchecked"
     severity : "error" or "warning"
     message : the whole text, as in the exception
     code : CUDA's error code; 0 of a warning

@@ -95,8 +95,8 @@ void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc)
         fail({ILLEGAL_ADDRESS, "out of bounds",
               action + " at address " + number(address) + ": element " + number(address / size) + " of a null pointer, if argument " +
                   number(i + 1) + " of the kernel is meant",
-              "an empty array has pointer 0: do not launch for size 0; or a host pointer (a NumPy array) passed where the device's "
-              "was meant", pc});
+              "an empty array has pointer 0: do not launch for size 0; or a host pointer passed where the device's was "
+              "meant (in Python, a NumPy array)", pc});
     }
     // The nearest array is most probably the one that was meant.
     const std::pair<const uintptr_t, Allocation>* nearest = nullptr;
@@ -109,7 +109,7 @@ void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc)
     if (!nearest || distance > (16ull << 30) || address < PAGE)
         fail({ILLEGAL_ADDRESS, "out of bounds", action + " at " + (address < PAGE ? "a null pointer" : "no device memory"),
               address < PAGE ? "an empty array has pointer 0: do not launch for size 0"
-                             : "a host pointer (a NumPy array) passed where the device's was meant", pc});
+                             : "a host pointer passed where the device's was meant (in Python, a NumPy array)", pc});
     const uintptr_t low = nearest->first, bytes = nearest->second.bytes;
     const bool behind = address >= low;
     const uint64_t gap = behind ? address + size - low - bytes : low - address;

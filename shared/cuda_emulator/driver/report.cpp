@@ -129,7 +129,8 @@ Code report(const Finding& finding) {
 // A finding of host code: it has a place, but no thread.
 void report_host(const Finding& finding, Module& module) {
     launch.module = &module;
-    publish(reports, put_into_words(finding, "error"), "error", finding.code);
+    const char* severity = finding.code ? "error" : "warning";
+    publish(finding.code ? reports : warnings, put_into_words(finding, severity), severity, finding.code);
 }
 
 // Only noted here: a kernel's thread calls this, on its small stack, perhaps a million times.

@@ -15,7 +15,7 @@ using namespace emulator;
 #define RUNTIME extern "C" __attribute__((visibility("default"))) int
 #define RETURN_ADDRESS reinterpret_cast<uintptr_t>(__builtin_return_address(0))
 // Calls the driver, and returns its code to the user after a report.
-#define CALL(name, call) return finish(name, [&]() -> int { return prepared() ? static_cast<int>(prepared()) : (call); }(), RETURN_ADDRESS)
+#define CALL(name, call) return finish(name, prepared() ? static_cast<int>(prepared()) : (call), RETURN_ADDRESS)
 
 extern "C" {
 int cuInit(unsigned);
@@ -212,18 +212,29 @@ RUNTIME cudaPointerGetAttributes(PointerAttributes* attributes, const void* poin
 static bool on_device(const void* pointer) { return find_allocation(device(pointer)) != nullptr; }
 static const char* where(const void* pointer) { return on_device(pointer) ? "the device's" : "the host's"; }
 
-static int copy(void* to, const void* from, size_t bytes, int kind) {
+// Is one of the two where the kind says that it is not? Pinned and managed memory is everywhere.
+static const char* misplaced(const void* to, const void* from, int kind) {
+    for (const bool target : {true, false}) {
+        const void* pointer = target ? to : from;
+        const auto* entry = find_allocation(device(pointer));
+        const bool wanted = target ? kind & 1 : kind & 2;
+        if (find_freed(device(pointer)) || (entry && entry->second.kind[0] != 'd')) continue;
+        if (wanted != (entry != nullptr)) return target ? "destination" : "source";
+    }
+    return nullptr;
+}
+static int copy(void* to, const void* from, size_t bytes, int kind, uintptr_t caller) {
     if (!bytes) return SUCCESS;
     if (kind < 0 || kind > 4) return error(INVALID_DIRECTION, "cudaMemcpyKind " + std::to_string(kind));
+    const bool both = on_device(to) && on_device(from);
+    if (kind != 4 && kind != 3 && both && misplaced(to, from, kind)) {  // undefined by CUDA's manual; drivers copy
+        report_host({SUCCESS, "kind of copy", "a copy from device to device is declared as another kind", "cudaMemcpyDeviceToDevice", caller}, *program);
+        kind = 3;
+    }
     if (kind == 4) kind = 2 * on_device(from) + on_device(to);
-    else if (kind < 3 && from && to)  // arguments or kind the wrong way round: the usual mistake, named as such
-        for (const bool target : {true, false}) {
-            const void* pointer = target ? to : from;
-            const bool device_wanted = target ? kind & 1 : kind & 2;
-            if (device_wanted != on_device(pointer) && !find_freed(device(pointer)) && !(on_device(pointer) && find_allocation(device(pointer))->second.kind[0] != 'd'))
-                return error(INVALID_VALUE, std::string("the ") + (target ? "destination" : "source") + " is " + where(pointer) +
-                                                " memory, which does not fit the kind of copy (the order is to, from, bytes, kind)");
-        }
+    if (const char* which = kind == 3 || !to || !from ? nullptr : misplaced(to, from, kind))
+        return error(INVALID_VALUE, std::string("the ") + which + " is " + where(!strcmp(which, "source") ? from : to) +
+                                        " memory, which does not fit the kind of copy (the order is to, from, bytes, kind)");
     switch (kind) {
         case 0: memmove(to, from, bytes); return SUCCESS;
         case 1: return cuMemcpyHtoD_v2(device(to), from, bytes);
@@ -231,19 +242,19 @@ static int copy(void* to, const void* from, size_t bytes, int kind) {
         default: return cuMemcpyDtoD_v2(device(to), device(from), bytes);
     }
 }
-RUNTIME cudaMemcpy(void* to, const void* from, size_t bytes, int kind) { CALL("cudaMemcpy", copy(to, from, bytes, kind)); }
-RUNTIME cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void*) { CALL("cudaMemcpyAsync", copy(to, from, bytes, kind)); }
-static int copy_rows(char* to, size_t to_pitch, const char* from, size_t from_pitch, size_t width, size_t height, int kind) {
+RUNTIME cudaMemcpy(void* to, const void* from, size_t bytes, int kind) { CALL("cudaMemcpy", copy(to, from, bytes, kind, RETURN_ADDRESS)); }
+RUNTIME cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void*) { CALL("cudaMemcpyAsync", copy(to, from, bytes, kind, RETURN_ADDRESS)); }
+static int copy_rows(char* to, size_t to_pitch, const char* from, size_t from_pitch, size_t width, size_t height, int kind, uintptr_t caller) {
     if (width > to_pitch || width > from_pitch) return error(static_cast<Code>(12), "rows of " + number(width) + " bytes are longer than a pitch");
     for (size_t row = 0; row < height; row++)
-        if (const int code = copy(to + row * to_pitch, from + row * from_pitch, width, kind)) return code;
+        if (const int code = copy(to + row * to_pitch, from + row * from_pitch, width, kind, caller)) return code;
     return SUCCESS;
 }
 RUNTIME cudaMemcpy2D(char* to, size_t to_pitch, const char* from, size_t from_pitch, size_t width, size_t height, int kind) {
-    CALL("cudaMemcpy2D", copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
+    CALL("cudaMemcpy2D", copy_rows(to, to_pitch, from, from_pitch, width, height, kind, RETURN_ADDRESS));
 }
 RUNTIME cudaMemcpy2DAsync(char* to, size_t to_pitch, const char* from, size_t from_pitch, size_t width, size_t height, int kind, void*) {
-    CALL("cudaMemcpy2DAsync", copy_rows(to, to_pitch, from, from_pitch, width, height, kind));
+    CALL("cudaMemcpy2DAsync", copy_rows(to, to_pitch, from, from_pitch, width, height, kind, RETURN_ADDRESS));
 }
 RUNTIME cudaMemset(void* to, int value, size_t bytes) { CALL("cudaMemset", cuMemsetD8_v2(device(to), value, bytes)); }
 RUNTIME cudaMemsetAsync(void* to, int value, size_t bytes, void*) { CALL("cudaMemsetAsync", cuMemsetD8_v2(device(to), value, bytes)); }

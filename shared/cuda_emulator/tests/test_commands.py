@@ -222,6 +222,33 @@ def test_outputs_that_differ(first, second, same):
     assert (programs.different_line(first, second) is None) == same
 
 
+COPIES = """#include <cstdio>
+int main() {
+    int *a, *b, h = 3, r = 0;
+    cudaMalloc(&a, 4), cudaMalloc(&b, 4);
+    cudaMemcpy(a, &h, 4, cudaMemcpyHostToDevice);
+    cudaMemcpy(b, a, 4, cudaMemcpyHostToDevice);
+    cudaMemcpy(&r, b, 4, cudaMemcpyDefault);
+    if (cudaGetLastError() != cudaSuccess) return 1;
+    cudaMemcpy(&r, b, 4, cudaMemcpyHostToDevice);
+    return cudaGetLastError() == cudaErrorInvalidValue && r == 3 ? 0 : 2;
+}
+"""
+
+
+def test_kinds_of_copy(command, tmp_path):
+    """Undefined by CUDA's manual: between two arrays of the device drivers copy all the same, to the host they refuse."""
+    (tmp_path / "copies.cu").write_text(COPIES)
+    done = command("run", "copies.cu")
+    warning, error = done.stderr.split("error: ")
+    assert done.returncode == 1  # the program ends well, but an error was found
+    assert warning.startswith(
+        "warning: a copy from device to device is declared as another kind\n    at copies.cu:6 in main"
+    )
+    assert error.startswith("invalid argument: cudaMemcpy: the destination is the host's memory")
+    assert "\n    at copies.cu:9 in main\n" in error
+
+
 def test_launch_from_the_device_is_refused():
     source = "__global__ void child() {}\n__global__ void parent() {\n    child<<<1, 1>>>();\n}\nint main() { parent<<<1, 1>>>(); }\n"
     with pytest.raises(UnsupportedError, match=r"^k\.cu:3: error: .*launches from the device"):
