@@ -67,3 +67,20 @@ EMULATOR_INLINE unsigned atomicInc(unsigned* p, unsigned limit) {
 EMULATOR_INLINE unsigned atomicDec(unsigned* p, unsigned limit) {
     return emulator_atomic(p, [=](unsigned old) { return old == 0 || old > limit ? limit : old - 1; });
 }
+
+// Among whom an atomic is one: here among all in any case.
+#define EMULATOR_SCOPES(name)                                                                                     \
+    template <class T, class... V> EMULATOR_INLINE T name##_block(T* p, V... values) { return name(p, values...); } \
+    template <class T, class... V> EMULATOR_INLINE T name##_system(T* p, V... values) { return name(p, values...); }
+EMULATOR_SCOPES(atomicAdd)
+EMULATOR_SCOPES(atomicSub)
+EMULATOR_SCOPES(atomicMax)
+EMULATOR_SCOPES(atomicMin)
+EMULATOR_SCOPES(atomicAnd)
+EMULATOR_SCOPES(atomicOr)
+EMULATOR_SCOPES(atomicXor)
+EMULATOR_SCOPES(atomicExch)
+EMULATOR_SCOPES(atomicCAS)
+EMULATOR_SCOPES(atomicInc)
+EMULATOR_SCOPES(atomicDec)
+#undef EMULATOR_SCOPES

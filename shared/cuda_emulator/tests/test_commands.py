@@ -222,6 +222,21 @@ def test_outputs_that_differ(first, second, same):
     assert (programs.different_line(first, second) is None) == same
 
 
+def test_a_program_that_always_prints_something_else(command, tmp_path):
+    """Its own doing, not that of the schedules."""
+    (tmp_path / "clock.cu").write_text("""#include <chrono>
+#include <cstdio>
+int main(int argc, char** argv) {
+    printf("%s %lld\\n", argv[0], (long long)std::chrono::steady_clock::now().time_since_epoch().count() % 1000003);
+}
+""")
+    done = command("check", "clock.cu")
+    assert done.returncode == 0
+    assert done.stdout.startswith("warning: output (in ")
+    assert "the program prints something else in each run\n    checked forward: clock " in done.stdout
+    assert "0 errors, 1 warning in 6 runs" in done.stdout
+
+
 COPIES = """#include <cstdio>
 int main() {
     int *a, *b, h = 3, r = 0;
