@@ -104,17 +104,23 @@ def programs() -> list[str]:
     return [f"| compiling a program of ten lines, seconds | {checked:.2g} | {plain:.2g} | |"]
 
 
+def fill(readme: Path, marks: tuple[str, str], lines: list[str]) -> None:
+    """Write lines between two marks of a README."""
+    text = readme.read_text(encoding="utf-8")
+    pattern = f"{re.escape(marks[0])}.*?{re.escape(marks[1])}"
+    if not re.search(pattern, text, flags=re.DOTALL):
+        raise SystemExit(f"{readme.name} has no place for the table: {marks[0]}")
+    filled = "\n".join([marks[0], "", *lines, "", marks[1]])
+    readme.write_text(re.sub(pattern, lambda _: filled, text, flags=re.DOTALL), encoding="utf-8")
+
+
 def main() -> None:
-    """Write the table."""
+    """Measure and write the table."""
     machine = f"{platform.machine()}, one thread, {Path(toolchain.compiler()).name}"
     table = [f"Median of {REPEATS}, {machine}:", "", "| | checked | plain | ratio |", "|---|---|---|---|"]
-    text = "\n".join([MARKS[0], "", *table, *kernels(), *programs(), "", MARKS[1]])
-    readme = README.read_text(encoding="utf-8")
-    pattern = f"{re.escape(MARKS[0])}.*?{re.escape(MARKS[1])}"
-    if not re.search(pattern, readme, flags=re.DOTALL):
-        raise SystemExit(f"{README.name} has no place for the table: {MARKS[0]}")
-    README.write_text(re.sub(pattern, lambda _: text, readme, flags=re.DOTALL), encoding="utf-8")
-    print(text)
+    lines = [*table, *kernels(), *programs()]
+    fill(README, MARKS, lines)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,13 @@ EMULATOR_INLINE unsigned __match_any_sync(unsigned mask, T value, int line = __b
     memcpy(&bits, &value, sizeof value);
     return emulator_collective(WARP_MATCH, mask, bits, 0, line);
 }
+template <class T>
+EMULATOR_INLINE unsigned __match_all_sync(unsigned mask, T value, int* all, int line = __builtin_LINE()) {
+    // Lanes that have returned are not asked.
+    const unsigned same = __match_any_sync(mask, value, line);
+    *all = same == __ballot_sync(mask, 1, line);
+    return *all ? same : 0;
+}
 // The lanes that come to this line together: all of the warp that take this way, once no other can run on.
 EMULATOR_INLINE unsigned __activemask(int line = __builtin_LINE()) { return emulator_active_mask(line); }
 
@@ -85,6 +92,22 @@ EMULATOR_INLINE unsigned __activemask(int line = __builtin_LINE()) { return emul
     EMULATOR_INLINE T __reduce_max_sync(unsigned mask, T value, int line = __builtin_LINE()) {               \
         return (T)emulator_collective(WARP_MAX, mask, (uint64_t)(int64_t)value, 0, line);                  \
     }
+// The bits of __reduce_and_sync and its like, by one vote each.
+template <class Vote>
+EMULATOR_INLINE unsigned emulator_bits(unsigned value, Vote vote) {
+    unsigned result = 0;
+    for (int bit = 0; bit < 32; bit++) result |= (unsigned)vote(value >> bit & 1u) << bit;
+    return result;
+}
+EMULATOR_INLINE unsigned __reduce_and_sync(unsigned mask, unsigned value, int line = __builtin_LINE()) {
+    return emulator_bits(value, [=](int bit) { return __all_sync(mask, bit, line); });
+}
+EMULATOR_INLINE unsigned __reduce_or_sync(unsigned mask, unsigned value, int line = __builtin_LINE()) {
+    return emulator_bits(value, [=](int bit) { return __any_sync(mask, bit, line); });
+}
+EMULATOR_INLINE unsigned __reduce_xor_sync(unsigned mask, unsigned value, int line = __builtin_LINE()) {
+    return emulator_bits(value, [=](int bit) { return __builtin_popcount(__ballot_sync(mask, bit, line)) & 1; });
+}
 EMULATOR_REDUCE(int)
 EMULATOR_REDUCE(unsigned)
 #undef EMULATOR_REDUCE

@@ -492,6 +492,28 @@ class TestHalfPrecision:
 # --- what is refused by name -----------------------------------------------------------------------------------------
 
 
+def test_bits_and_equality_of_a_warp(rng):
+    """__reduce_and_sync, or, xor and __match_all_sync; the last lanes of the second warp have returned."""
+    cuda_emulator.activate_anyway(announce=False)
+    source = """extern "C" __global__ void k(const unsigned* x, unsigned* y, int n) {
+        int i = threadIdx.x, all;
+        if (i >= n) return;
+        y[4 * i] = __reduce_and_sync(0xffffffffu, x[i]);
+        y[4 * i + 1] = __reduce_or_sync(0xffffffffu, x[i]);
+        y[4 * i + 2] = __reduce_xor_sync(0xffffffffu, x[i]);
+        unsigned same = __match_all_sync(0xffffffffu, x[i] >> 31, &all);
+        y[4 * i + 3] = same * all;
+    }"""
+    x = rng.integers(0, 2**32, 50, dtype=U32) | U32(5)
+    x[32:] |= U32(1 << 31)
+    x[:2] = 5, 5 | 1 << 31
+    y = np.zeros((50, 4), U32)
+    Module(source).launch("k", 1, 64, x, y, I32(50))
+    for warp, lanes in ((slice(0, 32), 0), (slice(32, 50), (1 << 18) - 1)):
+        part = [operation.reduce(x[warp]) for operation in (np.bitwise_and, np.bitwise_or, np.bitwise_xor)]
+        np.testing.assert_array_equal(y[warp], np.tile(np.array([*part, lanes], U32), (len(x[warp]), 1)))
+
+
 @pytest.mark.parametrize(
     "header", ["cuda_fp8.h", "cuda_fp6.h", "cuda_fp4.h", "nv/target", "mma.h", "cub/cub.cuh", "cublas_v2.h"]
 )
