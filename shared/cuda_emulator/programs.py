@@ -21,6 +21,8 @@ from . import control, toolchain
 # A number, and a line that speaks of time or speed, which no two runs share.
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 TIMING = re.compile(r"\b(?:[mun]?s|secs?|seconds?|milliseconds?|time|elapsed|speed\s?up|[GT]?FLOP/?s|[GMk]i?B/s|x faster)\b|[Tt]ime|0x[0-9a-f]{6}", re.IGNORECASE)  # fmt: skip
+# What programs print of a result that is wrong; "0 FAILED" is not.
+VERDICT = re.compile(r"(?<!\b0 )\b(?:FAILED|FAIL|WRONG|INCORRECT|MISMATCH)\b")
 AGAIN = "checked forward, again"
 AGREE = 1e-3  # relative: sums of floats in another order differ by less
 
@@ -31,7 +33,7 @@ class Finding:
 
     Parameters
     ----------
-    kind : as in `Report`; or "failed call", "exit status", "output"
+    kind : as in `Report`; or "exit status", "output", "verdict"
     severity : "error" or "warning"
     message : the whole text
     file, line, kernel : where; "" and 0 where it has no place
@@ -115,6 +117,13 @@ def findings(runs: list[Run]) -> list[Finding]:
             what = "something else in each run" if again else "what depends on the order of the threads"
             text = f"the program prints {what}\n    {whole[0].name}: {difference[0]}\n    {one.name}: {difference[1]}"
             add(Finding("output", "warning" if again else "error", text), one.name)
+    for one in whole:
+        wrong = [line for line in one.output.splitlines() if VERDICT.search(line)]
+        if wrong and not one.status:
+            add(
+                Finding("verdict", "warning", f"the program ends with status 0, but prints\n    {wrong[0]}"),
+                one.name,
+            )
     return sorted(found.values(), key=lambda one: one.severity)
 
 
