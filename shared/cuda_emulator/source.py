@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 
 from .curand import CURAND_TABLES
+from .host_calls import find_host_call
 from .kernels import find_kernels, kernel_list, launches
-from .text import ATTRIBUTE, Text, UnsupportedError, matching, split, statement_start
+from .text import ATTRIBUTE, Text, UnsupportedError, device_functions, matching, split, statement_start
 
 PYCUDA_HEAD, PYCUDA_TAIL = 'extern "C" {\n', "\n}\n"
 REFUSAL = "not supported by the CPU emulator"
@@ -107,6 +108,14 @@ def refuse_unsupported(text: Text) -> None:
     for low, high, _ in device_functions(text.plain):
         for pattern, what in UNSUPPORTED_IN_KERNELS:
             found += [(match.start(), what) for match in re.compile(pattern).finditer(text.plain, low, high)]
+    if call := find_host_call(text):
+        position, name = call
+        found.append(
+            (
+                position,
+                f"a call of {name}, a function of the host's, on the device (nvcc refuses it too: __device__ is missing)",
+            )
+        )
     if found:
         position, what = min(found)
         file, line = text.place(position)
@@ -126,15 +135,6 @@ def refuse_header(message: str) -> None:
     chain = re.findall(r"\bfrom (.*?:\d+)[:,]", message)
     if refused and chain:
         raise UnsupportedError(f"{chain[-1]}: error: {refused[1]}")
-
-
-def device_functions(plain: str) -> Iterator[tuple[int, int, str]]:
-    """Find the functions for the device: where the body begins and ends, and the name."""
-    for match in re.finditer(r"\b(?:__global__|__device__)\b", plain):
-        body = re.compile(r"[;{]").search(plain, match.end())
-        if body and body.group() == "{":
-            name = re.search(r"(\w+)\s*\(", re.sub(ATTRIBUTE, "", plain[match.end() : body.start()]))
-            yield body.start(), matching(plain, body.start()) + 1, name[1] if name else ""
 
 
 # --- shared memory ---------------------------------------------------------------------------------------------------

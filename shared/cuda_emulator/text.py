@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"([ \d]*)$', re.MULTILINE)
 LITERAL = re.compile(
@@ -112,3 +112,12 @@ def split(text: str) -> list[str]:
         else:
             parts[-1] += char
     return [part.strip() for part in parts if part.strip()]
+
+
+def device_functions(plain: str) -> Iterator[tuple[int, int, str]]:
+    """Find the functions for the device: where the body begins and ends, and the name."""
+    for match in re.finditer(r"\b(?:__global__|__device__)\b", plain):
+        body = re.compile(r"[;{]").search(plain, match.end())
+        if body and body.group() == "{":
+            name = re.search(r"(\w+)\s*\(", re.sub(ATTRIBUTE, "", plain[match.end() : body.start()]))
+            yield body.start(), matching(plain, body.start()) + 1, name[1] if name else ""

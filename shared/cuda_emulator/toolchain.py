@@ -27,7 +27,12 @@ HEADERS = [
     "-I",
     str(HERE / "include" / "empty"),
 ]  # empty: device.hpp has what they declare
-TRANSLATION = ("source", "kernels", "text")  # what an object depends on beside the headers and the flags
+TRANSLATION = (
+    "source",
+    "kernels",
+    "host_calls",
+    "text",
+)  # what an object depends on beside the headers and the flags
 # The compiler may not merge, vectorise or drop accesses: the hooks must see what the kernel asks for. -fno-tree-sra
 # keeps a float4 whole. Local statics of templates must not be shared between modules (-fno-gnu-unique).
 # Local statics get no locks (-fno-threadsafe-statics): the driver refuses those that would need one.

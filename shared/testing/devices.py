@@ -180,7 +180,11 @@ def launch(
     function(*arguments, grid=(*grids, 1)[: max(2, len(grids))], block=blocks, shared=shared_bytes)
     driver.Context.synchronize()
     # Right here, and on the GPUs before Volta; an early return before a barrier, the other warning, is right anywhere.
-    unsafe = [one for one in cuda_emulator.warnings() if one.kind == "lockstep"] if cuda_emulator.is_active() else []
+    unsafe = (
+        [one for one in cuda_emulator.warnings() if one.kind == "lockstep"]
+        if cuda_emulator.is_active()
+        else []
+    )
     if unsafe:
         raise AssertionError(unsafe[0].message)
 
