@@ -1,4 +1,4 @@
-// A wrong formula. The program says so in words that only its author knows, and its status is 0: nothing here to find.
+// A wrong formula: no rule is broken, and the status is 0. Only the words of the program say that it has failed, which is worth a warning.
 #include <cstdio>
 
 __global__ void to_fahrenheit(const float* celsius, float* out) {
