@@ -35,31 +35,16 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 def results(folder: Path) -> list[ElementTree.Element]:
     """Download PyCUDA's source and run its tests; return the test cases of pytest's report."""
-    download = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-binary=pycuda",
-    ]
-    subprocess.run([*download, "-d", str(folder), f"pycuda=={VERSION}"], check=True)
+    download = f"pip download -q --no-deps --no-binary=pycuda pycuda=={VERSION} -d"
+    subprocess.run([sys.executable, "-m", *download.split(), str(folder)], check=True)
     with tarfile.open(folder / f"pycuda-{VERSION}.tar.gz") as archive:
         archive.extractall(folder, filter="data")
     tests, report = folder / f"pycuda-{VERSION}" / "test", folder / "report.xml"
     (tests / "pytest.ini").write_text("[pytest]\nmarkers = cuda: needs a device\n")
     choice = " and ".join(f"not {name}" for name in TOO_LARGE)
-    command = [
-        sys.executable,
-        "-c",
-        RUN.format(parent=str(HERE.parent), name=HERE.name),
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
-    subprocess.run([*command, f"--junitxml={report}", "-k", choice, str(tests)], cwd=tests)
+    code = RUN.format(parent=str(HERE.parent), name=HERE.name)
+    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", "-k", choice]
+    subprocess.run([sys.executable, "-c", code, *options, str(tests)], cwd=tests)
     return list(ElementTree.parse(report).iter("testcase"))
 
 
