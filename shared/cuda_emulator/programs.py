@@ -20,7 +20,10 @@ from . import control, toolchain
 
 # A number, and a line that speaks of time or speed, which no two runs share.
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-TIMING = re.compile(r"\b(?:[mun]?s|secs?|seconds?|milliseconds?|time|elapsed|speed\s?up|[GT]?FLOP/?s|[GMk]i?B/s|x faster)\b|[Tt]ime|0x[0-9a-f]{6}", re.IGNORECASE)  # fmt: skip
+TIMING = re.compile(
+    r"\b(?:[mun]?s|secs?|seconds?|milliseconds?|elapsed|speed\s?up|[GT]?FLOP/?s|[GMk]i?B/s|x faster)\b|time|0x[0-9a-f]{6}",
+    re.IGNORECASE,
+)
 # What programs print of a result that is wrong; "0 FAILED" is not.
 VERDICT = re.compile(r"(?<!\b0 )\b(?:FAILED|FAIL|WRONG|INCORRECT|MISMATCH)\b")
 AGAIN = "checked forward, again"

@@ -1,8 +1,8 @@
 """Turn preprocessed CUDA C++ into C++ for the host's compiler: as little as possible, and never a line more or less.
 
 The preprocessor runs first, so that macros, #if and headers are what they are; it leaves `__global__`, `__shared__` and
-`<<<...>>>` alone. Rewritten are these keywords, arrays of dynamic shared memory and launches (kernels.py); at the end comes the list of the kernels. What the
-emulator cannot run is refused here by name.
+`<<<...>>>` alone. Rewritten are these keywords, arrays of dynamic shared memory and launches (kernels.py); at the end comes
+the list of the kernels. What the emulator cannot run is refused here by name.
 """
 
 from __future__ import annotations

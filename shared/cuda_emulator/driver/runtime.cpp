@@ -115,7 +115,9 @@ RUNTIME cudaGetDevice(int* number) { return *number = 0, SUCCESS; }
 RUNTIME cudaSetDevice(int number) {
     CALL("cudaSetDevice", number ? error(INVALID_DEVICE, "the emulator has one device, number 0") : SUCCESS);
 }
-RUNTIME cudaDeviceGetAttribute(int* value, int attribute, int number) { CALL("cudaDeviceGetAttribute", cuDeviceGetAttribute(value, attribute, number)); }
+RUNTIME cudaDeviceGetAttribute(int* value, int attribute, int number) {
+    CALL("cudaDeviceGetAttribute", cuDeviceGetAttribute(value, attribute, number));
+}
 RUNTIME cudaDeviceSynchronize() { return broken; }
 RUNTIME cudaDeviceReset() { return broken = last_error = SUCCESS; }
 RUNTIME cudaDeviceSetLimit(int, size_t) { return SUCCESS; }
@@ -228,7 +230,8 @@ static int copy(void* to, const void* from, size_t bytes, int kind, uintptr_t ca
     if (kind < 0 || kind > 4) return error(INVALID_DIRECTION, "cudaMemcpyKind " + std::to_string(kind));
     const bool both = on_device(to) && on_device(from);
     if (kind != 4 && kind != 3 && both && misplaced(to, from, kind)) {  // undefined by CUDA's manual; drivers copy
-        report_host({SUCCESS, "kind of copy", "a copy from device to device is declared as another kind", "cudaMemcpyDeviceToDevice", caller}, *program);
+        report_host({SUCCESS, "kind of copy", "a copy from device to device is declared as another kind", "cudaMemcpyDeviceToDevice", caller},
+                    *program);
         kind = 3;
     }
     if (kind == 4) kind = 2 * on_device(from) + on_device(to);
@@ -243,7 +246,9 @@ static int copy(void* to, const void* from, size_t bytes, int kind, uintptr_t ca
     }
 }
 RUNTIME cudaMemcpy(void* to, const void* from, size_t bytes, int kind) { CALL("cudaMemcpy", copy(to, from, bytes, kind, RETURN_ADDRESS)); }
-RUNTIME cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void*) { CALL("cudaMemcpyAsync", copy(to, from, bytes, kind, RETURN_ADDRESS)); }
+RUNTIME cudaMemcpyAsync(void* to, const void* from, size_t bytes, int kind, void*) {
+    CALL("cudaMemcpyAsync", copy(to, from, bytes, kind, RETURN_ADDRESS));
+}
 static int copy_rows(char* to, size_t to_pitch, const char* from, size_t from_pitch, size_t width, size_t height, int kind, uintptr_t caller) {
     if (width > to_pitch || width > from_pitch) return error(static_cast<Code>(12), "rows of " + number(width) + " bytes are longer than a pitch");
     for (size_t row = 0; row < height; row++)
@@ -263,7 +268,9 @@ static int fill_rows(char* to, size_t pitch, int value, size_t width, size_t hei
         if (const int code = cuMemsetD8_v2(device(to + row * pitch), value, width)) return code;
     return SUCCESS;
 }
-RUNTIME cudaMemset2D(char* to, size_t pitch, int value, size_t width, size_t height) { CALL("cudaMemset2D", fill_rows(to, pitch, value, width, height)); }
+RUNTIME cudaMemset2D(char* to, size_t pitch, int value, size_t width, size_t height) {
+    CALL("cudaMemset2D", fill_rows(to, pitch, value, width, height));
+}
 
 // --- __constant__ and __device__ variables ---------------------------------------------------------------------------
 
@@ -302,7 +309,9 @@ RUNTIME cudaStreamSynchronize(void* stream) { CALL("cudaStreamSynchronize", cuSt
 RUNTIME cudaStreamQuery(void* stream) { CALL("cudaStreamQuery", cuStreamSynchronize(stream)); }
 RUNTIME cudaStreamWaitEvent(void* stream, void* event, unsigned) { CALL("cudaStreamWaitEvent", cuStreamWaitEvent(stream, event, 0)); }
 RUNTIME cudaLaunchHostFunc(void*, void (*function)(void*), void* data) { return function(data), broken; }
-RUNTIME cudaStreamAddCallback(void* stream, void (*function)(void*, int, void*), void* data, unsigned) { return function(stream, broken, data), broken; }
+RUNTIME cudaStreamAddCallback(void* stream, void (*function)(void*, int, void*), void* data, unsigned) {
+    return function(stream, broken, data), broken;
+}
 RUNTIME cudaEventCreateWithFlags(void** event, unsigned flags) { CALL("cudaEventCreate", cuEventCreate(event, flags)); }
 RUNTIME cudaEventDestroy(void* event) { CALL("cudaEventDestroy", cuEventDestroy_v2(event)); }
 RUNTIME cudaEventRecord(void* event, void* stream) { CALL("cudaEventRecord", cuEventRecord(event, stream)); }
