@@ -31,7 +31,7 @@ for session in json.load(sys.stdin):
 all=$(sessions)
 [ -n "$all" ] || { echo "nox -l --json shows no sessions"; exit 1; }
 # The slow ones come first: else one core might end with a long session while the other has none left.
-slow='training_loop|diffusion_.*|token_world_model|quantization|cuda_softmax|shared|types'
+slow='training_loop|cuda_emulator|diffusion_.*|token_world_model|quantization|cuda_softmax|shared|types'
 ordered=$({ grep -xE "$slow" <<<"$all"; echo "$all"; } | awk '!seen[$0]++')
 
 # Every mistake meets all tests in their order here, not only the one that is known to catch it.

@@ -108,6 +108,8 @@ static Words put_into_words(const Finding& finding, const char* severity) {
 // Into the list for Python; for a program that runs on its own, or one that `check` watches, also where the environment says.
 static void publish(std::vector<std::string>& list, const Words& words, const char* severity, Code code) {
     list.push_back(words.json);
+    static std::set<std::string> told;  // a loop of launches says the same each time
+    if (!told.insert(words.text).second) return;
     const char* speak = getenv("CUDA_EMULATOR_SPEAK");  // "all", or "warnings" where an error is an exception
     if (speak && (!code || !strcmp(speak, "all"))) {
         fflush(stdout);
@@ -136,7 +138,7 @@ void report_host(const Finding& finding, Module& module) {
 // Only noted here: a kernel's thread calls this, on its small stack, perhaps a million times.
 void warn(Finding finding) {
     for (const Finding& known : pending_warnings)
-        if (known.kind == finding.kind && known.pc == finding.pc) return;
+        if (known.kind == finding.kind && (known.pc == finding.pc || finding.kind == "lockstep")) return;
     finding.code = SUCCESS;
     pending_warnings.push_back(finding);
 }
