@@ -64,6 +64,7 @@ std::string thread_name(unsigned number_) {
 void wait_as(State state) {
     Thread& thread = current();
     if (same_value_waits) finish_same_value();
+    if (guesses_wait && (state == State::at_barrier || state == State::done)) settle_guesses();
     last_load = 0;
     thread.state = state;
     set_running(false);

@@ -265,8 +265,10 @@ EXPORT void* __tsan_memset(void* to, int value, size_t n) {
     return memset(to, value, n);
 }
 
+EXPORT void emulator_atomic_expect(uint64_t value) { expect_for_cas(true, value); }
 EXPORT uint64_t emulator_atomic_load(const void* address, unsigned size) {
     on_access((uintptr_t)address, size, Access::atomic, Form::aligned, RETURN_ADDRESS);
+    expect_for_cas(false, 0);
     uint64_t value = 0;
     memcpy(&value, address, size);
     return value;

@@ -10,14 +10,16 @@ namespace emulator {
 
 // --- what is remembered ----------------------------------------------------------------------------------------------
 
+constexpr unsigned STEP_BITS = 17;
 struct Past {
     uint32_t epoch, clock;  // the epoch counts barriers and blocks and is never reset: old entries need no clearing
     uint32_t pc;            // relative to the module
-    uint32_t thread : 10, step : 18;  // step: of a volatile access that the warp does in lockstep
+    uint32_t thread : 10, step : STEP_BITS;  // step: of a volatile access that the warp does in lockstep
     uint32_t wrote : 1;               // kept as a read, but was a write of what the word held
     uint32_t relaxed : 1;             // a volatile load of global memory
     uint32_t changed : 1;             // an earlier write of this epoch (in global memory: of this block) changed the word
     uint32_t modified : 1;            // the thread has read the word and then written it
+    uint32_t several : 1;             // the last of several reads by this thread, at different places
 };
 
 struct Write {

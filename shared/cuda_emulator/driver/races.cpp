@@ -3,72 +3,15 @@
 // Two accesses race when they touch one word, at least one writes, they are by different threads, and nothing orders them:
 // no __syncthreads() between (the epoch is the same), in one warp no __syncwarp() (the clocks), and between blocks no
 // atomic on a third word that both have done. A write that leaves the word as it was is no more than a read.
-#include <sys/mman.h>
 //
-// race_order.hpp: what is remembered, and what orders two accesses. race_words.hpp: a race in words.
+// race_order.hpp: what is remembered, and what orders two accesses. race_words.hpp: a race in words. race_values.hpp:
+// writes of the value that is there. race_doubts.hpp: reads that are races by the letter.
 #include <sys/mman.h>
 
-#include "race_order.hpp"
-#include "race_words.hpp"
+#include "race_doubts.hpp"
+#include "race_values.hpp"
 
 namespace emulator {
-
-// --- writes of the value that is there already -----------------------------------------------------------------------
-
-static struct {  // a store to what another thread has just stored or read
-    bool waits = false;
-    uintptr_t address;
-    unsigned size;
-    char before[256];
-    bool conflict[256];  // per byte
-    Finding finding;
-} same_value;
-bool same_value_waits;
-
-// What a store writes is seen when it is done: before the thread does anything else that the emulator sees.
-static void expect_same_value(const Touch& touch, uintptr_t word, unsigned bytes, const Finding& finding) {
-    if (touch.size > sizeof same_value.before) fail(finding);
-    if (!same_value.waits) {
-        same_value.waits = same_value_waits = true;
-        same_value.address = touch.address, same_value.size = touch.size;
-        memset(same_value.conflict, 0, touch.size);
-        same_value.finding = finding;
-        memcpy(same_value.before, reinterpret_cast<void*>(touch.address), touch.size);
-    }
-    for (unsigned i = 0; i < touch.size; i++)
-        if (touch.address + i - word < bytes) same_value.conflict[i] = true;
-}
-
-void finish_same_value() {
-    if (!same_value.waits) return;
-    same_value.waits = same_value_waits = false;
-    const char* after = reinterpret_cast<char*>(same_value.address);
-    for (unsigned i = 0; i < same_value.size && !launch.failed; i++)
-        if (same_value.conflict[i] && same_value.before[i] != after[i]) note(same_value.finding, launch.current);
-}
-
-static inline uint32_t content(uintptr_t word, unsigned bytes) {
-    uint32_t value = 0;
-    if (bytes == 4) memcpy(&value, reinterpret_cast<void*>(word), 4);
-    else memcpy(&value, reinterpret_cast<void*>(word), bytes);
-    return value;
-}
-
-static void add_writer(Others& others) {
-    if (others.writers_epoch != epoch) others.writers_epoch = epoch, others.lanes = others.warps = 0;
-    others.lanes |= 1u << launch.current % WARP;
-    others.warps |= 1u << launch.current / WARP;
-}
-
-// May this thread read what another has written, since all have written the same?
-template <bool GLOBAL>
-static bool harmless_to_read(const Write& write, const Others* others, uintptr_t word, unsigned bytes) {
-    if (!write.past.changed && content(word, bytes) == write.before) return true;
-    if (!others) return false;
-    if (others->writers_epoch == epoch)
-        return others->lanes >> launch.current % WARP & 1 && others->warps >> launch.current / WARP & 1;
-    return GLOBAL && others->writers_epoch >= block_epoch;
-}
 
 // --- one word --------------------------------------------------------------------------------------------------------
 
@@ -82,8 +25,14 @@ static inline void remember_read(Others& others, const Past& reader) {
     for (Past& past : others.read) {
         const bool open = GLOBAL ? past.epoch >= launch_epoch && (past.epoch < block_epoch || past.epoch == epoch)
                                  : past.epoch == epoch;
-        if (!open || (past.thread == reader.thread && past.epoch == epoch)) {
+        if (!open) {
             past = reader;
+            return;
+        }
+        if (past.thread == reader.thread && past.epoch == epoch) {
+            const bool several = past.several || past.pc != reader.pc;
+            past = reader;
+            past.several = several;
             return;
         }
     }
@@ -126,19 +75,35 @@ template <bool GLOBAL>
 static inline void check_load(Write& write, Others& others, uintptr_t word, unsigned bytes, const Touch& touch) {
     if (!GLOBAL && !is_written(write, others)) suspect_uninitialised(touch);
     if (!ordered<GLOBAL>(others.atomic) && !touch.relaxed)
-        fail_race(touch, word, "atomic access", others.atomic, rewritten(others));
+        add_guess({launch.current, touch, word, content(word, bytes), others.atomic});
     if (!ordered<GLOBAL>(write.past) && !harmless_to_read<GLOBAL>(write, &others, word, bytes))
         fail_race(touch, word, "write", write.past, rewritten(others));
     remember_read<GLOBAL>(others, now(touch));
 }
 
+// The read may be a guess of a CAS loop, which is only known when its thread goes on.
+[[gnu::cold, gnu::noinline]] static void atomic_after_read(const Touch& touch, uintptr_t word, unsigned bytes, Past& read,
+                                                           bool rewritten) {
+    const uintptr_t pc = launch.module->base + read.pc;
+    if (may_still_verify(read)) {
+        add_guess({read.thread, {word, bytes, Access::load, false, pc, touch.shadow}, word, content(word, bytes), now(touch)});
+        read = {};
+    } else if (is_place_of_guesses(read.pc)) {
+        warn_of_benign_race(touch.shadow ? race<true>(touch, word, "read", read, rewritten, false)
+                                         : race<false>(touch, word, "read", read, rewritten, false), IS_GUESS);
+    } else {
+        fail_race(touch, word, read.wrote ? "write" : "read", read, rewritten);
+    }
+}
+
 template <bool GLOBAL>
-static inline void check_atomic(Write& write, Others& others, uintptr_t word, const Touch& touch) {
+static inline void check_atomic(Write& write, Others& others, uintptr_t word, unsigned bytes, const Touch& touch) {
     const bool written = is_written(write, others);
     if (!GLOBAL && !written) suspect_uninitialised(touch);
-    for (const Past& past : others.read)
+    if (expected.known) make_guesses_good(others, word, bytes, content(word, bytes), touch);
+    for (Past& past : others.read)
         if (past.epoch >= since<GLOBAL>() && !past.relaxed && !ordered<GLOBAL>(past))
-            fail_race(touch, word, past.wrote ? "write" : "read", past, written);
+            atomic_after_read(touch, word, bytes, past, written);
     if (!ordered<GLOBAL>(write.past)) fail_race(touch, word, "write", write.past, rewritten(others));
     if (GLOBAL) note_atomic(others, word, now(touch), false);
     else others.atomic = now(touch);
@@ -190,7 +155,7 @@ static inline void check_store(Write& write, Others* others, uintptr_t word, uns
 static inline void check_shared_word(SharedCell& cell, uintptr_t word, unsigned bytes, const Touch& touch) {
     if (touch.access == Access::load) check_load<false>(cell.write, cell.others, word, bytes, touch);
     else if (touch.access == Access::store) check_store<false>(cell.write, &cell.others, word, bytes, touch);
-    else check_atomic<false>(cell.write, cell.others, word, touch);
+    else check_atomic<false>(cell.write, cell.others, word, bytes, touch);
 }
 
 void check_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc) {
@@ -213,7 +178,7 @@ void check_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned si
 // A volatile access: the lanes of the warp do it together, as code from before Volta expects.
 void check_volatile_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc,
                            uint32_t of_step) {
-    step = of_step & ((1u << 18) - 1);
+    step = of_step & ((1u << STEP_BITS) - 1);
     step += step == 0;
     lockstep = false;
     check_shared(dynamic, offset, address, size, access, pc);
@@ -336,7 +301,7 @@ void check_global(Shadow& shadow, uintptr_t address, unsigned size, Access acces
                 return;
             check_store<true>(write, page->others ? page->others + i % cells : nullptr, word, granule, touch);
         } else if (atomic) {
-            check_atomic<true>(write, page->others[i % cells], word, touch);
+            check_atomic<true>(write, page->others[i % cells], word, granule, touch);
         } else {
             check_load<true>(write, page->others[i % cells], word, granule, touch);
             if (relaxed) note_atomic(page->others[i % cells], word, now(touch), true);
@@ -360,6 +325,7 @@ void begin_races() {
     step = 0;
     lockstep_places.clear();
     block_epochs.clear();
+    places_of_guesses.clear();
     released.clear();
     acquired.clear();
     last_load = 0;
@@ -377,6 +343,8 @@ void begin_block_races() {
     block_epochs.push_back(epoch);
     acquired.clear();
     handovers.clear();
+    guesses.clear();
+    guesses_wait = false;
 }
 
 void barrier_of_races() {

@@ -38,6 +38,7 @@ unsigned emulator_active_mask(int line);
 void* emulator_dynamic_shared();
 uint64_t emulator_atomic_load(const void* address, unsigned size);  // checks and counts; the store only stores
 void emulator_atomic_store(void* address, unsigned size, uint64_t value);
+void emulator_atomic_expect(uint64_t value);  // what the atomicCAS that comes compares with
 [[noreturn]] void emulator_device_assert(const char* text, const char* file, int line);
 [[noreturn]] void emulator_trap();
 // Of whole programs (launch.hpp): kernel<<<grid, block, shared, stream>>>(arguments).

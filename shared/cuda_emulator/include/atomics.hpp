@@ -59,6 +59,9 @@ template <class T> static inline T atomicExch(T* p, emulator_operand<T> v) {
     return emulator_atomic(p, [=](T) { return v; });
 }
 template <class T> static inline T atomicCAS(T* p, emulator_operand<T> compare, emulator_operand<T> v) {
+    uint64_t bits = 0;
+    memcpy(&bits, &compare, sizeof(T));
+    emulator_atomic_expect(bits);
     return emulator_atomic(p, [=](T old) { return memcmp(&old, &compare, sizeof(T)) == 0 ? v : old; });
 }
 EMULATOR_INLINE unsigned atomicInc(unsigned* p, unsigned limit) {

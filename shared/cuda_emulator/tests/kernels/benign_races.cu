@@ -1,0 +1,88 @@
+// Races by the letter that do no harm, each with a twin that does. Lines that a report may name are marked "BUG", those that
+// a warning names "WARNS".
+
+static __device__ __forceinline__ int thread_in_grid() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+// --- compare and swap in a loop: the first read is a guess -----------------------------------------------------------
+__device__ double add_by_cas(double* sum, double v) {
+    auto* word = (unsigned long long*)sum;
+    unsigned long long old = *word, assumed;
+    do {
+        assumed = old;
+        old = atomicCAS(word, assumed, (unsigned long long)__double_as_longlong(__longlong_as_double(assumed) + v));
+    } while (old != assumed);
+    return __longlong_as_double(old);
+}
+extern "C" __global__ void sum_by_cas(const double* x, double* sum) { add_by_cas(sum, x[thread_in_grid()]); }
+extern "C" __global__ void sum_by_cas_in_shared_memory(const double* x, double* sums) {
+    __shared__ double sum;
+    if (threadIdx.x == 0) sum = 0.0;
+    __syncthreads();
+    add_by_cas(&sum, x[thread_in_grid()]);
+    __syncthreads();
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+// The guess is made anew in each turn, and other memory is read before the CAS.
+extern "C" __global__ void most_of_some(const int* x, const int* which, int* most) {
+    int guess;
+    do guess = *most;
+    while (atomicCAS(most, guess, max(guess, x[which[thread_in_grid()]])) != guess);
+}
+// The lanes read before any of them swaps.
+extern "C" __global__ void guesses_of_a_warp(int* sum) {
+    int old = *sum, assumed;
+    unsigned all = __ballot_sync(0xffffffffu, old >= 0);
+    do {
+        assumed = old;
+        old = atomicCAS(sum, assumed, assumed + __popc(all));
+    } while (old != assumed);
+}
+// A guess that says that there is nothing to do.
+extern "C" __global__ void most_by_cas(const float* x, float* most) {
+    int* word = (int*)most;
+    float v = x[thread_in_grid()];
+    int old = *word, assumed;  // WARNS
+    do {
+        assumed = old;
+        if (__int_as_float(assumed) >= v) break;
+        old = atomicCAS(word, assumed, __float_as_int(v));  // WARNS
+    } while (old != assumed);
+}  // WARNS
+
+// Not guesses: what is read goes elsewhere.
+extern "C" __global__ void reads_the_sum_of_others(const int* x, int* sum, int* y) {
+    atomicAdd(sum, x[thread_in_grid()]);  // BUG
+    y[thread_in_grid()] = *sum;  // BUG
+}
+extern "C" __global__ void reads_the_sum_of_others_twice(const int* x, int* sum, int* y) {
+    for (int turn = 0; turn < 2; turn++) {
+        atomicAdd(sum, x[thread_in_grid()]);  // BUG
+        y[thread_in_grid()] = *sum;  // BUG
+    }
+}
+extern "C" __global__ void takes_while_there_are_some(const int* x, int* count, int* y) {
+    if (*count < 40) atomicAdd(count, 1);  // BUG
+}  // BUG
+extern "C" __global__ void swaps_for_what_it_has_not_read(const int* x, int* word, int* y) {
+    int seen = *word;  // BUG
+    atomicCAS(word, seen + 1, thread_in_grid());  // BUG
+    atomicAdd(word, 1);  // BUG
+    y[thread_in_grid()] = seen;
+}  // BUG
+extern "C" __global__ void looks_before_it_guesses(const int* x, int* sum, int* y) {
+    if (thread_in_grid() == 3) y[0] = *sum;  // BUG
+    int old = *sum, assumed;
+    do {
+        assumed = old;
+        old = atomicCAS(sum, assumed, assumed + 1);  // BUG
+    } while (old != assumed);
+}
+extern "C" __global__ void guess_in_shared_memory_goes_elsewhere(const int* x, int* word, int* y) {
+    __shared__ int sum;
+    if (threadIdx.x == 0) sum = 0;
+    __syncthreads();
+    atomicAdd(&sum, 1);  // BUG
+    int seen = sum;  // BUG
+    __syncthreads();  // BUG
+    y[thread_in_grid()] = seen;
+}

@@ -1,0 +1,100 @@
+"""Races by the letter that do no harm: silent, or a warning; and their twins, which are errors under every schedule."""
+
+from pathlib import Path
+
+import cuda_emulator
+import numpy as np
+import pytest
+from cuda_emulator.launch import DriverError, Module
+
+FILE = Path(__file__).parent / "kernels" / "benign_races.cu"
+F32, F64, I32 = np.float32, np.float64, np.int32
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Module:
+    cuda_emulator.activate_anyway(announce=False)
+    return Module(FILE)
+
+
+@pytest.fixture(autouse=True, params=cuda_emulator.SCHEDULES)
+def schedule(request):
+    with cuda_emulator.settings(schedule=request.param, seed=7):
+        cuda_emulator.warnings()
+        cuda_emulator.reports()
+        yield request.param
+
+
+def marked(kernel: str, mark: str) -> set[int]:
+    """Return the lines of a kernel that carry a mark."""
+    lines = FILE.read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if f" {kernel}(" in line)
+    end = next(i for i in range(start, len(lines)) if lines[i].startswith("}") or lines[i].endswith("; }"))
+    return {i + 1 for i in range(start, end + 1) if f"// {mark}" in lines[i]}
+
+
+def check_warning(kernel: str, words: str) -> None:
+    """Check that the launch has warned, of this kernel's lines only, once for each."""
+    found = cuda_emulator.warnings()
+    lines = [warning.line for warning in found]
+    assert {warning.kind for warning in found} == {"benign race"}
+    assert set(lines) <= marked(kernel, "WARNS")
+    assert len(lines) == len(set(lines))
+    assert all(words in warning.message for warning in found)
+
+
+def check_race(kernels: Module, kernel: str, grid: int, block: int, *arguments: np.ndarray) -> None:
+    """Check that the launch is an error at one of the kernel's marked lines."""
+    with pytest.raises(DriverError, match="memory race") as caught:
+        kernels.launch(kernel, grid, block, *arguments)
+    (report,) = cuda_emulator.reports()
+    assert (report.kind, report.code) == ("race", 719)
+    assert report.line in marked(kernel, "BUG"), str(caught.value)
+    assert " a atomic" not in report.message
+
+
+class TestCompareAndSwap:
+    @pytest.mark.parametrize(("grid", "block"), [(1, 64), (3, 32), (64, 1)])
+    def test_sum(self, kernels, grid, block):
+        x, sums = np.arange(grid * block, dtype=F64), np.zeros(grid)
+        kernels.launch("sum_by_cas", grid, block, x, total := np.zeros(1))
+        kernels.launch("sum_by_cas_in_shared_memory", grid, block, x, sums)
+        assert total[0] == x.sum()
+        np.testing.assert_array_equal(sums, x.reshape(grid, block).sum(1))
+        assert not cuda_emulator.warnings()
+
+    @pytest.mark.parametrize(("grid", "block"), [(1, 64), (3, 32)])
+    def test_guess_in_each_turn(self, kernels, rng, grid, block):
+        x, which = rng.integers(1, 99, (2, grid * block)).astype(I32) % (grid * block)
+        kernels.launch("most_of_some", grid, block, x, which, most := np.zeros(1, I32))
+        assert most[0] == x[which].max()
+        assert not cuda_emulator.warnings()
+
+    def test_lanes_guess_together(self, kernels):
+        kernels.launch("guesses_of_a_warp", 2, 64, total := np.zeros(1, I32))
+        assert total[0] == 128 * 32
+        assert not cuda_emulator.warnings()
+
+    def test_nothing_to_do(self, kernels):
+        x = np.arange(96, dtype=F32) * 37 % 64
+        kernels.launch("most_by_cas", 3, 32, x, most := np.zeros(1, F32))
+        assert most[0] == x.max()
+        check_warning("most_by_cas", "a guess that a CAS loop verifies")
+
+    @pytest.mark.parametrize(
+        "kernel",
+        [
+            "reads_the_sum_of_others",
+            "reads_the_sum_of_others_twice",
+            "takes_while_there_are_some",
+            "swaps_for_what_it_has_not_read",
+            "looks_before_it_guesses",
+            "guess_in_shared_memory_goes_elsewhere",
+        ],
+    )
+    @pytest.mark.parametrize(("grid", "block"), [(1, 64), (64, 1)])
+    def test_no_guess(self, kernels, kernel, grid, block):
+        if block == 1 and "shared" in kernel:
+            grid, block = 1, 33
+        x = np.arange(64, dtype=I32)
+        check_race(kernels, kernel, grid, block, x, np.zeros(1, I32), np.zeros(64, I32))
