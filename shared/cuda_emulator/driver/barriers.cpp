@@ -109,6 +109,7 @@ extern "C" __attribute__((visibility("default"))) int emulator_syncthreads(int l
     thread.line = line;
     thread.barrier_kind = kind;
     thread.predicate = predicate;
+    if (kind != BARRIER_PLAIN && holds_reads[launch.current]) values_leave(nullptr);
     wait_as(State::at_barrier);
     return thread.barrier_result;
 }

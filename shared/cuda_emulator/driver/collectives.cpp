@@ -148,6 +148,7 @@ EXPORT uint64_t emulator_collective(int op, unsigned mask, uint64_t value, int s
     if (!(mask >> lane & 1))
         fail({LAUNCH_FAILED, "absent lane", "lane " + number(lane) + " calls a warp operation whose mask leaves it out",
               "the mask must name every lane that executes the call", thread.pc});
+    if (op != WARP_SYNC && holds_reads[launch.current]) values_leave(nullptr);
     thread.op = op;
     thread.mask = mask;
     thread.value = value;

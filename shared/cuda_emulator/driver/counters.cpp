@@ -206,8 +206,10 @@ EXPORT void __sanitizer_cov_trace_pc() {
     check_timeout(RETURN_ADDRESS);  // a loop may be endless without a single access
     if (settings.counting) on_block(RETURN_ADDRESS);
 }
+#define IS_CONSTANT(name) (name[0] == 'c' && name[1] == 'o')  // const_cmp4 and the like
 #define COMPARISON(name, T)                                                               \
-    EXPORT void __sanitizer_cov_trace_##name(T, T) {                                      \
+    EXPORT void __sanitizer_cov_trace_##name(T, T value) {                                \
+        if (IS_CONSTANT(#name) && test_waits) note_constant_test(uint64_t(value));         \
         if (settings.counting) last_comparison[launch.current] = RETURN_ADDRESS;          \
     }
 COMPARISON(cmp1, uint8_t)

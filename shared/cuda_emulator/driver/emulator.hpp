@@ -285,13 +285,17 @@ extern uintptr_t last_load;    // of global memory, by the thread that runs
 // Reads are recorded of arrays whose Shadow::written is not below: those that this launch has written, and of a small launch
 // all, since the write may still come.
 extern uint32_t recorded_from;
-extern bool same_value_waits, guesses_wait;
+extern bool same_value_waits, guesses_wait, holds_reads[], test_waits;
 void begin_races();  // of a launch
 void begin_block_races();
 void barrier_of_races();
 void warp_synced(unsigned first_thread, unsigned mask);
 void finish_same_value();  // two threads have written one word: the same value?
 void expect_for_cas(bool known, uint64_t value);  // what the atomic that comes next compares with, if it does
+struct Touch;
+void values_leave(const Touch* store);  // what this thread has read of global memory may go to where it stores
+void note_constant_test(uint64_t value);  // which the kernel compares with a constant
+void drop_reads();         // or it ends, and has stored nothing since
 void settle_guesses();     // a thread has read a word that others change by atomics, and comes to a barrier or its end
 void check_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc);
 void check_volatile_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned size, Access access, uintptr_t pc,

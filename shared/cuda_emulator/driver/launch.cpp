@@ -65,7 +65,9 @@ void wait_as(State state) {
     Thread& thread = current();
     if (same_value_waits) finish_same_value();
     if (guesses_wait && (state == State::at_barrier || state == State::done)) settle_guesses();
+    if (state == State::done && holds_reads[launch.current]) drop_reads();
     last_load = 0;
+    test_waits = false;
     thread.state = state;
     set_running(false);
     thread.fiber.leave();

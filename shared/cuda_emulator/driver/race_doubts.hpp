@@ -56,8 +56,10 @@ static bool is_expected(uint32_t value, uintptr_t word, unsigned bytes, const To
     return true;
 }
 
-static void guess_is_good(uint32_t pc) {
-    if (!is_place_of_guesses(pc)) places_of_guesses.push_back(pc);
+// The CAS has expected what was read there; it succeeds if the word, all bytes of it, still holds that.
+static void guess_is_good(uint32_t pc, const Touch& cas) {
+    const bool succeeds = !memcmp(reinterpret_cast<void*>(cas.address), &expected.value, cas.size);
+    if (succeeds && !is_place_of_guesses(pc)) places_of_guesses.push_back(pc);
 }
 
 // A CAS of the thread that runs: drops its last read of the word, if that is what the CAS expects. held: by the word, now.
@@ -66,13 +68,13 @@ static void make_guesses_good(Others& others, uintptr_t word, unsigned bytes, ui
     const bool expects_held = is_expected(held, word, bytes, cas);
     for (Past& past : others.read)
         if (expects_held && past.thread == me && past.epoch >= block_epoch && !past.wrote && !past.several) {
-            guess_is_good(past.pc);
+            guess_is_good(past.pc, cas);
             past = {};
         }
     auto mine = [&](const Guess& guess) { return guess.thread == me && guess.word == word; };
     const auto last = std::find_if(guesses.rbegin(), guesses.rend(), mine);
     if (last == guesses.rend() || !is_expected(last->value, word, bytes, cas)) return;
-    guess_is_good(uint32_t(last->read.pc - launch.module->base));
+    guess_is_good(uint32_t(last->read.pc - launch.module->base), cas);
     guesses.erase(std::prev(last.base()));
     guesses_wait = !guesses.empty();
 }

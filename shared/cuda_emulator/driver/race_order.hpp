@@ -10,7 +10,7 @@ namespace emulator {
 
 // --- what is remembered ----------------------------------------------------------------------------------------------
 
-constexpr unsigned STEP_BITS = 17;
+constexpr unsigned STEP_BITS = 16;
 struct Past {
     uint32_t epoch, clock;  // the epoch counts barriers and blocks and is never reset: old entries need no clearing
     uint32_t pc;            // relative to the module
@@ -20,18 +20,24 @@ struct Past {
     uint32_t changed : 1;             // an earlier write of this epoch (in global memory: of this block) changed the word
     uint32_t modified : 1;            // the thread has read the word and then written it
     uint32_t several : 1;             // the last of several reads by this thread, at different places
+    uint32_t varied : 1;              // of a write to global memory: this launch has written several values
 };
 
 struct Write {
     Past past;
-    uint32_t before;  // what the word held: a write that has changed nothing harms no reader
+    // What the word held: a write that has changed nothing harms no reader. In global memory, once the word is `changed`: the
+    // value that it was changed to, to see whether all write the same.
+    uint32_t before;
 };
 // Two readers are kept, of two threads: whoever writes next races with at least one of them. Writers of the value that the
 // word has are kept as lanes and warps, all combinations of which count: they may read it, whoever was the first.
 struct Others {
     Past read[2], atomic;
     uint32_t writers_epoch, lanes, warps;
-    uint32_t earlier_write;  // the epoch of the write before the last: was this cell used before in the block?
+    union {
+        uint32_t earlier_write;  // shared: the epoch of the write before the last: was this cell used before in the block?
+        uint32_t leaked;         // global: the epoch in which a thread that had read the word went on to store something
+    };
 };
 struct SharedCell {
     Write write;

@@ -28,9 +28,13 @@ static void expect_same_value(const Touch& touch, uintptr_t word, unsigned bytes
         if (touch.address + i - word < bytes) same_value.conflict[i] = true;
 }
 
+static void finish_settings();
+
 void finish_same_value() {
+    same_value_waits = false;
+    finish_settings();
     if (!same_value.waits) return;
-    same_value.waits = same_value_waits = false;
+    same_value.waits = false;
     const char* after = reinterpret_cast<char*>(same_value.address);
     for (unsigned i = 0; i < same_value.size && !launch.failed; i++)
         if (same_value.conflict[i] && same_value.before[i] != after[i]) note(same_value.finding, launch.current);

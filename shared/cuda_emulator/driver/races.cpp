@@ -5,11 +5,11 @@
 // atomic on a third word that both have done. A write that leaves the word as it was is no more than a read.
 //
 // race_order.hpp: what is remembered, and what orders two accesses. race_words.hpp: a race in words. race_values.hpp:
-// writes of the value that is there. race_doubts.hpp: reads that are races by the letter.
+// writes of the value that is there. race_doubts.hpp and race_tests.hpp:
+// races by the letter that do no harm.
 #include <sys/mman.h>
 
-#include "race_doubts.hpp"
-#include "race_values.hpp"
+#include "race_tests.hpp"
 
 namespace emulator {
 
@@ -43,11 +43,18 @@ static inline void remember_read(Others& others, const Past& reader) {
 template <bool GLOBAL>
 static inline void record_write(Write& write, Others* others, const Past& writer, uintptr_t word, unsigned bytes) {
     const uint32_t held = content(word, bytes);
-    bool changed = false;
-    if (write.past.epoch >= (GLOBAL ? block_epoch : epoch)) changed = write.past.changed || held != write.before;
-    else write.before = held;
+    bool changed = false, varied = false;
+    if (write.past.epoch >= (GLOBAL ? block_epoch : epoch)) {
+        changed = write.past.changed || held != write.before;
+        varied = GLOBAL && (write.past.varied || (write.past.changed && held != write.before));
+        if (GLOBAL && changed && !write.past.changed) write.before = held;
+    } else {
+        varied = GLOBAL && write.past.epoch >= launch_epoch;
+        write.before = held;
+    }
     write.past = writer;
     write.past.changed = changed;
+    write.past.varied = varied;
     if (others && others->writers_epoch == epoch) others->writers_epoch = 0;
 }
 
@@ -76,8 +83,13 @@ static inline void check_load(Write& write, Others& others, uintptr_t word, unsi
     if (!GLOBAL && !is_written(write, others)) suspect_uninitialised(touch);
     if (!ordered<GLOBAL>(others.atomic) && !touch.relaxed)
         add_guess({launch.current, touch, word, content(word, bytes), others.atomic});
-    if (!ordered<GLOBAL>(write.past) && !harmless_to_read<GLOBAL>(write, &others, word, bytes))
-        fail_race(touch, word, "write", write.past, rewritten(others));
+    if (!ordered<GLOBAL>(write.past) && !harmless_to_read<GLOBAL>(write, &others, word, bytes)) {
+        const uint32_t held = content(word, bytes);
+        if (!GLOBAL || touch.relaxed || !one_value(write, held)) fail_race(touch, word, "write", write.past, rewritten(others));
+        add_test(touch, write, word, held);
+    } else if (GLOBAL && !touch.relaxed) {
+        note_open_read(others, word, touch.pc);
+    }
     remember_read<GLOBAL>(others, now(touch));
 }
 
@@ -111,11 +123,13 @@ static inline void check_atomic(Write& write, Others& others, uintptr_t word, un
 
 // What a store races with, if anything; an unordered store of what the word holds already is none.
 template <bool GLOBAL>
-static inline const Past* conflict_of_store(const Write& write, const Others* others) {
+static inline const Past* conflict_of_store(const Touch& touch, uintptr_t word, const Write& write, const Others* others) {
     if (!ordered<GLOBAL>(write.past)) return &write.past;
     if (others)
         for (const Past& past : others->read)
-            if (past.epoch >= since<GLOBAL>() && !ordered<GLOBAL>(past)) return &past;
+            if (past.epoch >= since<GLOBAL>() && !ordered<GLOBAL>(past) &&
+                !(GLOBAL && write_after_test(touch, word, write, *others, past)))
+                return &past;
     return nullptr;
 }
 
@@ -144,7 +158,7 @@ static inline void check_store(Write& write, Others* others, uintptr_t word, uns
         fail_race(touch, word, "atomic access", others->atomic, rewritten(*others));
     Past writer = now(touch);
     writer.modified = GLOBAL && last_load == touch.address;
-    if (const Past* other = conflict_of_store<GLOBAL>(write, others)) {
+    if (const Past* other = conflict_of_store<GLOBAL>(touch, word, write, others)) {
         store_in_conflict<GLOBAL>(touch, *other, writer, write, others, word, bytes);
         return;
     }
@@ -170,6 +184,7 @@ void check_shared(bool dynamic, uintptr_t offset, uintptr_t address, unsigned si
             return;
         }
     }
+    if (access != Access::load && holds_reads[launch.current]) values_leave(nullptr);
     const uintptr_t base = address - offset;
     for (uintptr_t i = offset >> shift; i <= (offset + size - 1) >> shift; i++)
         check_shared_word(cells[i], base + (i << shift), granule, touch);
@@ -288,6 +303,7 @@ void check_global(Shadow& shadow, uintptr_t address, unsigned size, Access acces
     const unsigned granule = shadow.granule, shift = log2_of(granule), cells = PAGE >> shift;
     const uintptr_t offset = address - shadow.low;
     const Touch touch{address, size, access, relaxed, pc, &shadow};
+    if (access != Access::load && holds_reads[launch.current]) values_leave(atomic ? nullptr : &touch);
     for (uintptr_t i = offset >> shift; i <= (offset + size - 1) >> shift; i++) {
         Page* page = page_of(shadow, i / cells, access != Access::store, pc);
         if (!page) return;
@@ -304,7 +320,8 @@ void check_global(Shadow& shadow, uintptr_t address, unsigned size, Access acces
             check_atomic<true>(write, page->others[i % cells], word, granule, touch);
         } else {
             check_load<true>(write, page->others[i % cells], word, granule, touch);
-            if (relaxed) note_atomic(page->others[i % cells], word, now(touch), true);
+            if (!relaxed) last_test = touch, test_waits = true;
+            else note_atomic(page->others[i % cells], word, now(touch), true);
         }
     }
 }
@@ -326,6 +343,7 @@ void begin_races() {
     lockstep_places.clear();
     block_epochs.clear();
     places_of_guesses.clear();
+    begin_tests();
     released.clear();
     acquired.clear();
     last_load = 0;
@@ -345,6 +363,7 @@ void begin_block_races() {
     handovers.clear();
     guesses.clear();
     guesses_wait = false;
+    begin_block_tests();
 }
 
 void barrier_of_races() {

@@ -98,3 +98,61 @@ class TestCompareAndSwap:
             grid, block = 1, 33
         x = np.arange(64, dtype=I32)
         check_race(kernels, kernel, grid, block, x, np.zeros(1, I32), np.zeros(64, I32))
+
+
+def graph(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return four edges for each of n nodes, and how far each is from node 0 (-1: no way)."""
+    edges = rng.integers(0, n, (n, 4)).astype(I32)
+    distance = np.full(n, -1, I32)
+    distance[0] = level = 0
+    while (distance == level).any():
+        reached = edges[distance == level]
+        distance[reached[distance[reached] == -1]] = level = level + 1
+    return edges, distance
+
+
+class TestTestThenSet:
+    @pytest.mark.parametrize("block", [32, 64, 16])
+    def test_breadth_first_search(self, kernels, rng, block):
+        edges, expected = graph(192, rng)
+        distance, changed, level = np.full(192, -1, I32), np.ones(1, I32), 0
+        distance[0] = 0
+        while changed[0]:
+            changed[0] = 0
+            kernels.launch("next_level", 192 // block, block, edges, distance, changed, I32(192), I32(level))
+            level += 1
+        np.testing.assert_array_equal(distance, expected)
+        found = cuda_emulator.warnings()
+        assert {warning.kind for warning in found} == {"benign race"}
+        assert {warning.line for warning in found} <= marked("next_level", "WARNS")
+
+    def test_flags_of_bytes(self, kernels, rng):
+        edges, now, seen = graph(128, rng)[0], rng.integers(0, 2, 128).astype(bool), np.zeros(128, bool)
+        kernels.launch("visit", 2, 64, edges, now, seen, I32(128))
+        assert seen[edges[now]].all()
+        assert seen.sum() == np.unique(edges[now]).size
+        check_warning("visit", "all write one and the same value")
+
+    def test_found(self, kernels):
+        x, found = np.arange(128, dtype=I32) % 19, np.zeros(1, I32)
+        kernels.launch("stops_when_found", 4, 32, x, found)
+        assert found[0] == 1
+        check_warning("stops_when_found", "all write one and the same value")
+
+    @pytest.mark.parametrize(
+        "kernel",
+        [
+            "numbers_what_it_finds",
+            "one_is_the_most",
+            "stores_what_it_tests",
+            "sums_what_it_tests",
+            "hands_on_what_it_tests",
+            "keeps_what_it_tests",
+            "two_values",
+            "adds_its_neighbour",
+        ],
+    )
+    @pytest.mark.parametrize(("grid", "block"), [(1, 64), (8, 8)])
+    def test_another_use(self, kernels, kernel, grid, block):
+        x = np.full(64, 5, I32) if kernel == "one_is_the_most" else np.arange(64, dtype=I32) % 19
+        check_race(kernels, kernel, grid, block, x, np.zeros(2, I32), np.zeros(64, I32))

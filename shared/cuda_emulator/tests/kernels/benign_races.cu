@@ -86,3 +86,66 @@ extern "C" __global__ void guess_in_shared_memory_goes_elsewhere(const int* x, i
     __syncthreads();  // BUG
     y[thread_in_grid()] = seen;
 }
+
+// --- test, then set --------------------------------------------------------------------------------------------------
+extern "C" __global__ void next_level(const int* edges, int* distance, int* changed, int n, int level) {
+    int i = thread_in_grid();
+    if (i >= n || distance[i] != level) return;  // WARNS
+    for (int e = 0; e < 4; e++) {
+        int j = edges[4 * i + e];
+        if (distance[j] == -1) {  // WARNS
+            distance[j] = level + 1;  // WARNS
+            *changed = 1;
+        }
+    }
+}  // WARNS
+extern "C" __global__ void visit(const int* edges, const bool* now, bool* seen, int n) {
+    int i = thread_in_grid();
+    if (i >= n || !now[i]) return;
+    for (int e = 0; e < 4; e++)
+        if (!seen[edges[4 * i + e]]) seen[edges[4 * i + e]] = true;  // WARNS
+}  // WARNS
+extern "C" __global__ void stops_when_found(const int* x, int* found) {
+    if (*found) return;  // WARNS
+    if (x[thread_in_grid()] == 7) *found = 1;  // WARNS
+}  // WARNS
+
+extern "C" __global__ void numbers_what_it_finds(const int* x, int* found, int* y) {
+    for (int k = 0; k < 2; k++)
+        if (found[k] == 0) found[k] = x[thread_in_grid()] + 10 * k + 1;  // BUG
+}  // BUG
+extern "C" __global__ void one_is_the_most(const int* x, int* most, int* y) {
+    if (x[thread_in_grid()] > *most) *most = x[thread_in_grid()];  // BUG
+}  // BUG
+extern "C" __global__ void stores_what_it_tests(const int* x, int* found, int* y) {
+    int seen = *found;  // BUG
+    if (seen == 0 && x[thread_in_grid()] == 7) *found = 1;  // BUG
+    y[thread_in_grid()] = seen;  // BUG
+}  // BUG
+extern "C" __global__ void sums_what_it_tests(const int* x, int* found, int* y) {
+    if (x[thread_in_grid()] == 7) *found = 1;  // BUG
+    if (*found == 1) atomicAdd(y, 1);  // BUG
+}  // BUG
+extern "C" __global__ void hands_on_what_it_tests(const int* x, int* found, int* y) {
+    if (x[thread_in_grid()] == 7) *found = 1;  // BUG
+    if (__syncthreads_or(*found == 0)) y[threadIdx.x] = 1;  // BUG
+}  // BUG
+extern "C" __global__ void keeps_what_it_tests(const int* x, int* found, int* y) {
+    int seen = *found;  // BUG
+    if (seen == 0 && x[thread_in_grid()] == 7) *found = 1;  // BUG
+    __syncthreads();
+    if (threadIdx.x % 2) y[thread_in_grid()] = seen;  // BUG
+}  // BUG
+extern "C" __global__ void two_values(const int* x, int* found, int* y) {
+    if (x[thread_in_grid()] == 7) {
+        *found = 1;  // BUG
+        atomicAdd(y, 1);
+        *found = 2;  // BUG
+    }
+    if (*found == 1) return;  // BUG
+}  // BUG
+extern "C" __global__ void adds_its_neighbour(int* x, int* found, int* y) {
+    int i = thread_in_grid(), sum = 0;
+    for (int k = 1; k >= 0; k--) sum += x[(i + k) % 64];  // BUG
+    x[i] = sum;  // BUG
+}  // BUG
