@@ -64,6 +64,7 @@ static void complete_collective(unsigned warp, unsigned lanes, unsigned mask) {
         }
     }
     if (op == WARP_SYNC && launch.checked) warp_synced(warp, mask);
+    else if (launch.checked && mask == ~0u) warp_met(warp);
     for (unsigned l = 0; l < lanes; l++)
         if (in(l) && &lane[l] != &current()) lane[l].state = State::ready;
     current().state = State::ready;

@@ -290,6 +290,7 @@ void begin_races();  // of a launch
 void begin_block_races();
 void barrier_of_races();
 void warp_synced(unsigned first_thread, unsigned mask);
+void warp_met(unsigned first_thread);  // in a shuffle or vote of all its lanes
 void finish_same_value();  // two threads have written one word: the same value?
 void expect_for_cas(bool known, uint64_t value);  // what the atomic that comes next compares with, if it does
 struct Touch;

@@ -58,6 +58,9 @@ static uint32_t epoch = 1, block_epoch = 1;
 // Each thread has a clock, which __syncwarp moves (a shuffle orders no memory). seen[t][l]: up to which of its clock thread
 // t has seen lane l of its warp. Never reset either: what was seen before this block is below all clocks of this block.
 static uint32_t clocks[MAX_THREADS], seen[MAX_THREADS][WARP];
+// The clock of each thread at its warp's last shuffle or vote of all lanes. What was read before it has been read.
+static uint32_t met_at[MAX_THREADS];
+static bool warps_met;  // since the last barrier
 static std::vector<SharedCell> static_cells, dynamic_cells;
 static std::vector<uint32_t> block_epochs;  // of this launch's blocks, in the order in which they run
 static uint32_t step;                       // of the access that is being checked; 0 where it is not volatile
@@ -175,6 +178,17 @@ static inline bool ordered(const Past& past) {
         if (step && past.step && step != past.step) return lockstep = true;
     }
     return GLOBAL && ordered_by_atomics(past);
+}
+
+void warp_met(unsigned first_thread) {
+    const unsigned end = std::min<unsigned>(first_thread + WARP, launch.threads.size());
+    for (unsigned i = first_thread; i < end; i++) met_at[i] = ++clocks[i];
+    warps_met = true;
+}
+
+// A read of this epoch, and then a shuffle or vote of the reader's whole warp: no lane of it can overtake the read.
+static inline bool read_before_meeting(const Past& read) {
+    return warps_met && read.epoch == epoch && read.clock < met_at[read.thread] && !read.wrote;
 }
 
 void warp_synced(unsigned first_thread, unsigned mask) {

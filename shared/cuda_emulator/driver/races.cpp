@@ -36,6 +36,12 @@ static inline void remember_read(Others& others, const Past& reader) {
             return;
         }
     }
+    if (warps_met)
+        for (Past& past : others.read)
+            if (read_before_meeting(past)) {
+                past = reader;
+                return;
+            }
     if ((GLOBAL && others.read[0].epoch < block_epoch) || others.read[0].thread / WARP == others.read[1].thread / WARP)
         others.read[1] = reader;
 }
@@ -121,13 +127,21 @@ static inline void check_atomic(Write& write, Others& others, uintptr_t word, un
     else others.atomic = now(touch);
 }
 
+template <bool GLOBAL>
+static inline bool write_after_meeting(const Touch& touch, uintptr_t word, const Past& read) {
+    if (!read_before_meeting(read) || read.thread / WARP != launch.current / WARP) return false;
+    warn_of_benign_race(race<GLOBAL>(touch, word, "read", read, false, false),
+                        "a shuffle orders no memory: __syncwarp() is missing between the read and the write");
+    return true;
+}
+
 // What a store races with, if anything; an unordered store of what the word holds already is none.
 template <bool GLOBAL>
 static inline const Past* conflict_of_store(const Touch& touch, uintptr_t word, const Write& write, const Others* others) {
     if (!ordered<GLOBAL>(write.past)) return &write.past;
     if (others)
         for (const Past& past : others->read)
-            if (past.epoch >= since<GLOBAL>() && !ordered<GLOBAL>(past) &&
+            if (past.epoch >= since<GLOBAL>() && !ordered<GLOBAL>(past) && !write_after_meeting<GLOBAL>(touch, word, past) &&
                 !(GLOBAL && write_after_test(touch, word, write, *others, past)))
                 return &past;
     return nullptr;
@@ -358,6 +372,7 @@ void begin_races() {
 
 void begin_block_races() {
     block_epoch = ++epoch;
+    warps_met = false;
     block_epochs.push_back(epoch);
     acquired.clear();
     handovers.clear();
@@ -368,6 +383,7 @@ void begin_block_races() {
 
 void barrier_of_races() {
     epoch++;
+    warps_met = false;
     handovers.clear();
 }
 

@@ -156,3 +156,29 @@ class TestTestThenSet:
     def test_another_use(self, kernels, kernel, grid, block):
         x = np.full(64, 5, I32) if kernel == "one_is_the_most" else np.arange(64, dtype=I32) % 19
         check_race(kernels, kernel, grid, block, x, np.zeros(2, I32), np.zeros(64, I32))
+
+
+class TestReadShuffleWrite:
+    @pytest.mark.parametrize(
+        "kernel", ["sums_of_warps", "sums_of_warps_in_global_memory", "sums_of_warps_with_syncwarp"]
+    )
+    def test_sums(self, kernels, rng, kernel):
+        x, y = rng.integers(1, 99, 64).astype(I32), np.zeros(64, I32)
+        kernels.launch(kernel, 1, 64, x.copy(), y)
+        np.testing.assert_array_equal(y, np.repeat(x.reshape(2, 32).sum(1), 32))
+        if kernel.endswith("syncwarp"):
+            assert not cuda_emulator.warnings()
+        else:
+            check_warning(kernel, "a shuffle orders no memory: __syncwarp() is missing")
+
+    @pytest.mark.parametrize(
+        "kernel",
+        [
+            "reads_again_after_the_shuffle",
+            "the_other_warp_reads",
+            "half_of_the_warp_shuffles",
+            "writes_shuffles_and_writes",
+        ],
+    )
+    def test_not_met(self, kernels, kernel):
+        check_race(kernels, kernel, 1, 64, np.arange(1, 65, dtype=I32), np.zeros(64, I32))

@@ -149,3 +149,74 @@ extern "C" __global__ void adds_its_neighbour(int* x, int* found, int* y) {
     for (int k = 1; k >= 0; k--) sum += x[(i + k) % 64];  // BUG
     x[i] = sum;  // BUG
 }  // BUG
+
+// --- a warp reads, shuffles and writes -------------------------------------------------------------------------------
+__device__ int sum_of_warp(int v) {
+    for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(0xffffffffu, v, d);
+    return v;
+}
+extern "C" __global__ void sums_of_warps(const int* x, int* y) {
+    __shared__ int s[64];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    int sum = sum_of_warp(s[threadIdx.x]);
+    if (threadIdx.x % 32 == 0) s[threadIdx.x + 1] = sum;  // WARNS
+    __syncthreads();
+    y[threadIdx.x] = s[threadIdx.x / 32 * 32 + 1];
+}
+extern "C" __global__ void sums_of_warps_in_global_memory(int* x, int* y) {
+    int sum = sum_of_warp(x[threadIdx.x]);
+    if (threadIdx.x % 32 == 0) x[threadIdx.x + 1] = sum;  // WARNS
+    __syncthreads();
+    y[threadIdx.x] = x[threadIdx.x / 32 * 32 + 1];
+}
+extern "C" __global__ void sums_of_warps_with_syncwarp(const int* x, int* y) {
+    __shared__ int s[64];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    int sum = sum_of_warp(s[threadIdx.x]);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) s[threadIdx.x + 1] = sum;
+    __syncthreads();
+    y[threadIdx.x] = s[threadIdx.x / 32 * 32 + 1];
+}
+
+extern "C" __global__ void reads_again_after_the_shuffle(const int* x, int* y) {
+    __shared__ int s[64];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    int sum = sum_of_warp(s[threadIdx.x / 32]);
+    if (threadIdx.x % 32 == 5) sum += s[1];  // BUG
+    if (threadIdx.x == 7) s[1] = s[1] + sum;  // BUG
+    __syncthreads();  // BUG
+    y[threadIdx.x] = sum + s[1];
+}
+extern "C" __global__ void the_other_warp_reads(const int* x, int* y) {
+    __shared__ int s[64];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    int sum = sum_of_warp(s[threadIdx.x % 32]);  // BUG
+    if (threadIdx.x == 0) s[1] = sum;  // BUG
+    __syncthreads();  // BUG
+    y[threadIdx.x] = sum + s[1];
+}
+extern "C" __global__ void half_of_the_warp_shuffles(const int* x, int* y) {
+    __shared__ int s[64];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    int sum = s[threadIdx.x ^ 16];  // BUG
+    if (threadIdx.x % 32 < 16) sum += __shfl_xor_sync(0xffffu, sum, 1);
+    if (threadIdx.x % 32 == 0) s[threadIdx.x + 1] = sum;  // BUG
+    __syncthreads();  // BUG
+    y[threadIdx.x] = sum + s[1];
+}
+extern "C" __global__ void writes_shuffles_and_writes(const int* x, int* y) {
+    __shared__ int s[64];
+    s[threadIdx.x / 2] = 1;
+    __syncthreads();
+    if (threadIdx.x % 32 == 1) s[threadIdx.x / 32] = x[threadIdx.x];  // BUG
+    int sum = sum_of_warp(x[threadIdx.x]);
+    if (threadIdx.x % 32 == 0) s[threadIdx.x / 32] = sum;  // BUG
+    __syncthreads();  // BUG
+    y[threadIdx.x] = s[threadIdx.x / 32];
+}
