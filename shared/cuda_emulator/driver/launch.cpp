@@ -316,6 +316,7 @@ Code run_grid(Function& function, Index grid, Index block, size_t dynamic_shared
         if (sigsetjmp(crash_exit, 1) == 0) run_blocks(grid);
     }
     set_running(false);
+    test_waits = false;  // also after a crash
     fflush(stdout);  // what the kernel has printed comes before what the host prints next
     if (settings.counting && !launch.failed) end_counting(function.name);
     report_warnings();

@@ -18,18 +18,17 @@ struct OpenRead {
 };
 static std::vector<OpenRead> open_reads[MAX_THREADS];
 bool holds_reads[MAX_THREADS];  // open reads or tests
-constexpr size_t MOST_OPEN_READS = 4096;
+constexpr size_t MOST_OPEN_READS = 1024;
 
 // A read that is not ordered with a write: of what this thread has read, or what it has written afterwards.
 struct Test {
-    unsigned thread;
     Touch read;
     uintptr_t word;
     Past writer;
     bool knows_unset;
     uint32_t unset, set;  // the two values of the word
 };
-static std::vector<Test> tests;  // of this block
+static std::vector<Test> tests[MAX_THREADS];
 
 // A word that was read and then written by another thread, between two barriers of this block.
 struct LateWrite {
@@ -41,12 +40,12 @@ struct LateWrite {
 };
 static std::vector<LateWrite> late_writes;
 
-// A store of a thread that holds tests: right if the word has this value afterwards.
+// A store of a thread that holds a test: right if the word has this value afterwards.
 struct Setting {
     uintptr_t word;
-    unsigned bytes;
-    uint32_t value, place;
-    Finding finding;
+    uint32_t value;
+    Test test;
+    bool updates;  // it stores to the word that it has tested
 };
 static std::vector<Setting> settings_of_store;
 
@@ -128,7 +127,7 @@ static Finding finding_of(const Test& test, bool updates) {
 
 // read: the place of the read that is in doubt.
 static void warn_of_test(Finding finding, uint32_t read) {
-    add_place(told_tests, finding.pc);
+    told_tests.push_back(finding.pc);
     finding.block = blockIdx, finding.thread = current().index;
     if (SetPlace* place = find_set_place(read)) {
         if (!place->warned) place->warning = finding;
@@ -137,13 +136,27 @@ static void warn_of_test(Finding finding, uint32_t read) {
     warn_of_benign_race(finding, IS_TEST);
 }
 
-// Have all writes of this launch left one value in the word?
-static bool one_value(const Write& write, uint32_t held) {
+static void settle_test(const Test& test, bool updates, bool right) {
+    if (!right || is_no_test(place_of(test))) {
+        Finding finding = finding_of(test, updates);
+        note(finding, launch.current);
+    } else if (!has_place(told_tests, test.read.pc)) {
+        warn_of_test(finding_of(test, updates), place_of(test));
+    }
+}
+
+// Have all writes of this launch left one value in the word, and has no one who read it stored anything?
+static bool may_be_test(const Write& write, const Others& others, uint32_t held) {
+    if (others.leaked >= launch_epoch) return false;
     return write.past.epoch >= launch_epoch && !write.past.varied && (!write.past.changed || held == write.before);
 }
 
 [[gnu::cold, gnu::noinline]] static void add_test(const Touch& read, const Write& write, uintptr_t word, uint32_t held) {
-    tests.push_back({launch.current, read, word, write.past, !write.past.changed, write.before, held});
+    last_test = read, test_waits = true;
+    auto& mine = tests[launch.current];
+    for (const Test& known : mine)  // a loop that looks again and again
+        if (known.word == word && known.read.pc == read.pc) return;
+    mine.push_back({read, word, write.past, !write.past.changed, write.before, held});
     holds_reads[launch.current] = true;
 }
 
@@ -154,13 +167,15 @@ static void leave_read(const OpenRead& read) {
             fail(race<true>(late.touch, late.word, "read", late.read, false, false));
 }
 
-static inline void note_open_read(Others& others, uintptr_t word, uintptr_t pc) {
+static inline void note_open_read(Others& others, uintptr_t word, const Touch& read) {
+    if (others.leaked >= launch_epoch) return;  // an error in any case, if a write comes
+    last_test = read, test_waits = true;
     auto& open = open_reads[launch.current];
     if (open.size() == MOST_OPEN_READS) {
-        for (const OpenRead& read : open) leave_read(read);
+        for (const OpenRead& old : open) leave_read(old);
         open.clear();
     }
-    open.push_back({&others, word, uint32_t(pc - launch.module->base), epoch});
+    open.push_back({&others, word, uint32_t(read.pc - launch.module->base), epoch});
     holds_reads[launch.current] = true;
 }
 
@@ -175,27 +190,26 @@ static const OpenRead* own_read(uintptr_t word, uint32_t pc) {
 static void store_after_test(const Test& test, const Touch* store) {
     const unsigned bytes = launch.module->granule;
     if (store && test.word + bytes > store->address && test.word < store->address + store->size) {
-        settings_of_store.push_back({test.word, bytes, content(test.word, bytes), place_of(test), finding_of(test, true)});
+        settings_of_store.push_back({test.word, content(test.word, bytes), test, true});
         note_own_store(place_of(test), *store);
         return;
     }
     const uintptr_t other = store ? store->address + (test.word - test.read.address) : 0;
     if (!test.knows_unset || !own_read(other, place_of(test)) || content(other, bytes) != test.unset)
         fail(finding_of(test, false));
-    settings_of_store.push_back({other, bytes, test.set, place_of(test), finding_of(test, false)});
+    settings_of_store.push_back({other, test.set, test, false});
 }
 
 static void forget_tests() {
     const unsigned me = launch.current;
-    tests.erase(std::remove_if(tests.begin(), tests.end(), [&](const Test& t) { return t.thread == me; }), tests.end());
+    tests[me].clear();
     open_reads[me].clear();
     holds_reads[me] = false;
 }
 
 // The store, atomic or warp operation that follows reads of this thread. store: null unless it is a store to global memory.
 void values_leave(const Touch* store) {
-    for (const Test& test : tests)
-        if (test.thread == launch.current) store_after_test(test, store);
+    for (const Test& test : tests[launch.current]) store_after_test(test, store);
     for (const OpenRead& read : open_reads[launch.current]) {
         const bool own = store && read.word + launch.module->granule > store->address &&
                          read.word < store->address + store->size;
@@ -208,22 +222,16 @@ void values_leave(const Touch* store) {
 
 // The store is done.
 static void finish_settings() {
-    for (Setting& one : settings_of_store) {
-        if (content(one.word, one.bytes) == one.value && !is_no_test(one.place)) warn_of_test(one.finding, one.place);
-        else note(one.finding, launch.current);
-    }
+    for (const Setting& one : settings_of_store)
+        settle_test(one.test, one.updates, content(one.word, launch.module->granule) == one.value);
     settings_of_store.clear();
     finish_own_store();
 }
 
 // The thread that runs ends: what it has read has gone nowhere.
 void drop_reads() {
-    for (const Test& test : tests) {
-        if (test.thread != launch.current || launch.failed) continue;
-        Finding finding = finding_of(test, false);
-        if (is_no_test(place_of(test))) note(finding, launch.current);
-        else warn_of_test(finding, place_of(test));
-    }
+    for (const Test& test : tests[launch.current])
+        if (!launch.failed) settle_test(test, false, true);
     forget_tests();
 }
 
@@ -237,8 +245,7 @@ static bool write_after_test(const Touch& touch, uintptr_t word, const Write& wr
 }
 
 static void begin_block_tests() {
-    for (unsigned i = 0; i < launch.threads.size(); i++) open_reads[i].clear(), holds_reads[i] = false;
-    tests.clear();
+    for (unsigned i = 0; i < launch.threads.size(); i++) open_reads[i].clear(), tests[i].clear(), holds_reads[i] = false;
     late_writes.clear();
     settings_of_store.clear();
     test_waits = false;

@@ -91,10 +91,11 @@ static inline void check_load(Write& write, Others& others, uintptr_t word, unsi
         add_guess({launch.current, touch, word, content(word, bytes), others.atomic});
     if (!ordered<GLOBAL>(write.past) && !harmless_to_read<GLOBAL>(write, &others, word, bytes)) {
         const uint32_t held = content(word, bytes);
-        if (!GLOBAL || touch.relaxed || !one_value(write, held)) fail_race(touch, word, "write", write.past, rewritten(others));
+        if (!GLOBAL || touch.relaxed || !may_be_test(write, others, held))
+            fail_race(touch, word, "write", write.past, rewritten(others));
         add_test(touch, write, word, held);
-    } else if (GLOBAL && !touch.relaxed) {
-        note_open_read(others, word, touch.pc);
+    } else if (GLOBAL && !touch.relaxed && (write.past.thread != launch.current || write.past.epoch < block_epoch)) {
+        note_open_read(others, word, touch);
     }
     remember_read<GLOBAL>(others, now(touch));
 }
@@ -334,8 +335,7 @@ void check_global(Shadow& shadow, uintptr_t address, unsigned size, Access acces
             check_atomic<true>(write, page->others[i % cells], word, granule, touch);
         } else {
             check_load<true>(write, page->others[i % cells], word, granule, touch);
-            if (!relaxed) last_test = touch, test_waits = true;
-            else note_atomic(page->others[i % cells], word, now(touch), true);
+            if (relaxed) note_atomic(page->others[i % cells], word, now(touch), true);
         }
     }
 }
@@ -378,6 +378,7 @@ void begin_block_races() {
     handovers.clear();
     guesses.clear();
     guesses_wait = false;
+    expected = {};
     begin_block_tests();
 }
 
