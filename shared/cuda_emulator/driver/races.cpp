@@ -224,9 +224,10 @@ void check_volatile_shared(bool dynamic, uintptr_t offset, uintptr_t address, un
 
 // --- global memory ---------------------------------------------------------------------------------------------------
 
-constexpr unsigned MOST_EARLY_READS = 1 << 15;
+constexpr unsigned MOST_EARLY_READS = 1 << 15, MOST_EARLY_PAGES = 1 << 10;  // whichever comes first: a page's records are 100 KiB
 constexpr size_t MOST_PAGE_BYTES = size_t(1) << 30;  // of records; a warning says so when they do not reach
 static size_t page_bytes;
+static unsigned new_pages;  // of this launch
 static std::vector<char*> spare[2][3];  // [writes or others][granule 1, 2, 4]
 static Shadow module_shadow;            // of __device__ variables
 
@@ -288,6 +289,7 @@ static void make_pages(Shadow& shadow) {
 
 [[gnu::noinline]] static Page* fill_page(Shadow& shadow, size_t i, bool needs_others, uintptr_t pc) {
     Page& page = shadow.pages[i];
+    new_pages++;
     if (!page.writes) {
         page.writes = reinterpret_cast<Write*>(new_records(0, shadow.granule));
         if (page.writes) shadow.used.push_back(i);
@@ -312,7 +314,7 @@ void check_global(Shadow& shadow, uintptr_t address, unsigned size, Access acces
         // A volatile load may be what orders the blocks, so it always counts.
         if (access != Access::load) note_first_write(shadow);
         else if (!relaxed && !early_reads) return;
-        else if (!relaxed && --early_reads == 0) recorded_from = launch_epoch;
+        else if (!relaxed && (--early_reads == 0 || new_pages > MOST_EARLY_PAGES)) early_reads = 0, recorded_from = launch_epoch;
         make_pages(shadow);
     }
     const unsigned granule = shadow.granule, shift = log2_of(granule), cells = PAGE >> shift;
@@ -362,6 +364,7 @@ void begin_races() {
     acquired.clear();
     last_load = 0;
     early_reads = MOST_EARLY_READS;
+    new_pages = 0;
     recorded_from = 0;
     const uintptr_t low = module.data_low & ~uintptr_t(15);
     if (module_shadow.low == low && module_shadow.bytes == module.data_high - low) return;
