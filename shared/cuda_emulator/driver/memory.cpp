@@ -166,13 +166,14 @@ static inline void on_access(uintptr_t address, unsigned size, Access access, Fo
         if (misaligned) fail_alignment(address, size, access, pc);
         check_any_shared(false, address - module.shared_low, address, size, access, form, pc);
     } else if (!device && address - module.image_low < module.image_high - module.image_low) {
-        for (const Variable& v : module.globals)  // __constant__ and __device__ variables
+        for (const Variable& v : module.device_variables)  // __constant__ and __device__ variables
             if (address >= v.low && address + size <= v.high) {
-                if (!v.device) fail_host_variable(v, access, pc);
                 if (access != Access::store) has_read[launch.current] = true;
                 if (v.name.compare(0, 5, "guard")) check_device_variable(address, size, access, relaxed, pc);
                 return;
             }
+        for (const Variable& v : module.globals)
+            if (!v.device && address >= v.low && address + size <= v.high) fail_host_variable(v, access, pc);
         if (address - module.shared_low < module.shared_high - module.shared_low)
             fail_shared_range(address, size, access, pc);
         if (address - module.data_low < module.data_high - module.data_low)
