@@ -21,11 +21,11 @@ from . import control, toolchain
 # A number, and a line that speaks of time or speed, which no two runs share.
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 TIMING = re.compile(
-    r"\b(?:[mun]?s|secs?|seconds?|milliseconds?|elapsed|speed\s?up|[GT]?FLOP/?s|[GMk]i?B/s|x faster)\b|time|0x[0-9a-f]{6}",
+    r"^\*\*\* compiler output in |\b(?:[mun]?s|secs?|seconds?|milliseconds?|elapsed|speed\s?up|[GT]?FLOP/?s|[GMk]i?B/s|x faster)\b|time|0x[0-9a-f]{6}",
     re.IGNORECASE,
 )
 # What programs print of a result that is wrong; "0 FAILED" is not.
-VERDICT = re.compile(r"(?<!\b0 )\b(?:FAILED|FAIL|WRONG|INCORRECT|MISMATCH)\b")
+VERDICT = re.compile(r"(?<!\b0 )\b(?:FAILED|FAIL|WRONG|INCORRECT|MISMATCH|[Dd]o(?:es)? not match)\b")
 AGAIN = "checked forward, again"
 AGREE = 1e-3  # relative: sums of floats in another order differ by less
 
@@ -114,10 +114,12 @@ def findings(runs: list[Run]) -> list[Finding]:
             add(Finding(**kept), one.name)
         if one.status and one in whole:
             ending = _signal(one.status) if one.status < 0 else f"the program ends with status {one.status}"
-            last = "\n    ".join((one.errors or one.output).strip().splitlines()[-3:])
+            last = "\n    ".join((one.errors or one.output).strip().splitlines()[-8:])
             add(Finding("exit status", "error", f"{ending}\n    {last}".rstrip()), one.name)
         elif one in whole and (difference := different_line(whole[0].output, one.output)):
             what = "something else in each run" if again else "what depends on the order of the threads"
+            if one.name == "plain" and not again:
+                what += ", or on memory that nobody has written"
             text = f"the program prints {what}\n    {whole[0].name}: {difference[0]}\n    {one.name}: {difference[1]}"
             add(Finding("output", "warning" if again else "error", text), one.name)
     for one in whole:

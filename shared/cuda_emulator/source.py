@@ -29,6 +29,8 @@ UNSUPPORTED = (
     (r"\bclock64\s*\(\s*\)", "clock64(): an emulated thread has no time"),
     (r"\bcub::|\bthrust::", "CUB, Thrust and CUTLASS"),
     (r"\bcudaGraph\w+|\bcudaStreamBeginCapture\b", "CUDA graphs"),
+    (r"\bcudaLaunchCooperativeKernel\b", "barriers of a whole grid (cudaLaunchCooperativeKernel)"),
+    (r"\bcuda(?:Malloc3D|Memcpy3D|Memset3D|Extent|PitchedPtr)\w*|\bmake_cuda(?:Extent|PitchedPtr)\b", "copies in three dimensions (cudaMalloc3D)"),
 )
 UNSUPPORTED_IN_KERNELS = (
     (r"<<<", "launches from the device"),
@@ -198,15 +200,13 @@ def variables(text: Text, keywords: str) -> str:
 
 def description(text: Text, checked: bool, program: bool) -> str:
     """Return what an object says of itself to the driver (abi.hpp)."""
-    names = (
-        variables(text, words) for words in ("__shared__", "__device__|__constant__|__managed__|__shared__")
-    )
-    shared, device = names
+    everywhere = "__device__|__constant__|__managed__|__shared__"
+    shared, device, managed = (variables(text, words) for words in ("__shared__", everywhere, "__managed__"))
     device += "".join(f"::{name} " for name in CURAND_TABLES)
     lines = [
         'extern "C" __attribute__((visibility("default"), used)) const emulator_module emulator_module_info = {'
     ]
-    lines.append(f'    EMULATOR_ABI, {int(checked)}, &emulator_rows, "{shared}", "{device}"}};')
+    lines.append(f'    EMULATOR_ABI, {int(checked)}, &emulator_rows, "{shared}", "{device}", "{managed}"}};')
     if program:  # it has no loader: it tells the driver that it is there
         lines.append(
             "static const int emulator_registered = emulator_register_program(&emulator_module_info);"

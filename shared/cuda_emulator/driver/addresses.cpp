@@ -119,7 +119,7 @@ void fail_address(uintptr_t address, unsigned size, Access access, uintptr_t pc)
     std::string likely = !behind ? (gap >= (1ull << 30) ? "an index that overflowed 32 bits: compute it in size_t or long long"
                                                         : "a negative index")
                          : gap <= 64 << 10 ? "no guard for the tail: the last block has more threads than elements left "
-                                             "(if (i < n)), or a row or column is not checked"
+                                             "(if (i < n)), a row or column is not checked, or rows have another length"
                                            : "a wrong stride, rows and columns swapped, or a missing bounds check";
     fail({ILLEGAL_ADDRESS, "out of bounds", what, likely, pc});
 }

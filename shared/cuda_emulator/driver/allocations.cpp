@@ -35,7 +35,7 @@ uintptr_t allocate(size_t bytes, const char* kind) {
     next += mapping_bytes;
     if (next >= DEVICE_LOW + DEVICE_SPAN / 2) next = DEVICE_LOW;
     uintptr_t address = reinterpret_cast<uintptr_t>(mapping) + PAGE + shift;
-    if (bytes <= POISONED_UP_TO) memset(reinterpret_cast<void*>(address), 0xFF, bytes);  // NaN, -1
+    if (bytes <= POISONED_UP_TO) memset(reinterpret_cast<void*>(address), settings.fill, bytes);  // NaN, -1
     live[address] = {bytes, static_cast<char*>(mapping), mapping_bytes, kind, new Shadow{address, bytes}};
     used += bytes;
     forget_recent();

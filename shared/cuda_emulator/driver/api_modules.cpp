@@ -169,8 +169,8 @@ static Code unpack_arguments(const Function& function, void** extra, std::vector
         for (size_t i = 0; i < n; i++) sizes += (i ? ", " : "") + number(layout[1 + i]);
         return error(INVALID_VALUE, "launch of " + function.name + ": the arguments take " + number(bytes) +
                                         " bytes, but the kernel's " + number(n) + " parameters take " + number(needed) +
-                                        " (sizes " + sizes + "): an argument is missing, or np.int32 stands where the "
-                                        "kernel has long long or size_t");
+                                        " (sizes " + sizes + "): the types must be the kernel's: np.int32 for int, np.int64 for long long and size_t, "
+                                        "np.float32 for float, and for a pointer an array of the device, not of NumPy");
     }
     for (size_t i = 0; i < n; i++) arguments[i] = buffer + layout[1 + n + i];
     return SUCCESS;

@@ -29,7 +29,10 @@ void emulator::settings_from_environment() {
         if (!strcmp(schedule, schedules[i])) settings.schedule = static_cast<Schedule>(i);
     if (seed) settings.seed = strtoul(seed, nullptr, 10);
     if (timeout) settings.timeout_s = atof(timeout);
+    if (const char* fill = getenv("CUDA_EMULATOR_FILL")) settings.fill = strtoul(fill, nullptr, 10);
 }
+
+EXPORT void emulator_read_environment() { emulator::settings_from_environment(); }
 
 static const char* take(std::vector<std::string>& list) {
     static std::string text;

@@ -96,6 +96,7 @@ struct Variable {
     uintptr_t low, high;
     uintptr_t kernel = 0;  // address of `function` where that is a kernel: no other kernel may use the variable
     bool device = true;    // false: a variable of the host's
+    bool managed = false;  // of both
 };
 
 struct Module {
@@ -163,6 +164,7 @@ struct Settings {
     uint64_t first_block = 0, n_blocks = ~0ull;  // the window of blocks that a launch runs
     bool counting = false;
     double timeout_s = 60;  // of one launch; checked kernels only
+    unsigned char fill = 0xFF;  // the bytes of fresh memory
 };
 extern Settings settings;
 

@@ -24,7 +24,7 @@ void on_host_access(uintptr_t address, unsigned size, Access access, uintptr_t p
         if (find_freed(address)) fail_host("memory that has been freed", access, pc);
     } else if (address - program->data_low < program->data_high - program->data_low) {
         for (const Variable& v : program->device_variables)
-            if (address - v.low < v.high - v.low) fail_host("the device's variable " + v.name, access, pc);
+            if (!v.managed && address - v.low < v.high - v.low) fail_host("the device's variable " + v.name, access, pc);
     }
 }
 

@@ -27,6 +27,7 @@ constexpr unsigned HOST_MACHINE = EM_AARCH64;
 #endif
 
 std::string demangle(const char* name) {
+    if (strncmp(name, "_Z", 2)) return name;  // a variable named w is no wchar_t
     int status = 0;
     char* text = abi::__cxa_demangle(name, nullptr, nullptr, &status);
     std::string result = status == 0 ? text : name;
@@ -99,7 +100,8 @@ static Code read_symbol(Module& module, const Elf64_Sym& symbol, const char* nam
             if (full.rfind(own, 0) == 0) return SUCCESS;  // the emulator's and the linker's, not the kernel's
         const std::string variable = full.substr(full.rfind(':') + 1);
         const bool device = full.rfind("guard variable", 0) == 0 || strstr(module.info->device, (" ::" + variable + " ").c_str());
-        module.globals.push_back({full, "", low, high, 0, device});
+        const bool managed = strstr(module.info->managed, (" ::" + variable + " ").c_str());
+        module.globals.push_back({full, "", low, high, 0, device, managed});
     }
     return SUCCESS;
 }

@@ -114,7 +114,7 @@ static bool same_block(uint32_t a, uint32_t b) { return block_start(a) == block_
 // Was the atomic done after the access? Several threads of a block may share one counter: then it is taken for granted.
 static bool follows(const Past& atomic, const Past& past) {
     if (atomic.epoch != past.epoch) return atomic.epoch > past.epoch;
-    return atomic.thread != past.thread || atomic.clock > past.clock;
+    return atomic.thread != past.thread || atomic.clock >= past.clock;
 }
 
 static bool released_after(const Acquired& one, const Past& past) {

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-constexpr unsigned EMULATOR_ABI = 4;
+constexpr unsigned EMULATOR_ABI = 5;
 
 // One __global__ function. `call` unpacks the launch's array of argument pointers: a template makes it from the
 // function's own type, so that no signature is ever parsed.
@@ -21,7 +21,8 @@ struct emulator_module {
     unsigned abi;
     unsigned checked;  // compiled with the access hooks
     const emulator_kernel* const* kernels;  // the first of a list
-    const char *shared, *device;            // the names of its __shared__ and its __device__ variables, each between two spaces
+    // The names of its __shared__, __device__ and __managed__ variables, each between two spaces.
+    const char *shared, *device, *managed;
 };
 
 enum emulator_barrier { BARRIER_PLAIN, BARRIER_COUNT, BARRIER_AND, BARRIER_OR };
