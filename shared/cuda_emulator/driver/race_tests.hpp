@@ -45,7 +45,6 @@ struct Setting {
     uintptr_t word;
     uint32_t value;
     Test test;
-    bool updates;  // it stores to the word that it has tested
 };
 static std::vector<Setting> settings_of_store;
 
@@ -121,8 +120,8 @@ static const char* const IS_TEST =
 
 static uint32_t place_of(const Test& test) { return uint32_t(test.read.pc - launch.module->base); }
 
-static Finding finding_of(const Test& test, bool updates) {
-    return race<true>(test.read, test.word, "write", test.writer, false, updates);
+static Finding finding_of(const Test& test) {
+    return race<true>(test.read, test.word, "write", test.writer, false, false);
 }
 
 // read: the place of the read that is in doubt.
@@ -136,12 +135,12 @@ static void warn_of_test(Finding finding, uint32_t read) {
     warn_of_benign_race(finding, IS_TEST);
 }
 
-static void settle_test(const Test& test, bool updates, bool right) {
+static void settle_test(const Test& test, bool right) {
     if (!right || is_no_test(place_of(test))) {
-        Finding finding = finding_of(test, updates);
+        Finding finding = finding_of(test);
         note(finding, launch.current);
     } else if (!has_place(told_tests, test.read.pc)) {
-        warn_of_test(finding_of(test, updates), place_of(test));
+        warn_of_test(finding_of(test), place_of(test));
     }
 }
 
@@ -190,14 +189,14 @@ static const OpenRead* own_read(uintptr_t word, uint32_t pc) {
 static void store_after_test(const Test& test, const Touch* store) {
     const unsigned bytes = launch.module->granule;
     if (store && test.word + bytes > store->address && test.word < store->address + store->size) {
-        settings_of_store.push_back({test.word, content(test.word, bytes), test, true});
+        settings_of_store.push_back({test.word, content(test.word, bytes), test});
         note_own_store(place_of(test), *store);
         return;
     }
     const uintptr_t other = store ? store->address + (test.word - test.read.address) : 0;
     if (!test.knows_unset || !own_read(other, place_of(test)) || content(other, bytes) != test.unset)
-        fail(finding_of(test, false));
-    settings_of_store.push_back({other, test.set, test, false});
+        fail(finding_of(test));
+    settings_of_store.push_back({other, test.set, test});
 }
 
 static void forget_tests() {
@@ -223,7 +222,7 @@ void values_leave(const Touch* store) {
 // The store is done.
 static void finish_settings() {
     for (const Setting& one : settings_of_store)
-        settle_test(one.test, one.updates, content(one.word, launch.module->granule) == one.value);
+        settle_test(one.test, content(one.word, launch.module->granule) == one.value);
     settings_of_store.clear();
     finish_own_store();
 }
@@ -231,7 +230,7 @@ static void finish_settings() {
 // The thread that runs ends: what it has read has gone nowhere.
 void drop_reads() {
     for (const Test& test : tests[launch.current])
-        if (!launch.failed) settle_test(test, false, true);
+        if (!launch.failed) settle_test(test, true);
     forget_tests();
 }
 
