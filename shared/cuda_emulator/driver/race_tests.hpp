@@ -1,9 +1,9 @@
 // A part of races.cpp: reads of global memory that only decide whether to write (test, then set).
 //
-// if (dist[j] == -1) { dist[j] = level + 1; ... } in many threads is a race by the letter, and right: all write one value, and
-// whoever reads too early writes it once more. Such a read is told from others by what its thread does next. It ends, or it
-// sets a word that it has tested at the same place: a warning. It stores anything else, hands it to another lane or does an
-// atomic: then the value may have gone there, and the race is an error.
+// if (dist[j] == -1) { dist[j] = level + 1; ... } in many threads is a race by the letter, and right: all write one
+// value, and whoever reads too early writes it once more. Such a read is told from others by what its thread does next.
+// It ends, or it sets a word that it has tested at the same place: a warning. It stores anything else, hands it to
+// another lane or does an atomic: then the value may have gone there, and the race is an error.
 #pragma once
 #include "race_doubts.hpp"
 #include "race_values.hpp"
@@ -77,7 +77,8 @@ static SetPlace* find_set_place(uint32_t pc) {
     return nullptr;
 }
 
-// if (x > *best) *best = x; is no test then set, nor is if (!*owner) *owner = i; though only one thread has stored so far.
+// if (x > *best) *best = x; is no test then set, nor is if (!*owner) *owner = i; though only one thread has stored so
+// far.
 static bool is_no_test(uint32_t pc) {
     const SetPlace* place = find_set_place(pc);
     return place && (place->varied || !has_place(tests_of_constants, pc));
@@ -150,7 +151,8 @@ static bool may_be_test(const Write& write, const Others& others, uint32_t held)
     return write.past.epoch >= launch_epoch && !write.past.varied && (!write.past.changed || held == write.before);
 }
 
-[[gnu::cold, gnu::noinline]] static void add_test(const Touch& read, const Write& write, uintptr_t word, uint32_t held) {
+[[gnu::cold, gnu::noinline]]
+static void add_test(const Touch& read, const Write& write, uintptr_t word, uint32_t held) {
     last_test = read, test_waits = true;
     auto& mine = tests[launch.current];
     for (const Test& known : mine)  // a loop that looks again and again
@@ -206,7 +208,8 @@ static void forget_tests() {
     holds_reads[me] = false;
 }
 
-// The store, atomic or warp operation that follows reads of this thread. store: null unless it is a store to global memory.
+// The store, atomic or warp operation that follows reads of this thread. store: null unless it is a store to global
+// memory.
 void values_leave(const Touch* store) {
     for (const Test& test : tests[launch.current]) store_after_test(test, store);
     for (const OpenRead& read : open_reads[launch.current]) {
@@ -234,8 +237,10 @@ void drop_reads() {
     forget_tests();
 }
 
-// The word's first write in this launch, after a read of another thread's from which nothing has followed: no error so far.
-static bool write_after_test(const Touch& touch, uintptr_t word, const Write& write, const Others& others, const Past& read) {
+// The word's first write in this launch, after a read of another thread's from which nothing has followed: no error so
+// far.
+static bool write_after_test(const Touch& touch, uintptr_t word, const Write& write, const Others& others,
+                             const Past& read) {
     if (read.wrote || read.relaxed || write.past.epoch >= launch_epoch || others.leaked >= launch_epoch) return false;
     if (is_no_test(read.pc)) return false;
     if (read.epoch == epoch) late_writes.push_back({&others, epoch, touch, word, read});
@@ -244,7 +249,11 @@ static bool write_after_test(const Touch& touch, uintptr_t word, const Write& wr
 }
 
 static void begin_block_tests() {
-    for (unsigned i = 0; i < launch.threads.size(); i++) open_reads[i].clear(), tests[i].clear(), holds_reads[i] = false;
+    for (unsigned i = 0; i < launch.threads.size(); i++) {
+        open_reads[i].clear();
+        tests[i].clear();
+        holds_reads[i] = false;
+    }
     late_writes.clear();
     settings_of_store.clear();
     test_waits = false;
