@@ -4,9 +4,9 @@
 
 namespace emulator {
 
-// A plain read of a word that other threads change by atomics. Where a CAS loop begins, it is a guess: the CAS that expects
-// the value that was read makes it good. A guess that no CAS follows is a race, unless others' guesses at this place (pc) were
-// made good: then it has told the thread that there is nothing to do (atomicMax() of floats).
+// A plain read of a word that other threads change by atomics. Where a CAS loop begins, it is a guess: the CAS that
+// expects the value that was read makes it good. A guess that no CAS follows is a race, unless others' guesses at this
+// place (pc) were made good: then it has told the thread that there is nothing to do (atomicMax() of floats).
 struct Guess {
     unsigned thread;
     Touch read;
@@ -62,7 +62,8 @@ static void guess_is_good(uint32_t pc, const Touch& cas) {
     if (succeeds && !is_place_of_guesses(pc)) places_of_guesses.push_back(pc);
 }
 
-// A CAS of the thread that runs: drops its last read of the word, if that is what the CAS expects. held: by the word, now.
+// A CAS of the thread that runs: drops its last read of the word, if that is what the CAS expects. held: by the word,
+// now.
 static void make_guesses_good(Others& others, uintptr_t word, unsigned bytes, uint32_t held, const Touch& cas) {
     const unsigned me = launch.current;
     const bool expects_held = is_expected(held, word, bytes, cas);
@@ -80,8 +81,8 @@ static void make_guesses_good(Others& others, uintptr_t word, unsigned bytes, ui
 }
 
 static const char* const IS_GUESS =
-    "a guess that a CAS loop verifies, or that says that there is nothing to do: right as long as the value goes nowhere else "
-    "(a volatile or an atomic read would say so)";
+    "a guess that a CAS loop verifies, or that says that there is nothing to do: right as long as the value goes "
+    "nowhere else (a volatile or an atomic read would say so)";
 
 // The thread that runs comes to a barrier or to its end: no CAS can follow.
 void settle_guesses() {
@@ -91,8 +92,8 @@ void settle_guesses() {
     guesses.erase(std::remove_if(guesses.begin(), guesses.end(), is_mine), guesses.end());
     guesses_wait = !guesses.empty();
     for (const Guess& guess : mine) {
-        Finding finding = guess.read.shadow ? race<true>(guess.read, guess.word, "atomic access", guess.atomic, false, false)
-                                            : race<false>(guess.read, guess.word, "atomic access", guess.atomic, false, false);
+        const auto words = guess.read.shadow ? race<true> : race<false>;
+        Finding finding = words(guess.read, guess.word, "atomic access", guess.atomic, false, false);
         if (is_place_of_guesses(uint32_t(guess.read.pc - launch.module->base))) warn_of_benign_race(finding, IS_GUESS);
         else note(finding, launch.current);
     }

@@ -25,8 +25,8 @@ struct Past {
 
 struct Write {
     Past past;
-    // What the word held: a write that has changed nothing harms no reader. In global memory, once the word is `changed`: the
-    // value that it was changed to, to see whether all write the same.
+    // What the word held: a write that has changed nothing harms no reader. In global memory, once the word is
+    // `changed`: the value that it was changed to, to see whether all write the same.
     uint32_t before;
 };
 // Two readers are kept, of two threads: whoever writes next races with at least one of them. Writers of the value that the
@@ -35,8 +35,8 @@ struct Others {
     Past read[2], atomic;
     uint32_t writers_epoch, lanes, warps;
     union {
-        uint32_t earlier_write;  // shared: the epoch of the write before the last: was this cell used before in the block?
-        uint32_t leaked;         // global: the epoch in which a thread that had read the word went on to store something
+        uint32_t earlier_write;  // shared: of the write before the last (was this cell used before in the block?)
+        uint32_t leaked;         // global: when a thread that had read the word went on to store something
     };
 };
 struct SharedCell {

@@ -1,9 +1,9 @@
 // A part of races.cpp: reads of global memory that only decide whether to write (test, then set).
 //
-// if (dist[j] == -1) { dist[j] = level + 1; ... } in many threads is a race by the letter, and right: all write one value, and
-// whoever reads too early writes it once more. Such a read is told from others by what its thread does next. It ends, or it
-// sets a word that it has tested at the same place: a warning. It stores anything else, hands it to another lane or does an
-// atomic: then the value may have gone there, and the race is an error.
+// if (dist[j] == -1) { dist[j] = level + 1; ... } in many threads is a race by the letter, and right: all write one
+// value, and whoever reads too early writes it once more. Such a read is told from others by what its thread does next.
+// It ends, or it sets a word that it has tested at the same place: a warning. It stores anything else, hands it to
+// another lane or does an atomic: then the value may have gone there, and the race is an error.
 #pragma once
 #include "race_doubts.hpp"
 #include "race_values.hpp"
@@ -45,7 +45,6 @@ struct Setting {
     uintptr_t word;
     uint32_t value;
     Test test;
-    bool updates;  // it stores to the word that it has tested
 };
 static std::vector<Setting> settings_of_store;
 
@@ -78,7 +77,8 @@ static SetPlace* find_set_place(uint32_t pc) {
     return nullptr;
 }
 
-// if (x > *best) *best = x; is no test then set, nor is if (!*owner) *owner = i; though only one thread has stored so far.
+// if (x > *best) *best = x; is no test then set, nor is if (!*owner) *owner = i; though only one thread has stored so
+// far.
 static bool is_no_test(uint32_t pc) {
     const SetPlace* place = find_set_place(pc);
     return place && (place->varied || !has_place(tests_of_constants, pc));
@@ -121,8 +121,8 @@ static const char* const IS_TEST =
 
 static uint32_t place_of(const Test& test) { return uint32_t(test.read.pc - launch.module->base); }
 
-static Finding finding_of(const Test& test, bool updates) {
-    return race<true>(test.read, test.word, "write", test.writer, false, updates);
+static Finding finding_of(const Test& test) {
+    return race<true>(test.read, test.word, "write", test.writer, false, false);
 }
 
 // read: the place of the read that is in doubt.
@@ -136,12 +136,12 @@ static void warn_of_test(Finding finding, uint32_t read) {
     warn_of_benign_race(finding, IS_TEST);
 }
 
-static void settle_test(const Test& test, bool updates, bool right) {
+static void settle_test(const Test& test, bool right) {
     if (!right || is_no_test(place_of(test))) {
-        Finding finding = finding_of(test, updates);
+        Finding finding = finding_of(test);
         note(finding, launch.current);
     } else if (!has_place(told_tests, test.read.pc)) {
-        warn_of_test(finding_of(test, updates), place_of(test));
+        warn_of_test(finding_of(test), place_of(test));
     }
 }
 
@@ -151,7 +151,8 @@ static bool may_be_test(const Write& write, const Others& others, uint32_t held)
     return write.past.epoch >= launch_epoch && !write.past.varied && (!write.past.changed || held == write.before);
 }
 
-[[gnu::cold, gnu::noinline]] static void add_test(const Touch& read, const Write& write, uintptr_t word, uint32_t held) {
+[[gnu::cold, gnu::noinline]]
+static void add_test(const Touch& read, const Write& write, uintptr_t word, uint32_t held) {
     last_test = read, test_waits = true;
     auto& mine = tests[launch.current];
     for (const Test& known : mine)  // a loop that looks again and again
@@ -190,14 +191,14 @@ static const OpenRead* own_read(uintptr_t word, uint32_t pc) {
 static void store_after_test(const Test& test, const Touch* store) {
     const unsigned bytes = launch.module->granule;
     if (store && test.word + bytes > store->address && test.word < store->address + store->size) {
-        settings_of_store.push_back({test.word, content(test.word, bytes), test, true});
+        settings_of_store.push_back({test.word, content(test.word, bytes), test});
         note_own_store(place_of(test), *store);
         return;
     }
     const uintptr_t other = store ? store->address + (test.word - test.read.address) : 0;
     if (!test.knows_unset || !own_read(other, place_of(test)) || content(other, bytes) != test.unset)
-        fail(finding_of(test, false));
-    settings_of_store.push_back({other, test.set, test, false});
+        fail(finding_of(test));
+    settings_of_store.push_back({other, test.set, test});
 }
 
 static void forget_tests() {
@@ -207,7 +208,8 @@ static void forget_tests() {
     holds_reads[me] = false;
 }
 
-// The store, atomic or warp operation that follows reads of this thread. store: null unless it is a store to global memory.
+// The store, atomic or warp operation that follows reads of this thread. store: null unless it is a store to global
+// memory.
 void values_leave(const Touch* store) {
     for (const Test& test : tests[launch.current]) store_after_test(test, store);
     for (const OpenRead& read : open_reads[launch.current]) {
@@ -223,7 +225,7 @@ void values_leave(const Touch* store) {
 // The store is done.
 static void finish_settings() {
     for (const Setting& one : settings_of_store)
-        settle_test(one.test, one.updates, content(one.word, launch.module->granule) == one.value);
+        settle_test(one.test, content(one.word, launch.module->granule) == one.value);
     settings_of_store.clear();
     finish_own_store();
 }
@@ -231,12 +233,14 @@ static void finish_settings() {
 // The thread that runs ends: what it has read has gone nowhere.
 void drop_reads() {
     for (const Test& test : tests[launch.current])
-        if (!launch.failed) settle_test(test, false, true);
+        if (!launch.failed) settle_test(test, true);
     forget_tests();
 }
 
-// The word's first write in this launch, after a read of another thread's from which nothing has followed: no error so far.
-static bool write_after_test(const Touch& touch, uintptr_t word, const Write& write, const Others& others, const Past& read) {
+// The word's first write in this launch, after a read of another thread's from which nothing has followed: no error so
+// far.
+static bool write_after_test(const Touch& touch, uintptr_t word, const Write& write, const Others& others,
+                             const Past& read) {
     if (read.wrote || read.relaxed || write.past.epoch >= launch_epoch || others.leaked >= launch_epoch) return false;
     if (is_no_test(read.pc)) return false;
     if (read.epoch == epoch) late_writes.push_back({&others, epoch, touch, word, read});
@@ -245,7 +249,11 @@ static bool write_after_test(const Touch& touch, uintptr_t word, const Write& wr
 }
 
 static void begin_block_tests() {
-    for (unsigned i = 0; i < launch.threads.size(); i++) open_reads[i].clear(), tests[i].clear(), holds_reads[i] = false;
+    for (unsigned i = 0; i < launch.threads.size(); i++) {
+        open_reads[i].clear();
+        tests[i].clear();
+        holds_reads[i] = false;
+    }
     late_writes.clear();
     settings_of_store.clear();
     test_waits = false;

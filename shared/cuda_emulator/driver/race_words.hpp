@@ -48,7 +48,8 @@ static Finding race(const Touch& touch, uintptr_t word, const char* before, cons
     const bool other_block = past.epoch < block_epoch;
     Finding finding{LAUNCH_FAILED, "race",
                     std::string(GLOBAL ? "global" : "shared") + " memory race: " + verb_of(touch) + " of " +
-                        name_of(touch, GLOBAL ? word : touch.address) + " is not ordered after a" + (*before == 'a' ? "n " : " ") + before + " by " +
+                        name_of(touch, GLOBAL ? word : touch.address) + " is not ordered after a" +
+                        (*before == 'a' ? "n " : " ") + before + " by " +
                         thread_name(past.thread),
                     "", touch.pc, std::string("that ") + before + " is at", launch.module->base + past.pc};
     if (GLOBAL) {

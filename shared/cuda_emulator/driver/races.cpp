@@ -101,11 +101,12 @@ static inline void check_load(Write& write, Others& others, uintptr_t word, unsi
 }
 
 // The read may be a guess of a CAS loop, which is only known when its thread goes on.
-[[gnu::cold, gnu::noinline]] static void atomic_after_read(const Touch& touch, uintptr_t word, unsigned bytes, Past& read,
-                                                           bool rewritten) {
+[[gnu::cold, gnu::noinline]]
+static void atomic_after_read(const Touch& touch, uintptr_t word, unsigned bytes, Past& read, bool rewritten) {
     const uintptr_t pc = launch.module->base + read.pc;
     if (may_still_verify(read)) {
-        add_guess({read.thread, {word, bytes, Access::load, false, pc, touch.shadow}, word, content(word, bytes), now(touch)});
+        const Touch guess{word, bytes, Access::load, false, pc, touch.shadow};
+        add_guess({read.thread, guess, word, content(word, bytes), now(touch)});
         read = {};
     } else if (is_place_of_guesses(read.pc)) {
         warn_of_benign_race(touch.shadow ? race<true>(touch, word, "read", read, rewritten, false)
@@ -138,11 +139,13 @@ static inline bool write_after_meeting(const Touch& touch, uintptr_t word, const
 
 // What a store races with, if anything; an unordered store of what the word holds already is none.
 template <bool GLOBAL>
-static inline const Past* conflict_of_store(const Touch& touch, uintptr_t word, const Write& write, const Others* others) {
+static inline const Past* conflict_of_store(const Touch& touch, uintptr_t word, const Write& write,
+                                            const Others* others) {
     if (!ordered<GLOBAL>(write.past)) return &write.past;
     if (others)
         for (const Past& past : others->read)
-            if (past.epoch >= since<GLOBAL>() && !ordered<GLOBAL>(past) && !write_after_meeting<GLOBAL>(touch, word, past) &&
+            if (past.epoch >= since<GLOBAL>() && !ordered<GLOBAL>(past) &&
+                !write_after_meeting<GLOBAL>(touch, word, past) &&
                 !(GLOBAL && write_after_test(touch, word, write, *others, past)))
                 return &past;
     return nullptr;

@@ -1,5 +1,5 @@
-// Races by the letter that do no harm, each with a twin that does. Lines that a report may name are marked "BUG", those that
-// a warning names "WARNS".
+// Races by the letter that do no harm, each with a twin that does. Lines that a report may name are marked "BUG", those
+// that a warning names "WARNS".
 
 static __device__ __forceinline__ int thread_in_grid() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
