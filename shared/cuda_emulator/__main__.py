@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 
 from . import control, programs, toolchain
 from .launch import DriverError, Module
+from .nvcc import IGNORED, WITH_VALUE
 from .text import UnsupportedError
 from .toolchain import CompileError, ToolchainError
 
@@ -55,12 +57,27 @@ def main() -> None:
         command.add_argument("--seed", type=int, help="of the random schedules")
         command.add_argument("--timeout", type=float, help="seconds after which a launch is stopped (60)")
         command.add_argument("arguments", nargs=argparse.REMAINDER, help="of the program")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(without_nvcc_options(sys.argv[1:]))
     try:
         sys.exit(execute(arguments))
     except (CompileError, DriverError, ToolchainError, UnsupportedError, ValueError, OSError) as error:
+        if getattr(arguments, "json", False):
+            print(json.dumps({"file": str(arguments.file), "ok": False, "error": str(error)}, indent=2))
         print(error, file=sys.stderr)
         sys.exit(2)
+
+
+def without_nvcc_options(words: list[str]) -> list[str]:
+    """Return a command line without what steers NVIDIA's compiler only (-O3, -arch=sm_80), up to the name of the file."""
+    kept, rest = [], iter(words)
+    for word in rest:
+        if word in WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith(IGNORED):
+            kept.append(word)
+        if word.endswith((".cu", ".py")):
+            break
+    return [*kept, *rest]
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -61,6 +61,15 @@ class _State:
     counting: bool = False
 
 
+def read_environment() -> None:
+    """Take the settings of a program or script that runs on its own: `run` and `check` set them (programs.py)."""
+    _State.schedule = os.environ.get("CUDA_EMULATOR_SCHEDULE", _State.schedule)
+    _State.seed = int(os.environ.get("CUDA_EMULATOR_SEED", _State.seed))
+    _State.timeout_s = float(os.environ.get("CUDA_EMULATOR_TIMEOUT", _State.timeout_s))
+    library().emulator_read_environment()  # and how fresh memory is filled
+    _apply()
+
+
 def real_driver() -> bool:
     """Tell whether NVIDIA's driver offers a device (and not only this emulator's)."""
     if _State.library is not None:

@@ -80,19 +80,21 @@ def check(
     """Run a program under every schedule, and once in plain mode; return the runs and what they have shown."""
 
     def once(mode: str, schedule: str, name: str) -> Run:
+        # Fresh memory holds other bytes in plain mode: what a program makes of it shows.
+        environment = {
+            "CUDA_EMULATOR_SCHEDULE": schedule,
+            "CUDA_EMULATOR_FILL": "0" if mode == "plain" else "255",
+        }
         start = time.perf_counter()
-        done, reports = _start(
-            path, arguments, mode, options, {"CUDA_EMULATOR_SCHEDULE": schedule}, capture=True
-        )
+        done, reports = _start(path, arguments, mode, options, environment, capture=True)
         return Run(name, done.returncode, time.perf_counter() - start, done.stdout, done.stderr, reports)
 
     runs = [once("checked", schedule, f"checked {schedule}") for schedule in control.SCHEDULES]
     runs.append(once("plain", "forward", "plain"))
     found = findings(runs)
     if any(one.kind == "output" for one in found):
-        runs.append(
-            once("checked", "forward", AGAIN)
-        )  # is it the order, or does the program always print something else?
+        # Is it the order, or does the program print something else each time?
+        runs.append(once("checked", "forward", AGAIN))
         found = findings(runs)
     return runs, found
 
@@ -221,6 +223,7 @@ def run_script(words: list[str]) -> None:
     path = Path(words[0])
     os.environ["CUDA_EMULATOR_ROOT"] = os.getcwd()
     control.activate_anyway([path.resolve().parent, Path.cwd()], announce=False)
+    control.read_environment()
     sys.argv = words
     sys.path[0] = str(path.resolve().parent)
     runpy.run_path(str(path), run_name="__main__")

@@ -30,7 +30,10 @@ UNSUPPORTED = (
     (r"\bcub::|\bthrust::", "CUB, Thrust and CUTLASS"),
     (r"\bcudaGraph\w+|\bcudaStreamBeginCapture\b", "CUDA graphs"),
     (r"\bcudaLaunchCooperativeKernel\b", "barriers of a whole grid (cudaLaunchCooperativeKernel)"),
-    (r"\bcuda(?:Malloc3D|Memcpy3D|Memset3D|Extent|PitchedPtr)\w*|\bmake_cuda(?:Extent|PitchedPtr)\b", "copies in three dimensions (cudaMalloc3D)"),
+    (
+        r"\bcuda(?:Malloc3D|Memcpy3D|Memset3D|Extent|PitchedPtr)\w*|\bmake_cuda(?:Extent|PitchedPtr)\b",
+        "copies in three dimensions (cudaMalloc3D)",
+    ),
 )
 UNSUPPORTED_IN_KERNELS = (
     (r"<<<", "launches from the device"),

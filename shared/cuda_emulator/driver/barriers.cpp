@@ -70,7 +70,7 @@ bool release_barrier() {
     // bar.sync is .aligned: the lanes of a warp execute it together, or the result is undefined. So it is for two kinds.
     unsigned lane = n, leader = n;  // leader: the first lane of its warp that waits
     const char* likely = "a __syncthreads() inside a branch that only some threads of the block take";
-    for (unsigned i = first; i < n && lane == n; i++) {
+    for (unsigned i = first; other_line < n && i < n && lane == n; i++) {
         const Thread& thread = launch.threads[i];
         if (thread.state != State::at_barrier) continue;
         if (leader == n || warp_of(leader) != warp_of(i)) leader = i;
@@ -86,7 +86,8 @@ bool release_barrier() {
     }
     if (other_line < n || waiting < n) warn_of_divergence(waiting, first, other_line);
     int count = 0;
-    for (const Thread& thread : launch.threads) count += thread.state == State::at_barrier && thread.predicate != 0;
+    if (launch.threads[first].barrier_kind != BARRIER_PLAIN)
+        for (const Thread& thread : launch.threads) count += thread.state == State::at_barrier && thread.predicate != 0;
     for (Thread& thread : launch.threads) {
         if (thread.state != State::at_barrier) continue;
         thread.barrier_result = thread.barrier_kind == BARRIER_COUNT ? count

@@ -10,6 +10,7 @@ static struct {  // a store to what another thread has just stored or read
     unsigned size;
     char before[256];
     bool conflict[256];  // per byte
+    bool after_read;     // by a thread that has not written the word itself
     Finding finding;
 } same_value;
 bool same_value_waits;
@@ -21,6 +22,7 @@ static void expect_same_value(const Touch& touch, uintptr_t word, unsigned bytes
         same_value.waits = same_value_waits = true;
         same_value.address = touch.address, same_value.size = touch.size;
         memset(same_value.conflict, 0, touch.size);
+        same_value.after_read = false;
         same_value.finding = finding;
         memcpy(same_value.before, reinterpret_cast<void*>(touch.address), touch.size);
     }
@@ -29,6 +31,9 @@ static void expect_same_value(const Touch& touch, uintptr_t word, unsigned bytes
 }
 
 static void finish_settings();
+static void warn_of_benign_race(Finding finding, const char* likely);
+const char* const IS_SAME = "a missing barrier, which does no harm only because the value that is written is the one that is there: "
+                            "try numbers that differ";
 
 void finish_same_value() {
     same_value_waits = false;
@@ -37,7 +42,8 @@ void finish_same_value() {
     same_value.waits = false;
     const char* after = reinterpret_cast<char*>(same_value.address);
     for (unsigned i = 0; i < same_value.size && !launch.failed; i++)
-        if (same_value.conflict[i] && same_value.before[i] != after[i]) note(same_value.finding, launch.current);
+        if (same_value.conflict[i] && same_value.before[i] != after[i]) return note(same_value.finding, launch.current);
+    if (same_value.after_read && !launch.failed) warn_of_benign_race(same_value.finding, IS_SAME);
 }
 
 static inline uint32_t content(uintptr_t word, unsigned bytes) {
@@ -45,6 +51,12 @@ static inline uint32_t content(uintptr_t word, unsigned bytes) {
     if (bytes == 4) memcpy(&value, reinterpret_cast<void*>(word), 4);
     else memcpy(&value, reinterpret_cast<void*>(word), bytes);
     return value;
+}
+
+static bool has_written(const Write& write, const Others* others, const Past& past) {
+    if (write.past.thread == past.thread && write.past.epoch == past.epoch) return true;
+    if (!others || others->writers_epoch != past.epoch) return false;
+    return others->lanes >> past.thread % WARP & 1 && others->warps >> past.thread / WARP & 1;
 }
 
 static void add_writer(Others& others) {

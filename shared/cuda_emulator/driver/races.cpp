@@ -160,6 +160,7 @@ template <bool GLOBAL>
                                                            write.past.modified);
     const bool again = others && (after_write ? rewritten(*others) : is_written(write, *others));
     expect_same_value(touch, word, bytes, race<GLOBAL>(touch, word, wrote ? "write" : "read", other, again, updates));
+    if (!wrote && !has_written(write, others, other)) same_value.after_read = true;
     if (others) {
         Past same = writer;
         same.wrote = 1;

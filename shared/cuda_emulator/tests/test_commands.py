@@ -167,6 +167,23 @@ class TestScript:
         assert done.returncode == 1
         assert done.stdout.startswith("error: out of bounds at add.cu:5 (in checked forward, ")
 
+    def test_schedules(self, command, tmp_path):
+        """Those of `check` are a script's too."""
+        script = (
+            SCRIPT[: SCRIPT.index("module =")]
+            + """
+source = 'extern "C" __global__ void k(int* next, int* y) { y[atomicAdd(next, 1)] = threadIdx.x; }'
+y = np.zeros(8, np.int32)
+SourceModule(source, no_extern_c=True).get_function("k")(driver.In(np.zeros(1, np.int32)), driver.Out(y), block=(8, 1, 1))
+print(*y, sep="\\n" if len(sys.argv) > 1 else " ")
+"""
+        )
+        (tmp_path / "order.py").write_text(script)
+        done = command("check", "order.py")
+        assert done.returncode == 1
+        assert "depends on the order of the threads\n    checked forward: 0 1 2 3 4 5 6 7" in done.stdout
+        assert command("check", "order.py", "a line each").returncode == 0
+
 
 @pytest.mark.parametrize("name", ["spellings.cu", "host_library.cu"])
 def test_legal_programs(command, name):
@@ -249,6 +266,60 @@ int main() {
     return cudaGetLastError() == cudaErrorInvalidValue && r == 3 ? 0 : 2;
 }
 """
+
+
+UNWRITTEN = """#include <cstdio>
+__global__ void sum(const float* x, float* total, int n) {
+    int i = threadIdx.x;
+    if (i < n) atomicAdd(total, x[i]);
+}
+int main() {
+    float h[100], *x, *total, result;
+    for (float& value : h) value = 1;
+    cudaMalloc(&x, sizeof h), cudaMalloc(&total, sizeof(float));
+    cudaMemcpy(x, h, sizeof h, cudaMemcpyHostToDevice);
+    sum<<<1, 128>>>(x, total, 100);
+    cudaMemcpy(&result, total, sizeof(float), cudaMemcpyDeviceToHost);
+    printf("%f\\n", result);
+}
+"""
+
+
+def test_memory_that_nobody_has_written(command, tmp_path):
+    (tmp_path / "unwritten.cu").write_text(UNWRITTEN)
+    done = command("check", "unwritten.cu")
+    assert done.returncode == 1
+    assert "order of the threads, or on memory that nobody has written\n    checked forward: " in done.stdout
+
+
+VARIABLES = """__constant__ float w = 1;
+__device__ int a, f, x;
+__device__ __managed__ int both;
+__global__ void k() { a = f + (int)w + x; both = 7; }
+int main() {
+    const int one = 1;
+    cudaMemcpyToSymbol(f, &one, sizeof one);
+    cudaMemcpyToSymbol(x, &one, sizeof one);
+    k<<<1, 1>>>();
+    cudaDeviceSynchronize();
+    int result = 0;
+    cudaMemcpyFromSymbol(&result, a, sizeof result);
+    return result == 3 && both == 7 ? 0 : 1;
+}
+"""
+
+
+def test_variables_of_one_letter_and_managed_ones(command, tmp_path):
+    """`w` mangled is wchar_t; a managed variable is the host's too."""
+    (tmp_path / "variables.cu").write_text(VARIABLES)
+    done = command("check", "-O3", "-arch=sm_80", "-Xcompiler", "-Wall", "variables.cu")
+    assert (done.returncode, "nothing found" in done.stdout) == (0, True), done.stdout
+
+
+def test_json_of_what_cannot_be_run(command):
+    done = command("check", "--json", "missing.cu")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"] == "[Errno 2] No such file or directory: 'missing.cu'"
 
 
 def test_kinds_of_copy(command, tmp_path):

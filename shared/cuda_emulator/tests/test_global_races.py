@@ -154,3 +154,55 @@ class TestCorrectTwins:
             kernels.launch("scratch_of_a_warp", 1, 64, b, a)
         a.free()
         b.free()
+
+
+def test_a_lock_and_a_gate_of_blocks_of_one_thread(rng):
+    """What a thread writes before its atomic, another block's thread may use after an atomic on the same word."""
+    cuda_emulator.activate_anyway(announce=False)
+    source = """extern "C" __global__ void locked(int* lock, int* total, const int* x) {
+        while (atomicCAS(lock, 0, 1)) {}
+        __threadfence();
+        total[0] += x[blockIdx.x];
+        __threadfence();
+        atomicExch(lock, 0);
+    }
+    extern "C" __global__ void gate(int* open, int* y) {
+        if (blockIdx.x == 0) { y[0] = 5; __threadfence(); atomicAdd(open, 1); }
+        else if (atomicAdd(open, 0)) y[1] = y[0];
+    }"""
+    module, x = Module(source), rng.integers(1, 9, 6).astype(np.int32)
+    for schedule in cuda_emulator.SCHEDULES:
+        with cuda_emulator.settings(schedule=schedule):
+            total, y = np.zeros(1, np.int32), np.zeros(2, np.int32)
+            module.launch("locked", 6, 1, np.zeros(1, np.int32), total, x)
+            module.launch("gate", 2, 1, np.zeros(1, np.int32), y)
+        assert total[0] == x.sum()
+
+
+def test_a_missing_barrier_and_equal_numbers():
+    """No harm is done, so it is a warning; that the writers of a word read it back is not worth one."""
+    cuda_emulator.activate_anyway(announce=False)
+    source = """extern "C" __global__ void tiles(const float* x, float* y) {
+        __shared__ float tile[64];
+        float sum = 0;
+        for (int t = 0; t < 3; t++) {
+            tile[threadIdx.x] = x[64 * t + threadIdx.x];
+            __syncthreads();
+            sum += tile[63 - threadIdx.x];
+        }
+        y[threadIdx.x] = sum;
+    }
+    extern "C" __global__ void flag(float* y) {
+        __shared__ float flag;
+        flag = 1;
+        y[threadIdx.x] = flag;
+    }"""
+    module, y = Module(source), np.zeros(64, np.float32)
+    cuda_emulator.warnings()
+    module.launch("flag", 1, 64, y)
+    assert not cuda_emulator.warnings()
+    module.launch("tiles", 1, 64, np.ones(192, np.float32), y)
+    (warning,) = cuda_emulator.warnings()
+    assert (warning.kind, warning.line) == ("benign race", 5)
+    with pytest.raises(DriverError, match="shared memory race: "):
+        module.launch("tiles", 1, 64, np.arange(192, dtype=np.float32), y)

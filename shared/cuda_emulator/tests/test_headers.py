@@ -492,6 +492,24 @@ class TestHalfPrecision:
 # --- what is refused by name -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("suffix", "dtype"), [("f", np.complex64), ("", np.complex128)])
+def test_cu_complex(suffix, dtype, rng):
+    cuda_emulator.activate_anyway(announce=False)
+    kind = "cuFloatComplex" if suffix else "cuDoubleComplex"
+    source = f"""#include <cuComplex.h>
+    extern "C" __global__ void k(const {kind}* a, const {kind}* b, {kind}* y) {{
+        int i = threadIdx.x, n = blockDim.x;
+        y[i] = cuCadd{suffix}(a[i], b[i]), y[n + i] = cuCmul{suffix}(a[i], b[i]), y[2 * n + i] = cuCdiv{suffix}(a[i], b[i]);
+        y[3 * n + i] = make_{kind}(cuCabs{suffix}(a[i]), cuCreal{suffix}(cuConj{suffix}(b[i])));
+        y[4 * n + i] = cuCfma{suffix}(a[i], b[i], cuCsub{suffix}(a[i], b[i]));
+    }}"""
+    a, b = rng.standard_normal((2, 32, 2)).view(np.complex128)[..., 0].astype(dtype)
+    y = np.zeros((5, 32), dtype)
+    Module(source).launch("k", 1, 32, a, b, y)
+    expected = [a + b, a * b, a / b, abs(a) + 1j * b.real, a * b + a - b]
+    np.testing.assert_allclose(y, expected, rtol=1e-4 if suffix else 1e-12, atol=1e-5 if suffix else 1e-12)
+
+
 def test_bits_and_equality_of_a_warp(rng):
     """__reduce_and_sync, or, xor and __match_all_sync; the last lanes of the second warp have returned."""
     cuda_emulator.activate_anyway(announce=False)
