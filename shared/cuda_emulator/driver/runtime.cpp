@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-
 #include "api.hpp"
 
 using namespace emulator;
@@ -33,7 +32,6 @@ int cuMemHostRegister_v2(void*, size_t, unsigned);
 int cuMemHostUnregister(void*);
 int cuMemHostGetDevicePointer_v2(Pointer*, void*, unsigned);
 int cuMemGetInfo_v2(size_t*, size_t*);
-int cuMemcpy(Pointer, Pointer, size_t);
 int cuMemcpyHtoD_v2(Pointer, const void*, size_t);
 int cuMemcpyDtoH_v2(void*, Pointer, size_t);
 int cuMemcpyDtoD_v2(Pointer, Pointer, size_t);
