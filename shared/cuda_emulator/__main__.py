@@ -15,7 +15,7 @@ import numpy as np
 from . import control, programs, toolchain
 from .launch import DriverError, Module
 from .nvcc import IGNORED, WITH_VALUE
-from .text import UnsupportedError
+from .text import UnsupportedError, split
 from .toolchain import CompileError, ToolchainError
 
 HELP = """\
@@ -124,7 +124,7 @@ def parse_launch(text: str) -> tuple[str, Any, Any, int, list[Any]]:
     if not match:
         raise ValueError(f"cannot read the launch {text.strip()!r}\n{HELP}")
     kernel, configuration, arguments = match.groups()
-    parts = _split(configuration)
+    parts = split(configuration)
     whole = r"\d+|\(\s*\d+\s*(,\s*\d+\s*){0,2}\)"
     if (
         not 2 <= len(parts) <= 3
@@ -135,12 +135,7 @@ def parse_launch(text: str) -> tuple[str, Any, Any, int, list[Any]]:
     sizes = [tuple(map(int, re.findall(r"\d+", part))) for part in parts]
     rng = np.random.default_rng(0)
     shared = sizes[2][0] if len(sizes) > 2 else 0
-    return kernel, sizes[0], sizes[1], shared, [_argument(word, rng) for word in _split(arguments)]
-
-
-def _split(text: str) -> list[str]:
-    """Split at the commas that are outside of brackets."""
-    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
+    return kernel, sizes[0], sizes[1], shared, [_argument(word, rng) for word in split(arguments)]
 
 
 def _argument(word: str, rng: np.random.Generator) -> Any:

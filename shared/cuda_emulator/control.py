@@ -160,6 +160,30 @@ def _apply() -> None:
     driver.emulator_set_counting(int(_State.counting))
 
 
+def _checked(
+    schedule: str | None,
+    seed: int | None,
+    window: tuple[int, int] | None,
+    timeout_s: float | None,
+    mode: str | None,
+) -> tuple[int, int] | None:
+    """Raise ValueError or TypeError for settings that make no sense; return the window as integers."""
+    if schedule is not None and schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
+    if mode not in (None, "checked", "plain"):
+        raise ValueError(f"mode must be 'checked' or 'plain', got {mode!r}")
+    if seed is not None and not 0 <= operator.index(seed) < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed!r}")
+    if window is not None:
+        first, count = (operator.index(number) for number in window)
+        if first < 0 or count < 1 or first + count >= 2**63:
+            raise ValueError(f"window must be (first block, number of blocks), one at least, got {window!r}")
+        window = first, count
+    if timeout_s is not None and not (isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf):
+        raise ValueError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
+    return window
+
+
 @contextlib.contextmanager
 def settings(
     *,
@@ -179,19 +203,7 @@ def settings(
     timeout_s : after which a launch is stopped
     mode : "checked" or "plain", for kernels that are compiled inside
     """
-    if schedule is not None and schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
-    if mode not in (None, "checked", "plain"):
-        raise ValueError(f"mode must be 'checked' or 'plain', got {mode!r}")
-    if seed is not None and not 0 <= operator.index(seed) < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed!r}")
-    if window is not None:
-        first, count = (operator.index(number) for number in window)
-        if first < 0 or count < 1 or first + count >= 2**63:
-            raise ValueError(f"window must be (first block, number of blocks), one at least, got {window!r}")
-        window = first, count
-    if timeout_s is not None and not (isinstance(timeout_s, int | float) and 0 < timeout_s < math.inf):
-        raise ValueError(f"timeout_s must be a number of seconds above 0, got {timeout_s!r}")
+    window = _checked(schedule, seed, window, timeout_s, mode)
     before = (
         _State.schedule,
         _State.seed,

@@ -18,14 +18,16 @@ from typing import Any
 
 from . import control, toolchain
 
-# A number, and a line that speaks of time or speed, which no two runs share.
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+# A line that speaks of time or speed, or has an address: no two runs share it. "10 time steps" is a result.
 TIMING = re.compile(
-    r"^\*\*\* compiler output in |\b(?:[mun]?s|secs?|seconds?|milliseconds?|elapsed|speed\s?up|[GT]?FLOP/?s|[GMk]i?B/s|x faster)\b|time|0x[0-9a-f]{6}",
+    r"\d\s*(?:[mun]?s|secs?|seconds?|milliseconds?)\b|[GT]?FLOP/?s|[GMk]i?B/s|\b(?:elapsed|duration|speed-?up)\b"
+    r"|time(?!s?[ -]?step)|0x[0-9a-f]{6}|^\*\*\* compiler output in ",
     re.IGNORECASE,
 )
 # What programs print of a result that is wrong; "0 FAILED" is not.
 VERDICT = re.compile(r"(?<!\b0 )\b(?:FAILED|FAIL|WRONG|INCORRECT|MISMATCH|[Dd]o(?:es)? not match)\b")
+REPORTED = ("kind", "severity", "message", "file", "line", "kernel")
 AGAIN = "checked forward, again"
 AGREE = 1e-3  # relative: sums of floats in another order differ by less
 
@@ -102,40 +104,40 @@ def check(
 def findings(runs: list[Run]) -> list[Finding]:
     """Gather what the runs have shown, each once: the errors first."""
     found: dict[tuple[str, str, int], Finding] = {}
-
-    def add(one: Finding, run_name: str) -> None:
-        known = found.setdefault((one.kind, one.file, one.line), one)
-        if run_name not in known.runs:
-            known.runs.append(run_name)
-
-    whole = [one for one in runs if not _errors(one)]  # the others stopped somewhere
+    whole = [one for one in runs if not any(report["severity"] == "error" for report in one.reports)]
     again = [one for one in whole if one.name == AGAIN and different_line(whole[0].output, one.output)]
     for one in runs:
-        for report in one.reports:
-            kept = {name: report[name] for name in ("kind", "severity", "message", "file", "line", "kernel")}
-            add(Finding(**kept), one.name)
-        if one.status and one in whole:
-            ending = _signal(one.status) if one.status < 0 else f"the program ends with status {one.status}"
-            last = "\n    ".join((one.errors or one.output).strip().splitlines()[-8:])
-            add(Finding("exit status", "error", f"{ending}\n    {last}".rstrip()), one.name)
-        elif one in whole and (difference := different_line(whole[0].output, one.output)):
-            what = "something else in each run" if again else "what depends on the order of the threads"
-            if one.name == "plain" and not again:
-                what += ", or on memory that nobody has written"
-            text = f"the program prints {what}\n    {whole[0].name}: {difference[0]}\n    {one.name}: {difference[1]}"
-            add(Finding("output", "warning" if again else "error", text), one.name)
-    for one in whole:
-        wrong = [line for line in one.output.splitlines() if VERDICT.search(line)]
-        if wrong and not one.status:
-            add(
-                Finding("verdict", "warning", f"the program ends with status 0, but prints\n    {wrong[0]}"),
-                one.name,
-            )
-    return sorted(found.values(), key=lambda one: one.severity)
+        new = [Finding(**{name: report[name] for name in REPORTED}) for report in one.reports]
+        if one in whole:  # the others stopped somewhere
+            new += _ending(one)
+            new += [] if one.status else _difference(whole[0], one, always=bool(again))
+        for finding in new:
+            known = found.setdefault((finding.kind, finding.file, finding.line), finding)
+            known.runs += [one.name] if one.name not in known.runs else []
+    return sorted(found.values(), key=lambda finding: finding.severity)
 
 
-def _errors(one: Run) -> bool:
-    return any(report["severity"] == "error" for report in one.reports)
+def _ending(one: Run) -> list[Finding]:
+    """Return what a run says of itself: its status, or a line such as "FAILED"."""
+    if one.status:
+        ending = _signal(one.status) if one.status < 0 else f"the program ends with status {one.status}"
+        last = "\n    ".join((one.errors or one.output).strip().splitlines()[-8:])
+        return [Finding("exit status", "error", f"{ending}\n    {last}".rstrip())]
+    wrong = [line for line in one.output.splitlines() if VERDICT.search(line)]
+    text = "the program ends with status 0, but prints\n    "
+    return [Finding("verdict", "warning", text + wrong[0])] if wrong else []
+
+
+def _difference(first: Run, one: Run, *, always: bool) -> list[Finding]:
+    """Return what a run prints otherwise than the first one; `always`: so does the first one itself."""
+    lines = different_line(first.output, one.output)
+    if not lines:
+        return []
+    what = "something else in each run" if always else "what depends on the order of the threads"
+    if one.name == "plain" and not always:
+        what += ", or on memory that nobody has written"
+    text = f"the program prints {what}\n    {first.name}: {lines[0]}\n    {one.name}: {lines[1]}"
+    return [Finding("output", "warning" if always else "error", text)]
 
 
 def different_line(first: str, second: str) -> tuple[str, str] | None:

@@ -39,7 +39,7 @@ static std::string likely_global(const Past& past, bool updates, bool modified, 
                    : "an array that is written in place while other threads still read it (write to another array, or in "
                      "another launch), or two threads with one index";
     if (past.epoch < block_epoch) likely += "; no barrier orders the blocks of a grid, only the end of the launch does";
-    else if (!updates) likely += "; inside one block __syncthreads() orders them";
+    else if (!updates && !modified && !atomic) likely += "; inside one block __syncthreads() orders them";
     return likely;
 }
 

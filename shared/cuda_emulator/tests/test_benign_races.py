@@ -9,20 +9,13 @@ from cuda_emulator.launch import DriverError, Module
 
 FILE = Path(__file__).parent / "kernels" / "benign_races.cu"
 F32, F64, I32 = np.float32, np.float64, np.int32
+pytestmark = pytest.mark.usefixtures("schedule")
 
 
 @pytest.fixture(scope="module")
 def kernels() -> Module:
     cuda_emulator.activate_anyway(announce=False)
     return Module(FILE)
-
-
-@pytest.fixture(autouse=True, params=cuda_emulator.SCHEDULES)
-def schedule(request):
-    with cuda_emulator.settings(schedule=request.param, seed=7):
-        cuda_emulator.warnings()
-        cuda_emulator.reports()
-        yield request.param
 
 
 def marked(kernel: str, mark: str) -> set[int]:

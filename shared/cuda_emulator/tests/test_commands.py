@@ -223,12 +223,25 @@ def test_what_belongs_to_the_other_side(command, tmp_path, number, words, line, 
     assert f"\n    at host.cu:{line} in " in done.stderr
 
 
+def test_a_verdict_that_depends_on_the_order_is_an_error():
+    runs = [
+        programs.Run(f"checked {verdict}", 0, 0.1, f"{verdict}\n", "", []) for verdict in ("PASSED", "FAILED")
+    ]
+    found = programs.findings(runs)
+    assert [(one.kind, one.severity) for one in found] == [("output", "error"), ("verdict", "warning")]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "same"),
     [
         ("sum 1.0000\n", "sum 1.0002\n", True),
         ("sum 1.0000\n", "sum 1.0200\n", False),
         ("took 3 ms\nok\n", "took 5 ms\nok\n", True),
+        ("GPU time: 3.2\n", "GPU time: 9.1\n", True),
+        ("Elapsed 0.5s\n", "Elapsed 0.7s\n", True),
+        ("12 GB/s\n", "20 GB/s\n", True),
+        ("s = 5\n", "s = 6\n", False),
+        ("after 10 time steps: 42\n", "after 10 time steps: 43\n", False),
         ("PASSED\n", "FAILED\n", False),
         ("a\nb\n", "a\n", False),
         ("nan\n", "0\n", False),

@@ -142,12 +142,6 @@ def module() -> Module:
     return Module(SOURCE, name="groups.cu")
 
 
-@pytest.fixture(params=cuda_emulator.SCHEDULES)
-def schedule(request):
-    with cuda_emulator.settings(schedule=request.param, seed=3):
-        yield request.param
-
-
 @pytest.mark.usefixtures("schedule")
 class TestGroups:
     def test_block(self, module, rng):

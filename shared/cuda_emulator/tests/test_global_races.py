@@ -9,18 +9,13 @@ from cuda_emulator.launch import DeviceArray, DriverError, Module
 
 KERNELS = Path(__file__).parent / "kernels"
 F32, I32, U8 = np.float32, np.int32, np.uint8
+pytestmark = pytest.mark.usefixtures("schedule")
 
 
 @pytest.fixture(scope="module")
 def kernels() -> Module:
     cuda_emulator.activate_anyway(announce=False)
     return Module(KERNELS / "global_races.cu")
-
-
-@pytest.fixture(autouse=True, params=cuda_emulator.SCHEDULES)
-def schedule(request):
-    with cuda_emulator.settings(schedule=request.param, seed=11):
-        yield request.param
 
 
 def ints(n: int) -> np.ndarray:

@@ -24,12 +24,6 @@ def correct() -> Module:
     return Module(KERNELS / "correct.cu")
 
 
-@pytest.fixture(params=cuda_emulator.SCHEDULES)
-def schedule(request):
-    with cuda_emulator.settings(schedule=request.param, seed=7):
-        yield request.param
-
-
 # --- correct kernels -------------------------------------------------------------------------------------------------
 
 

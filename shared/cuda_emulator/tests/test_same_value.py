@@ -9,18 +9,13 @@ from cuda_emulator.launch import DriverError, Module
 
 KERNELS = Path(__file__).parent / "kernels"
 F32, I32 = np.float32, np.int32
+pytestmark = pytest.mark.usefixtures("schedule")
 
 
 @pytest.fixture(scope="module")
 def kernels() -> Module:
     cuda_emulator.activate_anyway(announce=False)
     return Module(KERNELS / "same_value.cu")
-
-
-@pytest.fixture(autouse=True, params=cuda_emulator.SCHEDULES)
-def schedule(request):
-    with cuda_emulator.settings(schedule=request.param, seed=3):
-        yield request.param
 
 
 @pytest.mark.parametrize("threads", [32, 96, 256])

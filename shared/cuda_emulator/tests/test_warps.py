@@ -9,19 +9,13 @@ from cuda_emulator.launch import DriverError, Module
 
 KERNELS = Path(__file__).parent / "kernels"
 F32, I32, U32 = np.float32, np.int32, np.uint32
+pytestmark = pytest.mark.usefixtures("schedule")
 
 
 @pytest.fixture(scope="module", params=["checked", "plain"])
 def warps(request) -> Module:
     cuda_emulator.activate_anyway(announce=False)
     return Module(KERNELS / "warps.cu", mode=request.param)
-
-
-@pytest.fixture(autouse=True, params=cuda_emulator.SCHEDULES)
-def schedule(request):
-    cuda_emulator.activate_anyway(announce=False)
-    with cuda_emulator.settings(schedule=request.param, seed=5):
-        yield request.param
 
 
 def lanes(condition: np.ndarray) -> np.ndarray:
