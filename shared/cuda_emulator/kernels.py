@@ -42,38 +42,38 @@ def find_kernels(text: Text) -> Iterator[Kernel]:
     """Find the kernels that the user's files declare."""
     scopes = list(_scopes(text.plain))
     for match in re.finditer(r"\b__global__\b", text.plain):
-        low = statement_start(text.plain, match.start())
-        rest = text.plain[match.end() : match.end() + 2000]
-        bare = re.sub(
-            r"\b(?:__launch_bounds__|__attribute__|__align__)\s*(?=\()", lambda word: "@" * len(word[0]), rest
-        )
-        # The first name that a bracket follows; what belongs to an attribute is skipped.
-        position = match.end() + _name_end(bare)
-        name = re.search(r"([\w:]+\s*(?:<[^;{}()]*>)?)\s*$", text.plain[match.end() : position])
+        start = statement_start(text.plain, match.start())
+        bracket = match.end() + _parameters(text.plain[match.end() : match.end() + 2000])
+        name = re.search(r"([\w:]+\s*(?:<[^;{}()]*>)?)\s*$", text.plain[match.end() : bracket])
         if not name:
             continue
-        close = matching(text.plain, position)
-        bounds = re.search(r"__launch_bounds__\s*\(", text.plain[low:position])
-        limit = "1024"
-        if bounds:
-            start = low + bounds.end() - 1
-            limit = split(text.original(start + 1, matching(text.plain, start)))[0]
         file, line = text.place(match.end() + name.start(1))
-        inside = [scope for start, end, scope in scopes if start < low <= end]
         yield Kernel(
-            re.sub(r"\s+", "", name[1]), text.original(position + 1, close), tuple(inside),
-            _template_parameters(text.plain[low:position]), limit, file, line,
-        )  # fmt: skip
+            name=re.sub(r"\s+", "", name[1]),
+            parameters=text.original(bracket + 1, matching(text.plain, bracket)),
+            namespaces=tuple(scope for low, high, scope in scopes if low < start <= high),
+            template=_template_parameters(text.plain[start:bracket]),
+            bounds=_bounds(text, start, bracket),
+            file=file,
+            line=line,
+        )
 
 
-def _name_end(bare: str) -> int:
-    """Return where the bracket of the parameters opens; brackets after @ are an attribute's."""
-    position = 0
-    while True:
-        position = bare.find("(", position)
-        if position < 0 or not bare[:position].rstrip().endswith("@"):
-            return position
-        position = matching(bare, position) + 1
+def _parameters(declaration: str) -> int:
+    """Return where the bracket of the parameters opens: the first one that is no attribute's."""
+    attribute = re.compile(r"\b(?:__launch_bounds__|__attribute__|__align__)\s*$")
+    position = declaration.find("(")
+    while position >= 0 and attribute.search(declaration[:position]):
+        position = declaration.find("(", matching(declaration, position))
+    return position
+
+
+def _bounds(text: Text, start: int, end: int) -> str:
+    """Return the most threads that __launch_bounds__ in a declaration allows."""
+    found = re.compile(r"__launch_bounds__\s*\(").search(text.plain, start, end)
+    if not found:
+        return "1024"
+    return split(text.original(found.end(), matching(text.plain, found.end() - 1)))[0]
 
 
 def _template_parameters(head: str) -> int | None:
