@@ -34,7 +34,7 @@ all=$(sessions)
 slow='training_loop|cuda_emulator|diffusion_.*|token_world_model|quantization|cuda_softmax|shared|types'
 ordered=$({ grep -xE "$slow" <<<"$all"; echo "$all"; } | awk '!seen[$0]++')
 
-# Every mistake meets all tests in their order here, not only the one that is known to catch it.
+# Every mistake meets all tests that can see it here, in their order, not only the one that is known to catch it.
 export GROUNDWORK_JUDGE=full
 # Each is a pytest session of its own: they share the tests' bytecode.
 unset PYTHONDONTWRITEBYTECODE

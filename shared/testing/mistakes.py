@@ -20,6 +20,7 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,47 @@ def _mistake(name: str, table: dict[str, Any], project: Project) -> Mistake:
     return Mistake(
         name, diagnosis, file, level, table.get("replace", ""), table.get("with", table.get("add", ""))
     )
+
+
+def seen_by(project: Project, source: str) -> list[str]:
+    """Name what a mistake in `source` has to pass: all tests for the core, else those that import it, directly or not.
+
+    Whatever is not a Python module (a kernel) is seen by all of tests/further.
+    """
+    if source in project.core_sources:
+        return ["tests"]
+    tests = project.folder / "tests"
+    folders = (project.folder, tests, tests / "further")
+    files = {path.stem: path for folder in folders for path in folder.glob("*.py")}
+    shared, module = _closure("conftest", files), Path(source).stem
+    seen = [
+        f"tests/further/{path.name}"
+        for path in sorted((tests / "further").glob("test_*.py"))
+        if source.endswith(".py") and module in shared | _closure(path.stem, files)
+    ]
+    return seen or ["tests/further"]
+
+
+def _closure(name: str, files: dict[str, Path]) -> set[str]:
+    """Return what a module imports, and what that imports, out of `files`."""
+    found, waiting = set(), [name]
+    while waiting:
+        if (module := waiting.pop()) in files and module not in found:
+            found.add(module)
+            waiting += imported_names(files[module])
+    return found
+
+
+@cache
+def imported_names(path: Path) -> frozenset[str]:
+    """Return the last part of every name that a module imports, at its top or in a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(alias.name for alias in node.names)}
+    return frozenset(name.rpartition(".")[2] for name in names)
 
 
 def private_names(mistake: Mistake) -> set[str]:

@@ -17,7 +17,7 @@ import pytest
 from shared.projects import Project, read_toml
 from shared.testing.blank import blank, leaked_names
 from shared.testing.grading import CannotGradeError, Grade, first_failure, grade_in_process, judge
-from shared.testing.mistakes import Mistake, load_mistakes, read_record
+from shared.testing.mistakes import Mistake, load_mistakes, read_record, seen_by
 
 PROJECT = pytest.StashKey[Project]()
 OUTCOMES = pytest.StashKey[dict[str, set[str]]]()  # by test function, over its parameters
@@ -79,9 +79,9 @@ class MistakeRejected(JudgeItem):
             self.mistake.write(self.project, answer)
             if mode == "recorded" and known and self._is_caught_by(known, answer):
                 return
-            # the core's tests see no further module: they would only take their time
-            tests = "tests/further" if self.mistake.file in self.project.further_sources else "tests"
-            grades = grade_in_process(self.project, answer, tests=[tests], first=True)
+            # the other tests would only take their time
+            tests = seen_by(self.project, self.mistake.file)
+            grades = grade_in_process(self.project, answer, tests=tests, first=True)
         failure = check_mistake(self.mistake, grades)
         if self.mistake.level != failure.level and self.mistake.file in self.project.core_sources:
             raise AssertionError(

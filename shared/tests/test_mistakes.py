@@ -3,7 +3,15 @@
 import pytest
 
 from shared.projects import load_projects
-from shared.testing.mistakes import load_mistakes, private_names, read_record, write_answer, write_record
+from shared.testing.mistakes import (
+    imported_names,
+    load_mistakes,
+    private_names,
+    read_record,
+    seen_by,
+    write_answer,
+    write_record,
+)
 from shared.tests.conftest import MISTAKES, MORE, REFERENCE, write_project
 
 
@@ -27,6 +35,20 @@ def test_an_edit_and_an_addition(mini, tmp_path):
 def test_the_reference_as_an_answer(mini, tmp_path):
     write_answer(mini, tmp_path, further=True)
     assert (tmp_path / "more.py").read_text() == MORE.lstrip()
+
+
+def test_a_further_module_is_seen_by_the_tests_that_import_it(mini):
+    further, seen = mini.folder / "tests" / "further", ["tests/further/test_more.py"]
+    (further / "test_other.py").write_text("def test_other():\n    import helper\n")
+    assert seen_by(mini, "mini.py") == ["tests"]
+    assert seen_by(mini, "more.py") == seen, "test_other.py does not import it"
+    assert seen_by(mini, "unused.py") == seen_by(mini, "kernels/k.cu") == ["tests/further"]
+    (mini.folder / "tests" / "helper.py").write_text("from more import shift\n")
+    assert seen_by(mini, "more.py") == [*seen, "tests/further/test_other.py"], "by way of a helper"
+    (further / "test_third.py").write_text("def test_third(fixture):\n    pass\n")
+    (mini.folder / "conftest.py").write_text("import more\n")
+    imported_names.cache_clear()
+    assert seen_by(mini, "more.py")[-1] == "tests/further/test_third.py", "by a fixture"
 
 
 def test_private_names_are_those_of_the_reference_alone(tmp_path):
