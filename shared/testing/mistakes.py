@@ -119,11 +119,11 @@ def seen_by(project: Project, source: str) -> list[str]:
     tests = project.folder / "tests"
     folders = (project.folder, tests, tests / "further")
     files = {path.stem: path for folder in folders for path in folder.glob("*.py")}
-    shared, module = _closure("conftest", files), Path(source).stem
+    for_all, module = _closure("conftest", files), Path(source).stem
     seen = [
         f"tests/further/{path.name}"
         for path in sorted((tests / "further").glob("test_*.py"))
-        if source.endswith(".py") and module in shared | _closure(path.stem, files)
+        if source.endswith(".py") and module in for_all | _closure(path.stem, files)
     ]
     return seen or ["tests/further"]
 

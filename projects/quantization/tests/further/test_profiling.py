@@ -88,7 +88,7 @@ def test_times_are_those_of_the_trace(generator, tmp_path):
     microseconds = sum(length for _, length in products)
     for first, whole in products:
         microseconds -= sum(length for start, length, _ in spans if first < start < first + whole)
-    assert_close(product.self_ms, microseconds / 1e3, rtol=0.001, what="self_ms of both shapes together")
+    assert_close(product.self_ms, microseconds / 1e3, rtol=1e-5, what="self_ms of both shapes together")
 
 
 @pytest.mark.grades("verdict")
