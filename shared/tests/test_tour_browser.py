@@ -25,7 +25,7 @@ STOPS = (
     "activations",
     "diffusion_sampling",
     "cuda_matmul",
-)  # those with a figure of play.js; the dream: test_tour_dream.py
+)  # those with a figure in play/; the dream: test_tour_dream.py
 INTENSITIES = {"naive": 0.06, "tiled": 8.0, "wide": 32.0, "wider": 32.0}
 NUMBERS = {f"intensity_{k}": {"value": v, "text": "", "label": ""} for k, v in INTENSITIES.items()}
 COLOURS = re.findall(r"--(\w+): (#\w{6})", (ROOT / "shared/tour/page.html").read_text())

@@ -1,7 +1,7 @@
 """Run the demos on real input and write one self-contained page: build/tour/index.html.
 
 Two demos run at a time. One that fails does not stop the others; its place on the page shows the error, and the session fails.
-This module runs and collects; page.html is the page, play.js, dream*.js and tokens.js its interactive figures, equations.toml its equations.
+This module runs and collects; page.html is the page, play/ has its interactive figures, one or none per project, equations.toml its equations.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ DEMO_LIMIT_S = 600
 AT_ONCE = min(2, os.cpu_count() or 1)  # demos; each has one thread, so that they do not wait for each other
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 EQUATIONS = Path(__file__).with_name("equations.toml")
-SCRIPT = Path(__file__).with_name("play.js")
-DREAM_SCRIPTS = [Path(__file__).with_name(name) for name in ("dream.js", "tokens.js", "dream_figure.js")]
+PLAY = Path(__file__).with_name("play")
+DREAM_SCRIPTS = ("dream.js", "tokens.js", "dream_figure.js")
 
 
 @dataclass
@@ -218,12 +218,13 @@ def render(rows: Sequence[BoardRow], groups: Mapping[str, Any], *, page: Path) -
         lstrip_blocks=True,
     )
     environment.filters["link"] = lambda path: Path(os.path.relpath(path, page.parent)).as_posix()
-    scripts = [SCRIPT, *(DREAM_SCRIPTS if any(row.stop.dream for row in rows) else [])]
+    names = ["drawing.js", *(f"{row.stop.project.name}.js" for row in rows)]
+    names += DREAM_SCRIPTS if any(row.stop.dream for row in rows) else []
     return environment.get_template("page.html").render(
         rows=rows,
         groups=groups,
         tables=tables.tables,
-        scripts=[script.read_text(encoding="utf-8") for script in scripts],
+        scripts=[(PLAY / name).read_text(encoding="utf-8") for name in names if (PLAY / name).exists()],
         device=cpu_name(),
     )
 

@@ -1,7 +1,7 @@
 "use strict";
 // The playable figure: the real game and a dream of it side by side, under the same actions. The dream is that of
 // diffusion_world_model or of token_world_model, as the switch says. First what goes on, then what is seen and pressed. The
-// arithmetic is in dream.js and tokens.js, the drawing helpers are in play.js.
+// arithmetic is in dream.js and tokens.js, the drawing helpers are in drawing.js.
 
 const VISIBLE = 0.3, GUST = 0.4;  // the least difference of a pixel that counts; train.py: how windy a windy game is
 const CALM = 1, WINDY = 2;  // texts; 0 is no text
