@@ -22,7 +22,7 @@ def panels(figure: Figure) -> list[list[Span]]:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     tight = figure.get_tightbbox(renderer)
     left, width = tight.x0 - PAD_INCHES, tight.width + 2 * PAD_INCHES
 
