@@ -10,7 +10,8 @@ class Forming {
   constructor(figure) {
     const { matches: isCalm } = matchMedia("(prefers-reduced-motion: reduce)");
     Object.assign(this, { figure, slider: control(figure, "step"), button: control(figure, "play"), paused: isCalm, visible: false, timer: 0 });
-    figure.addEventListener("input", () => this.pause(true));
+    for (const taken of ["input", "pointerdown", "keydown"])
+      this.slider.addEventListener(taken, ({ key }) => { if (key !== "Tab") this.pause(true); });
     this.button.addEventListener("click", () => this.pause(!this.paused));
     new IntersectionObserver(entries => this.look(entries.at(-1).isIntersecting), { threshold: 0.5 })
       .observe(figure.querySelector(".reel"));
