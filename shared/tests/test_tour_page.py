@@ -173,6 +173,7 @@ def test_files_are_links_only_where_the_tour_wrote_the_page(look, path, tmp_path
         )
         == 0
     )
+    page.locator("#attention").get_by_text("files", exact=False).last.click()
     assert page.get_by_text("attention.py", exact=True).is_visible()
     assert [fault for fault in browser.faults(page) if "not there" in fault] == []
 
