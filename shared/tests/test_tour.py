@@ -203,6 +203,10 @@ def test_the_board_shows_progress_times_and_what_is_due(toured, learner, schedul
     page = page_of(stop)
     for text in ("1 of 2", "1:01, 2:05", "1 of 3", "due to be written again"):
         assert text in page
+    beginner = tour.BoardRow(stop, {"scale": "blank", "norm": "blank"}, "", "", False, 0, None)
+    page = tour.render([row, beginner], {}, page=learner.folder / "index.html")
+    assert page.count('class="none">–</td>') == 3  # its marks, its times, its drills
+    assert "0 of" not in page
 
 
 def test_a_function_that_is_gone_counts_no_more(mini, learner, schedule):

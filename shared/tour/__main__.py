@@ -176,6 +176,11 @@ class BoardRow:
         """How many functions passed when they were graded last."""
         return sum(mark in ("core", "all") for mark in self.marks.values())
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything in it but blanks."""
+        return any(mark != "blank" for mark in self.marks.values())
+
 
 def board(stops: Sequence[Stop], learner: Learner, schedule: Schedule) -> list[BoardRow]:
     """Return one row per stop: the demos just run, beside the learner's progress and schedule."""
