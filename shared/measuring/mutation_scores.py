@@ -1,7 +1,7 @@
 """Measure how many small changes of each core its tests notice: a sample of those that ``nox -s mutate`` makes.
 
-``python -m shared.measuring.mutation_scores`` writes mutation_scores.json beside this file and the column in README.md. Some
-twenty minutes. Each project is judged in a process of its own, because modules of two projects may share a name.
+``python -m shared.measuring.mutation_scores`` writes mutation_scores.json beside this file, the sentence in README.md and
+the table in CONTRIBUTING.md. It takes half an hour. Each project is judged in a process of its own, because modules of two projects may share a name.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ def score(project: Project) -> dict[str, int | str]:
 
 
 def main() -> None:
-    """Measure every project and write the column."""
+    """Measure every project and write what README.md and CONTRIBUTING.md say of it."""
     rows = [score(project) for project in load_projects()]
     result = {"provenance": provenance(1), "sample": SAMPLE, "rows": rows}
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    fill_readme(ROOT / "README.md")
+    for page in ("README.md", "CONTRIBUTING.md"):
+        fill_readme(ROOT / page)
 
 
 if __name__ == "__main__":
