@@ -64,15 +64,9 @@ play("exact-denoiser", drawDenoiser);
 // Steps and guidance on three labelled Gaussians in the plane, whose denoiser is exact as well.
 
 const LABELS = { names: ["A", "B", "C"], means: [[-2.2, -1.2], [2.2, -1.2], [0, 1.9]], deviation: 0.7, asked: 2 };
-const NOISIEST = 8, CLEANEST = 0.02, RHO = 7;
+const NOISIEST = 8, CLEANEST = 0.02;
 
 const mix = (a, p, b, q) => [a * p[0] + b * q[0], a * p[1] + b * q[1]];  // a·p + b·q of two points
-
-// σ_0 … σ_n: n levels evenly spaced in σ^(1/ρ), then 0.
-function karrasSigmas(steps) {
-  const first = NOISIEST ** (1 / RHO), last = CLEANEST ** (1 / RHO);
-  return [...Array.from({ length: steps }, (_, i) => (first + (steps > 1 ? i / (steps - 1) : 0) * (last - first)) ** RHO), 0];
-}
 
 // E[x0 | x0 + sigma·n = x] of equally likely labels: as all deviations are equal, it is that of one Gaussian at the weighted mean.
 function denoiseLabels(x, sigma, labels) {
@@ -88,7 +82,7 @@ function denoiseGuided(x, sigma, w) {
 
 // The states from noise to data: Euler's straight steps, or Heun's with the mean of the slopes at both ends.
 function trajectory(sampler, noise, steps, w) {
-  const sigmas = karrasSigmas(steps), states = [mix(sigmas[0], noise, 0, noise)];
+  const sigmas = karrasSigmas(steps, CLEANEST, NOISIEST), states = [mix(sigmas[0], noise, 0, noise)];
   const slopeAt = (x, sigma) => mix(1 / sigma, x, -1 / sigma, denoiseGuided(x, sigma, w));
   for (let i = 0; i < steps; i++) {
     const x = states[i], h = sigmas[i + 1] - sigmas[i];

@@ -13,6 +13,13 @@ function entropyBits(probabilities) {
   return probabilities.reduce((sum, p) => (p > 0 ? sum - p * Math.log2(p) : sum), 0);
 }
 
+// Noise levels of diffusion: n that fall from high to low, evenly spaced in σ^(1/ρ), then 0.
+function karrasSigmas(nSteps, low = 0.002, high = 5, rho = 7) {
+  const from = high ** (1 / rho), to = low ** (1 / rho);
+  const sigmas = Array.from({ length: nSteps }, (_, i) => (from + (to - from) * i / Math.max(1, nSteps - 1)) ** rho);
+  return [...sigmas, 0];
+}
+
 // --- drawing -------------------------------------------------------------------------------------------------
 
 function shape(name, attributes, ...children) {
