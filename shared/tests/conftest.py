@@ -289,3 +289,25 @@ def one_page(chromium: "Browser", figure_page: Callable[[str], Path], request: A
 def page(look: Callable[..., "Page"], figure_page: Callable[[str], Path], request: Any) -> "Page":
     """Open a page of its own with the figure of FIGURE, at 1280 px."""
     return look(figure_page(request.module.FIGURE))
+
+
+@pytest.fixture
+def walk(page: "Page") -> Callable[[str], dict[tuple[str, str], str]]:
+    """Return a function that moves each slider of a figure to both ends by the keyboard, the others at their start.
+
+    It returns what the figure says there, by slider and key.
+    """
+
+    def walk(figure: str) -> dict[tuple[str, str], str]:
+        said = {}
+        for slider in page.locator(f"#{figure} input[type=range]").all():
+            name, start = str(slider.get_attribute("id")), slider.input_value()
+            for key in ("Home", "End"):
+                slider.press(key)
+                assert slider.get_attribute("aria-valuetext"), f"{name} does not say its value"
+                said[name, key] = page.locator(f"#{figure} output").inner_text()
+                assert "NaN" not in said[name, key] + page.locator(f"#{figure} svg").inner_html()
+            slider.fill(start)
+        return said
+
+    return walk

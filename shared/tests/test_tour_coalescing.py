@@ -7,9 +7,7 @@ from shared import cuda_emulator
 from shared.cuda_emulator.launch import Module
 from shared.tour import browser
 
-pytest_plugins = ["figure_page"]
-
-PROJECT = "cuda_vector_add"
+FIGURE = "cuda_vector_add"
 KERNEL = """
 extern "C" __global__ void gather(const float* x, float* y, int stride, int offset) {
     y[threadIdx.x] = x[stride * threadIdx.x + offset];
@@ -37,21 +35,21 @@ def move(page):
     return move
 
 
-def test_sectors_and_bytes_are_what_the_emulator_counts(page, kernel):
+def test_sectors_and_bytes_are_what_the_emulator_counts(one_page, kernel):
     for stride, offset in RANDOM + ENDS:
         x, y = np.zeros(1024, np.float32), np.zeros(32, np.float32)
         with cuda_emulator.counting() as counters:
             kernel.launch("gather", 1, 32, x, y, np.int32(stride), np.int32(offset))
         load = counters.total("global load")
-        mine = page.evaluate("([stride, offset]) => coalescing(stride, offset)", [stride, offset])
+        mine = one_page.evaluate("([stride, offset]) => coalescing(stride, offset)", [stride, offset])
         assert (mine["sectors"], mine["moved"], mine["used"]) == (load.sectors, load.bytes_moved, load.bytes)
         assert mine["efficiency"] == load.bytes / load.bytes_moved
 
 
-def test_each_thread_is_in_the_sector_that_holds_its_float(page):
+def test_each_thread_is_in_the_sector_that_holds_its_float(one_page):
     for stride, offset in RANDOM + ENDS:
         here = "([stride, offset]) => [...sectorsTouched(stride, offset)]"
-        mine = dict(page.evaluate(here, [stride, offset]))
+        mine = dict(one_page.evaluate(here, [stride, offset]))
         address = 4 * (stride * np.arange(32) + offset)
         expected = {s: np.flatnonzero(address // 32 == s).tolist() for s in np.unique(address // 32).tolist()}
         assert mine == expected
@@ -93,5 +91,5 @@ def test_the_keyboard_reaches_both_ends(walk):
     }
 
 
-def test_the_page_has_no_fault(chromium, page_path):
-    assert list(browser.check(chromium, page_path)) == []
+def test_the_page_has_no_fault(chromium, figure_page):
+    assert list(browser.check(chromium, figure_page(FIGURE))) == []

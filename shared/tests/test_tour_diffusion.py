@@ -1,8 +1,6 @@
 """Steps and guidance in the plane, in a real Chromium: the samples are those of diffusion_sampling.py from the same noise."""
 
-import importlib
-import sys
-from types import SimpleNamespace
+import importlib.util
 
 import numpy as np
 import pytest
@@ -11,9 +9,7 @@ import torch
 from shared.projects import ROOT
 from shared.tour import browser
 
-pytest_plugins = ["figure_page"]
-
-PROJECT = "diffusion_sampling"
+FIGURE = "diffusion_sampling"
 RNG = np.random.default_rng(0)
 # sampler, steps, w: 20 at random, and the ends of both sliders
 RANDOM = [
@@ -24,27 +20,23 @@ ENDS = [(sampler, n, w) for sampler in ("euler", "heun") for n in (1, 2, 50) for
 
 
 @pytest.fixture(scope="module")
-def project():
-    """The project's modules, whose folder is on the path for as long as it takes to import them."""
-    folder, names = str(ROOT / "projects" / PROJECT), ("diffusion_sampling", "exact")
-    sys.path.insert(0, folder)
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    finally:
-        sys.path.remove(folder)
-        for name in names:
-            sys.modules.pop(name, None)
+def exact():
+    """The project's further module with the exact denoiser of a mixture."""
+    spec = importlib.util.spec_from_file_location("exact", ROOT / "projects" / FIGURE / "exact.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
-def mixtures(page, project):
+def mixtures(one_page, exact):
     """The data of all labels, and of the one that is asked for."""
-    labels = page.evaluate("LABELS")
+    labels = one_page.evaluate("LABELS")
     means = torch.tensor(labels["means"], dtype=torch.float64)
     covariance = labels["deviation"] ** 2 * torch.eye(2, dtype=torch.float64)
     asked = [labels["asked"]]
     return [
-        project.exact.GaussianMixture(torch.ones(len(m)), m, covariance.expand(len(m), 2, 2))
+        exact.GaussianMixture(torch.ones(len(m)), m, covariance.expand(len(m), 2, 2))
         for m in (means, means[asked])
     ]
 
@@ -68,40 +60,42 @@ def sample(page, sampler, steps, w):
     return torch.tensor(page.evaluate(here, [sampler, steps, w]), dtype=torch.float64)
 
 
-def test_levels_are_the_projects(page, project):
-    low, high, rho = page.evaluate("[CLEANEST, NOISIEST, RHO]")
+def test_levels_are_the_projects(one_page, oracle):
+    low, high = one_page.evaluate("[CLEANEST, NOISIEST]")
     for n in (1, 2, 7, 50):
-        mine = torch.tensor(page.evaluate("n => karrasSigmas(n)", n), dtype=torch.float64)
-        expected = project.diffusion_sampling.karras_sigmas(n, sigma_min=low, sigma_max=high, rho=rho)
+        mine = torch.tensor(
+            one_page.evaluate("n => karrasSigmas(n, CLEANEST, NOISIEST)", n), dtype=torch.float64
+        )
+        expected = oracle.karras_sigmas(n, sigma_min=low, sigma_max=high)
         torch.testing.assert_close(mine, expected, rtol=1e-12, atol=0)
 
 
-def test_the_denoiser_is_the_exact_one(page, mixtures):
+def test_the_denoiser_is_the_exact_one(one_page, mixtures):
     x = torch.cartesian_prod(*[torch.linspace(-6, 6, 7, dtype=torch.float64)] * 2)
     here = "([xs, s, labels]) => xs.map(x => denoiseLabels(x, s, labels))"
     for sigma in (0.02, 0.5, 2.0, 8.0):
         for labels, mixture in zip(([0, 1, 2], [2]), mixtures, strict=True):
-            mine = torch.tensor(page.evaluate(here, [x.tolist(), sigma, labels]), dtype=torch.float64)
+            mine = torch.tensor(one_page.evaluate(here, [x.tolist(), sigma, labels]), dtype=torch.float64)
             torch.testing.assert_close(mine, mixture.denoise(x, sigma), rtol=1e-10, atol=1e-12)
 
 
-def test_samples_are_the_projects_from_the_same_noise(page, project, mixtures):
-    noise = torch.tensor(page.evaluate("CLOUD_NOISE"), dtype=torch.float64)
-    low, high = page.evaluate("[CLEANEST, NOISIEST]")
-    core, (everything, asked) = project.diffusion_sampling, mixtures
+def test_samples_are_the_projects_from_the_same_noise(one_page, oracle, mixtures):
+    noise = torch.tensor(one_page.evaluate("CLOUD_NOISE"), dtype=torch.float64)
+    low, high = one_page.evaluate("[CLEANEST, NOISIEST]")
+    everything, asked = mixtures
     for sampler, steps, w in RANDOM + ENDS:
-        grid = core.karras_sigmas(steps, sigma_min=low, sigma_max=high)
-        denoiser = core.guided(asked.denoise, everything.denoise, w)
-        expected = core.sample(getattr(core, sampler), denoiser, noise, grid)
-        torch.testing.assert_close(sample(page, sampler, steps, w), expected, rtol=0, atol=1e-6)
+        grid = oracle.karras_sigmas(steps, sigma_min=low, sigma_max=high)
+        denoiser = oracle.guided(asked.denoise, everything.denoise, w)
+        expected = oracle.sample(getattr(oracle, sampler), denoiser, noise, grid)
+        torch.testing.assert_close(sample(one_page, sampler, steps, w), expected, rtol=0, atol=1e-6)
 
 
-def test_the_noise_is_standard_normal_and_the_same_on_every_page(page):
-    noise = np.array(page.evaluate("normalPoints(20000, 5)"))
+def test_the_noise_is_standard_normal_and_the_same_on_every_page(one_page):
+    noise = np.array(one_page.evaluate("normalPoints(20000, 5)"))
     assert noise.mean(0) == pytest.approx([0, 0], abs=4 / np.sqrt(20000))
     assert np.cov(noise.T) == pytest.approx(np.eye(2), abs=6 / np.sqrt(20000))
     assert np.mean(np.abs(noise) < 1) == pytest.approx(0.6827, abs=0.01)
-    assert page.evaluate("normalPoints(200, 1)") == page.evaluate("CLOUD_NOISE")
+    assert one_page.evaluate("normalPoints(200, 1)") == one_page.evaluate("CLOUD_NOISE")
 
 
 def test_the_heading_is_true(page, move):
@@ -147,5 +141,5 @@ def test_the_keyboard_reaches_both_ends(walk):
     }
 
 
-def test_the_page_has_no_fault(chromium, page_path):
-    assert list(browser.check(chromium, page_path)) == []
+def test_the_page_has_no_fault(chromium, figure_page):
+    assert list(browser.check(chromium, figure_page(FIGURE))) == []

@@ -11,9 +11,7 @@ from shared.cuda_emulator.toolchain import compiler
 from shared.testing.compile_gate import NoCompilerError, find_nvcc
 from shared.tour import browser
 
-pytest_plugins = ["figure_page"]
-
-PROJECT = "cuda_softmax"
+FIGURE = "cuda_softmax"
 HEADER = "cuda_occupancy.h"
 # By cuda_occupancy.h of CUDA 13.0, which CALCULATOR calls. GPU, registers per thread, KiB of shared memory and threads per block |
 # blocks that registers, shared memory, places for warps and places for blocks let in.
@@ -102,11 +100,11 @@ def draw_settings(n):
 
 
 @pytest.fixture
-def limits(page):
+def limits(one_page):
     """Return a function that computes the limits of settings on the page."""
     here = """settings => settings.map(([gpu, registers, shared, blockSize]) =>
         Object.values(blockLimits({ registers, sharedBytes: 1024 * shared, blockSize }, gpu)))"""
-    return lambda settings: page.evaluate(here, settings)
+    return lambda settings: one_page.evaluate(here, settings)
 
 
 @pytest.fixture
@@ -205,5 +203,5 @@ def test_another_gpu_has_more_shared_memory(move):
     assert "1 fit" in move("A100", 32, 100, 256)
 
 
-def test_the_page_has_no_fault(chromium, page_path):
-    assert list(browser.check(chromium, page_path)) == []
+def test_the_page_has_no_fault(chromium, figure_page):
+    assert list(browser.check(chromium, figure_page(FIGURE))) == []

@@ -10,9 +10,7 @@ import torch
 from shared.projects import ROOT
 from shared.tour import browser
 
-pytest_plugins = ["figure_page"]
-
-PROJECT = "ppo"
+FIGURE = "ppo"
 # ratio, advantage, epsilon
 RANDOM = np.random.default_rng(0).uniform([0.01, -1, 0.05], [2, 1, 0.5], size=(20, 3)).tolist()
 
@@ -20,7 +18,7 @@ RANDOM = np.random.default_rng(0).uniform([0.01, -1, 0.05], [2, 1, 0.5], size=(2
 @pytest.fixture(scope="module")
 def ppo():
     """The project's module, whose folder is on the path for as long as it takes to import it."""
-    folder = str(ROOT / "projects" / PROJECT)
+    folder = str(ROOT / "projects" / FIGURE)
     sys.path.insert(0, folder)
     try:
         yield importlib.import_module("ppo")
@@ -42,7 +40,7 @@ def move(page):
     return move
 
 
-def test_objective_and_gradient_are_those_of_the_loss(page, ppo):
+def test_objective_and_gradient_are_those_of_the_loss(one_page, ppo):
     zeros = 0
     for ratio, advantage, clip in RANDOM:
         log_probs = torch.tensor([ratio], dtype=torch.float64).log().requires_grad_()
@@ -50,21 +48,21 @@ def test_objective_and_gradient_are_those_of_the_loss(page, ppo):
         objective = -ppo.clipped_loss(log_probs, old, a, clip=clip)
         (gradient,) = torch.autograd.grad(objective, log_probs)
         here = "s => [clippedObjective(...s), clippedGradient(...s)]"
-        mine = page.evaluate(here, [ratio, advantage, clip])
+        mine = one_page.evaluate(here, [ratio, advantage, clip])
         assert mine == pytest.approx([objective.item(), gradient.item()], rel=0, abs=1e-6)
         zeros += gradient.item() == 0
     assert 3 <= zeros <= 17  # both sides of the clip are among them
 
 
-def test_the_gradient_is_the_slope_of_the_objective(page):
+def test_the_gradient_is_the_slope_of_the_objective(one_page):
     """The derivative to log ρ, by central differences: away from the edges of the clip both curves fit together."""
     for ratio, advantage, clip in RANDOM:
         if min(abs(ratio - 1 - clip), abs(ratio - 1 + clip)) < 1e-3:
             continue
         h = 1e-5
         rise = "([r, a, c, h]) => clippedObjective(r * Math.exp(h), a, c) - clippedObjective(r * Math.exp(-h), a, c)"
-        slope = page.evaluate(rise, [ratio, advantage, clip, h]) / (2 * h)
-        gradient = page.evaluate("s => clippedGradient(...s)", [ratio, advantage, clip])
+        slope = one_page.evaluate(rise, [ratio, advantage, clip, h]) / (2 * h)
+        gradient = one_page.evaluate("s => clippedGradient(...s)", [ratio, advantage, clip])
         assert slope == pytest.approx(gradient, rel=0, abs=1e-6)
 
 
@@ -110,5 +108,5 @@ def test_the_keyboard_reaches_both_ends(walk):
     }
 
 
-def test_the_page_has_no_fault(chromium, page_path):
-    assert list(browser.check(chromium, page_path)) == []
+def test_the_page_has_no_fault(chromium, figure_page):
+    assert list(browser.check(chromium, figure_page(FIGURE))) == []
