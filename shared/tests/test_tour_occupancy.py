@@ -169,10 +169,10 @@ def test_the_figure_says_blocks_warps_and_what_limits_them(page, move):
         said, blocks, warps = move(*setting), min(row), setting[3] // 32
         limiters = " and ".join(name for name, limit in zip(NAMES, row, strict=True) if limit == blocks)
         if blocks:
-            assert f"{blocks} fit: {blocks * warps} of 64 warps" in said
+            assert f"Blocks that fit: {blocks}, {blocks * warps} of 64 warps" in said
             assert f"Limited by {limiters}." in said
         else:
-            assert f"None fits, and the launch fails for lack of {limiters}." in said
+            assert f"No block fits, and the launch fails for lack of {limiters}." in said
         assert page.locator("#occupancy rect.changed").count() == blocks * warps
         assert page.locator("#occupancy rect.fill2").count() == row.count(blocks)
 
@@ -183,7 +183,7 @@ def test_the_heading_is_true(page):
         in page.locator("#occupancy h3").inner_text()
     )
     said = page.locator("#occupancy output").inner_text()
-    assert "4 fit: 32 of 64 warps, 50 %. Limited by registers." in said
+    assert "Blocks that fit: 4, 32 of 64 warps, 50 %. Limited by registers." in said
     page.locator("#registers").fill("32")
     assert "64 of 64 warps" in page.locator("#occupancy output").inner_text()
 
@@ -191,16 +191,16 @@ def test_the_heading_is_true(page):
 def test_the_keyboard_reaches_both_ends(walk):
     said = walk("occupancy")
     assert "Limited by places for warps" in said["registers", "Home"]
-    assert "1 fit: 8 of 64 warps" in said["registers", "End"]
+    assert "Blocks that fit: 1, 8 of 64 warps" in said["registers", "End"]
     assert "Limited by registers" in said["shared-memory", "Home"]
     assert "the launch fails for lack of shared memory" in said["shared-memory", "End"]
-    assert "32 fit: 32 of 64 warps" in said["block-size", "Home"]
-    assert "1 fit: 32 of 64 warps" in said["block-size", "End"]
+    assert "Blocks that fit: 32, 32 of 64 warps" in said["block-size", "Home"]
+    assert "Blocks that fit: 1, 32 of 64 warps" in said["block-size", "End"]
 
 
 def test_another_gpu_has_more_shared_memory(move):
-    assert "2 fit" in move("H100", 32, 100, 256)
-    assert "1 fit" in move("A100", 32, 100, 256)
+    assert "Blocks that fit: 2," in move("H100", 32, 100, 256)
+    assert "Blocks that fit: 1," in move("A100", 32, 100, 256)
 
 
 def test_the_page_has_no_fault(chromium, figure_page):

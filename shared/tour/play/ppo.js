@@ -24,7 +24,7 @@ function whyClipped(ratio, advantage, clip) {
 }
 
 function drawCurve(box, lowest, highest, { ratio, advantage, clip }, name, value, dashed) {
-  const x = scale(0, 2, box.left + 22, box.left + box.width - 6), y = scale(lowest, highest, box.top + box.height - 24, box.top + 26);
+  const x = scale(0, 2, box.left + 26, box.left + box.width - 6), y = scale(lowest, highest, box.top + box.height - 24, box.top + 26);
   const ratios = span(0, 2, 401), edge = advantage > 0 ? 1 + clip : 1 - clip, end = advantage > 0 ? 2 : 0;
   const parts = [ratios.filter(r => !isFarEnough(r, advantage, clip)), ratios.filter(r => isFarEnough(r, advantage, clip))];
   const flat = advantage === 0 ? [] : [
