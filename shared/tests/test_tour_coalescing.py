@@ -76,6 +76,16 @@ def test_the_drawing_shows_what_was_computed(page, move):
         assert page.locator("#coalescing rect.fill1").count() == 32
 
 
+def test_the_boxes_name_their_threads(page, look, figure_page, move):
+    names = page.locator("#coalescing text:not(.soft)")
+    assert names.all_text_contents() == [str(thread) for thread in range(32)]
+    move(1, 5)
+    assert names.all_text_contents() == ["0–2", "3–10", "11–18", "19–26", "27–31"]
+    phone = look(figure_page(FIGURE), width=390)
+    phone.locator("#stride").fill("1")
+    assert phone.locator("#coalescing text:not(.soft)").all_text_contents() == ["0…", "8…", "16…", "24…"]
+
+
 def test_an_offset_costs_a_fifth_sector(move):
     assert "touches 5 sectors. They move 160 bytes, and the 32 threads use 128: 80 %" in move(1, 1)
     assert "touches 4 sectors" in move(1, 8)

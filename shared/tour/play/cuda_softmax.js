@@ -16,9 +16,8 @@ function blockCosts({ registers, sharedBytes, blockSize }) {
 function blockLimits(kernel, gpu) {
   const { warps, perWarp, sharedBytes } = blockCosts(kernel);
   const perScheduler = Math.floor(PLACES.registers / PLACES.schedulers / perWarp);  // warps whose registers one scheduler has
-  const starts = perWarp * roundUp(warps, PLACES.schedulers) <= PLACES.registers;
   return {
-    registers: starts ? Math.floor(PLACES.schedulers * perScheduler / warps) : 0,
+    registers: Math.floor(PLACES.schedulers * perScheduler / warps),
     "shared memory": Math.floor(SHARED_BYTES[gpu] / sharedBytes),
     "places for warps": Math.floor(PLACES.warps / warps),
     "places for blocks": PLACES.blocks,
