@@ -94,7 +94,7 @@ def test_a_sound_page_has_no_fault(look, sound, width, scheme):
     page = look(sound, width=width, scheme=scheme)
     assert browser.faults(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator(".play svg").count() == 3
+    assert page.locator(".play svg").count() == 4
     paper = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--paper')")
     assert paper == SCHEMES[scheme]["paper"]
 
