@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from shared.measuring.readme import fill_measured, fill_readme  # noqa: E402
 from shared.practice.__main__ import LEVELS  # noqa: E402
 from shared.practice.questions import load_drills  # noqa: E402
+from shared.practice.questions import problems as problems_of_drills  # noqa: E402
 from shared.projects import (  # noqa: E402
     PRACTICE_BEGIN,
     Project,
@@ -210,11 +211,12 @@ def _topic_problems(project: Project, study: StudyList) -> Iterator[str]:
 
 
 def _drill_problems(project: Project, study: StudyList) -> Iterator[str]:
-    try:
-        drills = load_drills(project.folder)
-    except ValueError as error:
-        yield str(error)
+    if broken := [
+        problem.removeprefix(f"{project.name}: ") for problem in problems_of_drills(project.folder)
+    ]:
+        yield from broken
         return
+    drills = load_drills(project.folder)
     if not drills:
         yield "no drills"
     for drill in drills:

@@ -115,6 +115,13 @@ question = "What is a norm?"
 topic = "neurons"
 answer = "A length. Here it is {length}."
 evidence = "python demo.py"
+red_flag = "A norm is what is normal."
+[[drill.follow_up]]
+question = "Why one?"
+answer = "The root of 9 + 16."
+[[drill.follow_up]]
+question = "Why two?"
+answer = "Because lengths add along a line."
 """
 
 MISTAKES = """
