@@ -51,6 +51,13 @@ def test_halves_are_rounded_to_even(one_page):
     assert mine == torch.tensor(halves, dtype=torch.float64).round().tolist()
 
 
+@pytest.mark.parametrize("values", [[0.5, 2.0], [-2.0, -0.5], [0.0, 0.0]])
+def test_the_grid_contains_zero(one_page, oracle, values):
+    mine = one_page.evaluate("values => chooseQparams(values, 3)", values)
+    scale, zero_point = oracle.choose_qparams(*values, n_bits=3)
+    assert mine == {"scale": scale.item(), "zeroPoint": zero_point.item()}
+
+
 def test_integers_saturate(one_page):
     qparams = {"scale": 0.1, "zeroPoint": 3}
     assert one_page.evaluate("p => [-9, 9].map(v => quantizeValue(v, p, 4))", qparams) == [-8, 7]

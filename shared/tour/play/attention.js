@@ -48,7 +48,7 @@ function drawAttention(figure, svg, width) {
         text(cx + out * key[0], cy - out * key[1] + 4, j + 1, hidden ? "soft halo" : "strong halo")];
     }),
     path([[outX, outY - 11], [outX + 11, outY], [outX, outY + 11], [outX - 11, outY], [outX, outY - 11]], "thick line2"),
-    text(x(QUERY.x), y(QUERY.y) - 17, "query", "strong halo"), text(outX, outY + 27, "output", "strong halo"),
+    text(x(QUERY.x), y(QUERY.y) + 25, "query", "strong halo"), text(outX, outY + 27, "output", "strong halo"),
     text(panel.left, panel.top - 30, "weights", "strong", "start"),
     text(panel.left, panel.top - 13, `filled: ${names[scaled]}; outline: ${names[!scaled]}, d = ${d}`, "soft", "start"),
     ...drawWeights(now.weights.map((weight, j) => ({ weight, other: other.weights[j], hidden: causal && j >= POSITION })), panel));

@@ -88,7 +88,7 @@ function drag(id, name, point, { x, y, step }) {
     if (!handle.hasPointerCapture(event.pointerId)) return;
     move(handle.scales[0].back(event.clientX - grip[0]), handle.scales[1].back(event.clientY - grip[1]));
   });
-  handle.addEventListener("touchstart", event => event.preventDefault(), { passive: false });  // or the page would scroll
+  handle.addEventListener("touchstart", event => event.preventDefault(), { passive: false });  // or the page scrolls: touch-action counts for a whole SVG only
   handle.addEventListener("keydown", event => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] }[event.key];
     if (!way) return;
