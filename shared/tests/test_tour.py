@@ -17,6 +17,7 @@ from shared.practice.learner import Learner
 from shared.practice.questions import Drill
 from shared.practice.schedule import WRITE, Schedule
 from shared.projects import ROOT, StudyList, load_projects, read_toml
+from shared.tests.conftest import DRILLS
 from shared.tour import __main__ as tour
 from shared.tour import tables
 
@@ -113,9 +114,7 @@ def test_a_demo_that_never_ends_is_ended(toured, monkeypatch):
 
 
 def test_a_drill_without_its_number_fails_its_own_stop_only(toured):
-    (toured.folder / "drills.toml").write_text(
-        '[[drill]]\nid = "a"\nquestion = "?"\ntopic = "t"\nanswer = "{nothing}"\nevidence = "python demo.py"\n'
-    )
+    (toured.folder / "drills.toml").write_text(DRILLS.replace("{length}", "{nothing}"))
     assert "quotes ['nothing']" in tour.visit(toured).error
 
 
@@ -184,8 +183,8 @@ def test_the_board_of_a_beginner_is_empty(mini, learner, schedule):
 
 
 def test_the_board_shows_progress_times_and_what_is_due(toured, learner, schedule, page_of):
-    drill = '[[drill]]\nid = "{}"\nquestion = "?"\ntopic = "t"\nanswer = "{{length}}"\nevidence = "python demo.py"\n'
-    (toured.folder / "drills.toml").write_text(drill.format("a") + drill.format("b") + drill.format("c"))
+    cards = "".join(DRILLS.replace("what-is-a-norm", name) for name in "abc")
+    (toured.folder / "drills.toml").write_text(cards)
     (toured.folder / "results").mkdir()
     numbers = {"length": {"value": 5, "text": "5", "label": "length"}}
     (toured.folder / "results" / "demo.json").write_text(
@@ -218,7 +217,7 @@ def test_a_function_that_is_gone_counts_no_more(mini, learner, schedule):
 def test_the_study_list_leads_to_projects_and_shows_what_is_planned(mini, page_of):
     study = StudyList({"neurons": "DL", "PPO": "RL", "VQ-VAE": "RL"}, ("PPO", "VQ-VAE"), (), (), {})
     stop = tour.collect(mini, "broken")
-    stop.drills = [Drill("a", "What does PPO do?", "PPO", "It clips.", "python demo.py")]
+    stop.drills = [Drill("mini", "a", "What does PPO do?", "PPO", "It clips.", "python demo.py", "", ())]
     groups = tour.topic_map(study, [stop])
     assert groups == {
         "DL": {"neurons": (False, ["mini"])},

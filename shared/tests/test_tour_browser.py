@@ -95,7 +95,7 @@ def test_a_sound_page_has_no_fault(look, sound, width, scheme):
     page = look(sound, width=width, scheme=scheme)
     assert browser.faults(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator(".play svg").count() == 3
+    assert page.locator(".play svg").count() == 4
     paper = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--paper')")
     assert paper == SCHEMES[scheme]["paper"]
 
@@ -153,7 +153,7 @@ BROKEN = {
     "figure wider than the screen": (style(".panels { width: 40rem } main { overflow: hidden }"), "is cut at its right"),
     "small figure": ({"replace": [("point.after(button)", "point.after()")]}, "is small and cannot be enlarged"),
     "figure without a point": ({"caption": ""}, "does not say its point"),
-    "drawing without a point": ({"replace": [("<h3>Try it: the temperature of a softmax</h3>", "")]}, "softmax-temperature does not say its point"),
+    "drawing without a point": ({"replace": [("<h3>A temperature near 0 makes a softmax the argmax; a high one makes all classes alike</h3>", "")]}, "softmax-temperature does not say its point"),
     "glaring figure": ({"svg": SOUND.replace('style="fill: #ffffff"', 'fill="#ffffff"')}, "is glaring in the dark"),
     "small target": (style("main summary { display: block; height: 12px; overflow: hidden; padding: 0 }"), "too small to tap: "),
     "link to a missing file": ({"replace": [("<footer>", '<footer><a href="missing.md">x</a>')]}, "missing.md, which is not there"),
