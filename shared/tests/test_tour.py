@@ -352,6 +352,11 @@ def test_three_figures_are_shown_and_the_others_folded(toured, page_of):
     assert re.findall(r'id="mini-(f\d)"', folded) == ["f3", "f4"]
 
 
+def test_an_interactive_figure_is_one_of_the_three():
+    shown = {project.name: tour.Stop(project).n_shown for project in PROJECTS}
+    assert (shown["attention"], shown["training_loop"]) == (2, 3)
+
+
 def test_every_table_is_folded(toured, page_of):
     stop = tour.visit(toured)
     stop.demo["tables"] = {"t": {"columns": ["a"], "rows": [["1"]], "caption": "Ones"}}

@@ -21,7 +21,7 @@ SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 600 300" width="60
 <rect width="300" height="300" fill="red"/><rect x="300" width="300" height="300" fill="lime"/>
 <rect width="60" height="300" fill="blue"/></svg>"""
 PANELS = [[[0, 0.5]], [[0, 0.1], [0.5, 1]]]
-NAMES = ("activations", "cross_entropy", "attention")
+NAMES = ("activations", "cross_entropy", "training_loop")
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +120,10 @@ def test_a_figure_opens_large_and_closes_again(look, how):
 
 def test_a_link_to_a_folded_figure_unfolds_it(look):
     page = look()
-    assert page.locator("#attention-two3").is_hidden()
-    page.evaluate("location.hash = 'attention-two3'")
-    page.locator("#attention-two3").wait_for()
-    assert page.locator("#attention-two3").is_visible()
+    assert page.locator("#training_loop-two3").is_hidden()
+    page.evaluate("location.hash = 'training_loop-two3'")
+    page.locator("#training_loop-two3").wait_for()
+    assert page.locator("#training_loop-two3").is_visible()
 
 
 # --- the contents and the links ---------------------------------------------------------------------------------
@@ -137,12 +137,12 @@ def test_on_a_laptop_the_contents_stand_beside_the_page_and_mark_where_one_is(lo
     page = look()
     box, main = page.locator("#contents ol").bounding_box(), page.locator("main").bounding_box()
     assert box["x"] + box["width"] <= main["x"]
-    page.locator("#contents").get_by_text("attention").click()
+    page.locator("#contents").get_by_text("training_loop").click()
     page.wait_for_function(
-        "document.querySelector('#contents [aria-current=true]')?.textContent === 'attention'"
+        "document.querySelector('#contents [aria-current=true]')?.textContent === 'training_loop'"
     )
     assert page.locator("#contents ol").is_visible()
-    assert current(page) == ["attention"]
+    assert current(page) == ["training_loop"]
 
 
 def test_on_a_phone_the_contents_are_a_bar_with_a_menu(look):
@@ -151,19 +151,19 @@ def test_on_a_phone_the_contents_are_a_bar_with_a_menu(look):
     assert menu.is_hidden()
     assert bar.bounding_box()["height"] < 60
     bar.tap()
-    page.locator("#contents").get_by_text("attention").tap()
-    page.wait_for_function("document.getElementById('here').textContent === 'attention'")
+    page.locator("#contents").get_by_text("training_loop").tap()
+    page.wait_for_function("document.getElementById('here').textContent === 'training_loop'")
     assert menu.is_hidden()
     assert bar.bounding_box()["y"] == pytest.approx(0, abs=1)
-    page.wait_for_function("document.getElementById('attention').getBoundingClientRect().top < 90")
-    assert page.locator("#attention").bounding_box()["y"] >= bar.bounding_box()["height"]
+    page.wait_for_function("document.getElementById('training_loop').getBoundingClientRect().top < 90")
+    assert page.locator("#training_loop").bounding_box()["y"] >= bar.bounding_box()["height"]
     bar.tap()
     page.keyboard.press("Escape")
     assert menu.is_hidden()
 
 
 def test_files_are_links_only_where_the_tour_wrote_the_page(look, path, tmp_path):
-    assert look().locator("a[href$='projects/attention/attention.py']").count() == 1
+    assert look().locator("a[href$='projects/training_loop/training_loop.py']").count() == 1
     mailed = tmp_path / "tour.html"
     mailed.write_bytes(path.read_bytes())
     page = look(mailed)
@@ -173,8 +173,8 @@ def test_files_are_links_only_where_the_tour_wrote_the_page(look, path, tmp_path
         )
         == 0
     )
-    page.locator("#attention").get_by_text("files", exact=False).last.click()
-    assert page.get_by_text("attention.py", exact=True).is_visible()
+    page.locator("#training_loop").get_by_text("files", exact=False).last.click()
+    assert page.get_by_text("training_loop.py", exact=True).is_visible()
     assert [fault for fault in browser.faults(page) if "not there" in fault] == []
 
 

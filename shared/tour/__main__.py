@@ -59,6 +59,11 @@ class Stop:
     reel: dict[str, Any] | None = None  # digits that form, where the demo wrote sampling.gif
 
     @property
+    def n_shown(self) -> int:
+        """Say how many of its figures are not folded: at most three, and an interactive one is one of them."""
+        return 2 if (PLAY / f"{self.project.name}.html").exists() else 3
+
+    @property
     def dream_kind(self) -> str:
         """Say which kind of world model `dream` is: "diffusion" or "tokens"."""
         return "tokens" if "tokenizer.codebook" in self.dream else "diffusion"
