@@ -118,6 +118,18 @@ def test_a_figure_opens_large_and_closes_again(look, how):
     assert dialog.is_hidden()
 
 
+@pytest.mark.parametrize("width", browser.WIDTHS)
+def test_without_scripts_a_figure_fits_and_the_contents_can_be_opened(chromium, path, width):
+    with chromium.new_page(viewport={"width": width, "height": 844}, java_script_enabled=False) as page:
+        page.goto(path.as_uri())
+        box = page.locator("#activations-two0 > img").bounding_box()
+        assert box["width"] > 300
+        assert box["x"] + box["width"] <= width
+        page.locator("#contents summary").click()
+        assert page.locator("#contents a").first.is_visible()
+        assert page.get_by_text("This figure needs JavaScript").first.is_visible()
+
+
 def test_a_link_to_a_folded_figure_unfolds_it(look):
     page = look()
     assert page.locator("#training_loop-two3").is_hidden()

@@ -10,7 +10,7 @@ import importlib.util
 import itertools
 import shutil
 import sys
-import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -85,7 +85,7 @@ def faults(page: Page) -> list[str]:
 def link_faults(page: Page) -> Iterator[str]:
     """Yield the links to files that are not there."""
     for name, url in page.evaluate(FILES):
-        if not Path(urllib.parse.unquote(name)).exists():
+        if not Path(urllib.request.url2pathname(name)).exists():
             yield f"a link leads to {url}, which is not there"
 
 
