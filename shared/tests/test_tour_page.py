@@ -45,14 +45,6 @@ def path(tmp_path_factory):
     return page
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    if reason := browser.lacking():
-        pytest.skip(reason)
-    with browser.browse() as chromium:
-        yield chromium
-
-
 @pytest.fixture
 def look(chromium, path):
     with contextlib.ExitStack() as stack:
