@@ -15,7 +15,6 @@ import pytest
 from shared.practice import keyboard as module
 from shared.projects import ROOT
 
-
 BAR = "━".encode()  # of the countdown
 
 
