@@ -11,9 +11,9 @@ from shared.practice.questions import FOLLOW_UPS, Drill
 from shared.projects import load_study_list
 
 DECK = 1_866_201_337  # fixed for ever: a new import goes into the same deck
-# Anki knows a note type by this number and refuses to update notes whose fields are others than it has under it. So the
-# number belongs to FIELDS: when they change, draw another, here and nowhere else. The notes' ids contain it, since Anki
-# skips a note whose id it has under another type. The notes of before stay, and can be deleted.
+# The number of the note type belongs to FIELDS: when they change, draw another one. Tried with Anki 26.9: under the number
+# of before, or under a new one with the notes' ids of before, all notes are "conflicting" and none is imported. So the ids
+# contain the number. The notes of before stay as they are, and can be deleted.
 MODEL = 1_607_392_824
 FIELDS = (
     *("Question", "Project", "Topic", "Answer"),

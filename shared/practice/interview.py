@@ -72,7 +72,7 @@ class Interview:
         """Play the three parts until one is ended by q; write the summary in any case."""
         self._start, self._seconds = time.monotonic(), 60 * n_minutes
         self.console.print(
-            f"An interview of {n_minutes:g} minutes: {len(self.drills)} drills, a mistake to find, a function to write. "
+            f"An interview of {n_minutes:g} min: {len(self.drills)} drills, a mistake to find, a function to write. "
             "q ends it.",
             style="dim",
         )
