@@ -32,7 +32,7 @@ from shared.projects import Project, name_in_file
 from shared.testing.blank import blank_kernel, blank_unit
 
 DRILLS = 10
-DRILLS_END, DEBUG_END, WRITE_END = 0.5, 0.75, 1.0  # when each part is over, of the whole time
+DRILLS_SHARE, WORK_SHARE = 0.5, 0.25  # of the time: for all drills, for the mistake and for the function
 JUDGE_NEEDS = {"numpy", "pytest"}
 
 
@@ -66,11 +66,11 @@ class Interview:
         self.asked: list[Asked] = []
         self.debugged: Work | str = "NOT RUN: the interview ended before"
         self.written: Work | str = "NOT RUN: the interview ended before"
-        self._start = self._seconds = 0.0
+        self._seconds = 0.0
 
     def run(self, n_minutes: float) -> None:
         """Play the three parts until one is ended by q; write the summary in any case."""
-        self._start, self._seconds = time.monotonic(), 60 * n_minutes
+        self._seconds = 60 * n_minutes
         self.console.print(
             f"An interview of {n_minutes:g} min: {len(self.drills)} drills, a mistake to find, a function to write. "
             "q ends it.",
@@ -85,8 +85,9 @@ class Interview:
 
     def ask_drills(self) -> bool:
         """Ask drill after drill, as long as their half of the time lasts."""
+        start = time.monotonic()
         for number, drill in enumerate(self.drills, start=1):
-            if time.monotonic() >= self._end(DRILLS_END):
+            if time.monotonic() >= start + DRILLS_SHARE * self._seconds:
                 self.console.print("Half of the time is over: on to the code.", style="yellow")
                 break
             self.console.rule(f"drill {number} of {len(self.drills)}  [dim]{drill.project}[/]")
@@ -110,9 +111,7 @@ class Interview:
         case.plant(1)
         self.console.print(f"One mistake is in {short(case.folder)}: find and mend it.", soft_wrap=True)
         planted = ", ".join(f"{name} ({mistake.diagnosis})" for name, mistake in case.planted.items())
-        self.debugged, goes_on = self._work(
-            case.project, planted, lambda: case.grade_and_show(hint=False), DEBUG_END
-        )
+        self.debugged, goes_on = self._work(case.project, planted, lambda: case.grade_and_show(hint=False))
         if not self.debugged.passed:
             case.give_up()
         return goes_on
@@ -132,7 +131,10 @@ class Interview:
             f"Write [bold]{unit}[/] in {short(folder / project.source_of[unit])}; all else is there.",
             soft_wrap=True,
         )
-        self.written, goes_on = self._work(project, unit, lambda: self._grade(project, folder), WRITE_END)
+        self.written, goes_on = self._work(project, unit, lambda: self._grade(project, folder))
+        self.console.print(
+            f"The reference: projects/{project.name}/{project.source_of[unit]}", soft_wrap=True
+        )
         return goes_on
 
     def _grade(self, project: Project, folder: Path) -> bool:
@@ -146,20 +148,16 @@ class Interview:
             show_failure(self.console, report.failure)
         return report.is_ready
 
-    def _work(
-        self, project: Project, what: str, passes: Callable[[], bool], share: float
-    ) -> tuple[Work, bool]:
+    def _work(self, project: Project, what: str, passes: Callable[[], bool]) -> tuple[Work, bool]:
         """Grade at each key until it passes, or time is up; return the result, and whether to go on."""
         start, pressed, passed = time.monotonic(), " ", False
         while not passed and pressed not in ("", "s", "q"):
             self.keys.flush()
             self.console.print("Any key grades, s gives up, q ends.", style="dim")
-            pressed = count_down(self._end(share) - time.monotonic(), self.console, self.keys)
+            left = start + WORK_SHARE * self._seconds - time.monotonic()
+            pressed = count_down(left, self.console, self.keys)
             passed = pressed not in ("s", "q") and passes()
         return Work(project.name, what, passed, time.monotonic() - start), pressed != "q"
-
-    def _end(self, share: float) -> float:
-        return self._start + share * self._seconds
 
     def _not_run(self, why: str = "") -> str:
         lacking = sorted({name for project in self.projects for name in missing_packages(project)})

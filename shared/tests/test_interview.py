@@ -27,9 +27,12 @@ class Player(Pressed):
     """Keys, and between them what the learner does in her editor: a function is called, then the next key is read."""
 
     def read(self, timeout=None):
-        while callable(self.left[0]):
+        while self.left and callable(self.left[0]):
             self.left.pop(0)()
-        return super().read(timeout)
+        if self.left:
+            return super().read(timeout)
+        time.sleep(timeout)  # no key: she sits there until time is up
+        return ""
 
 
 @pytest.fixture
@@ -153,6 +156,7 @@ def test_each_part_ends_with_its_share_of_the_time(play, output):
     assert "mini: not found" in text
     assert "mini: not written" in text
     assert output.getvalue().count("Time.") == 2
+    assert output.getvalue().count("core 1/2") == 2
 
 
 def test_without_the_packages_it_is_not_run(play, mini, output):

@@ -103,6 +103,7 @@ def test_a_pass_asks_two_follow_up_questions(desk, mini, output):
     module.grade_and_show(desk, mini)
     assert "asks next: Why one?" in shown(output)
     assert "asks next: Why two?" in shown(output)
+    assert "What to say: nox -s drill -- --project mini" in shown(output)
 
 
 def test_core_failures_come_before_further_ones_and_everything_is_a_star(desk, mini, output):
