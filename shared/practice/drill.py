@@ -1,7 +1,8 @@
 """Say it in thirty seconds: ``nox -s drill`` asks what is due, counts while you speak, and shows the answer.
 
-Every answer quotes numbers measured in this repository and names the command that measures them again. You judge
-yourself by one key; FSRS decides when the question comes back. The history is in practice/drills.json.
+Every answer quotes numbers measured in this repository and names the command that measures them again. One follow-up
+comes next, as in an interview. You judge yourself by one key; FSRS decides when the question comes back. The history is in
+practice/drills.json.
 """
 
 from __future__ import annotations

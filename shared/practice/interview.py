@@ -175,7 +175,7 @@ class Interview:
             path = self.learner.folder / f"interview-{today}{f'-{number}' if number > 1 else ''}.md"
             try:
                 with path.open("x", encoding="utf-8") as file:
-                    file.write(self.summary(f"{today}, {n_minutes:g} minutes"))
+                    file.write(self.summary(f"{today}, {n_minutes:g} min"))
             except FileExistsError:
                 continue
             self.console.print(f"\nThe summary: {short(path)}", soft_wrap=True)
@@ -212,7 +212,9 @@ class Interview:
             for asked in sorted(weak, key=lambda asked: asked.rating)
         ]
         if isinstance(self.debugged, Work) and not self.debugged.passed:
-            lines.append(f"- a mistake in {self.debugged.project}: `nox -s debug -- {self.debugged.project}`")
+            lines.append(
+                f"- a mistake in {self.debugged.project}: `nox -s debug -- {self.debugged.project} --reset`"
+            )
         if isinstance(self.written, Work) and not self.written.passed:
             lines.append(f"- {self.written.what}: `nox -s practice -- {self.written.project}`")
         return lines

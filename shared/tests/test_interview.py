@@ -71,7 +71,7 @@ RATED = (" ", " ", "3", " ", " ", "4")
 def test_a_round_that_goes_well(play, learner, output):
     text = play(*RATED, " ", solve(learner, "debug", "mini"), " ", solve(learner, "interview", "mini"), "g")
     today = datetime.date.today().isoformat()
-    assert text.startswith(f"# Interview of {today}, 20 minutes\n\n## Drills: 2 of 2\n")
+    assert text.startswith(f"# Interview of {today}, 20 min\n\n## Drills: 2 of 2\n")
     assert "| What is a/b? | mini | 0 s | " in text
     assert "| What is b? | mini | 0 s | " in text
     assert {row.split(" | ")[-1] for row in text.splitlines() if row.startswith("| What")} == {
@@ -101,7 +101,7 @@ def test_a_round_that_goes_badly_says_what_to_repeat(play, learner, output):
         f"{rating}; `{first.proof}`)" for rating in ("again", "hard")
     ]
     assert "mini: not found in" in text
-    assert "- a mistake in mini: `nox -s debug -- mini`" in text
+    assert "- a mistake in mini: `nox -s debug -- mini --reset`" in text
     assert "mini: not written in" in text
     assert ": `nox -s practice -- mini`" in text
     assert "norm_without_root" in output.getvalue()  # giving up shows what it was
