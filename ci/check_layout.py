@@ -40,7 +40,7 @@ FILES = (
     "tests/hints.toml",
 )
 LEAST_MISTAKES, LEAST_RIGHT = 8, 2
-MOST_UNITS, MOST_LINES, MOST_FUNCTION_LINES, MOST_WORDS = 10, 200, 30, 1500
+MOST_UNITS, MOST_LINES, MOST_FUNCTION_LINES, MOST_WORDS, MOST_WORDS_AT_TOP = 10, 200, 30, 1500, 1200
 MOST_FILE_LINES = 400  # of any file that somebody reads, but tests
 READ = {".py", ".cu", ".cpp", ".hpp", ".h", ".md", ".js", ".html", ".sh", ".yml"}
 # What each room of shared/ imports of the others. The emulator is a guest: it imports nothing of shared.
@@ -67,6 +67,9 @@ def problems(root: Path) -> Iterator[str]:
     orders = [project.order for project in projects]
     if len(set(orders)) != len(orders):
         yield f"two projects share an order: {orders}"
+    read = re.sub(r"<!--.*?-->|```\w*|---|[|`#*·]", "", readme)  # markup is not
+    if (words := len(read.split())) > MOST_WORDS_AT_TOP:
+        yield f"README.md has {words} words, at most {MOST_WORDS_AT_TOP} are read"
     for page in ("README.md", "CONTRIBUTING.md"):
         if not fill_readme(root / page, write=False):
             yield f"{page}: a generated block is out of date; run python -m shared.measuring.readme"
