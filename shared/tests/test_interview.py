@@ -26,12 +26,16 @@ DRILLS = [CARD, dataclasses.replace(CARD, id="b", question="What is b?")]
 class Player(Pressed):
     """Keys, and between them what the learner does in her editor: a function is called, then the next key is read."""
 
+    idle_s = 0.0
+
     def read(self, timeout=None):
         while self.left and callable(self.left[0]):
             self.left.pop(0)()
         if self.left:
             return super().read(timeout)
         time.sleep(timeout)  # no key: she sits there until time is up
+        self.idle_s += timeout
+        assert self.idle_s < 5, "it waits for a key"
         return ""
 
 
