@@ -60,6 +60,14 @@ def test_the_width_matters_only_without_the_division(page):
     assert "not divided: the largest weight is 1.000" in figure.locator("output").inner_text()
 
 
+def test_no_key_wins_where_all_weigh_the_same(page):
+    page.evaluate("Object.assign(QUERY, { x: 0, y: 0 })")
+    for causal, weight in ((True, "0.250"), (False, "0.167")):
+        page.locator("#head-causal").set_checked(causal)
+        said = page.locator("#attention-plane output").inner_text()
+        assert f"the largest weight is {weight}, that of every key seen;" in said
+
+
 def test_causal_hides_the_later_keys(page):
     page.locator("#head-causal").check()
     assert page.get_by_text("hidden").count() == 2

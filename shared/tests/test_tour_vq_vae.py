@@ -93,6 +93,14 @@ def test_beta_weighs_the_commitment_alone(page):
     assert seen[0][3] == "(0.00, 0.00)"
 
 
+def test_a_small_move_is_seen_in_what_is_said(page):
+    page.locator(".handle[data-name=latent]").press("ArrowUp")
+    assert page.locator("#vq-cells output").inner_text().startswith("z = (0.2, 0.55) becomes")
+    page.evaluate("LATENT.x = 1.05")
+    page.locator(".handle[data-name=latent]").press("ArrowUp")
+    assert page.locator("#vq-cells output").inner_text().startswith("z = (1.05, 0.6) becomes")
+
+
 def test_another_cell_is_another_code(page):
     said, handle = page.locator("#vq-cells output"), page.locator(".handle[data-name=latent]")
     assert "becomes code 4" in said.inner_text()

@@ -53,9 +53,10 @@ function drawAttention(figure, svg, width) {
     text(panel.left, panel.top - 13, `filled: ${names[scaled]}; outline: ${names[!scaled]}, d = ${d}`, "soft", "start"),
     ...drawWeights(now.weights.map((weight, j) => ({ weight, other: other.weights[j], hidden: causal && j >= POSITION })), panel));
   const [largest, without] = [now, other].map(({ weights }) => Math.max(...weights).toFixed(3));
+  const winner = QUERY.x || QUERY.y ? `on key ${now.weights.indexOf(Math.max(...now.weights)) + 1}` : "that of every key seen";
   slider.setAttribute("aria-valuetext", `width ${d}`);
-  place(figure, "query", QUERY, x, y, `x ${signed(QUERY.x)}, y ${signed(QUERY.y)}`);
-  say(figure, `d = ${d}, scores ${names[scaled]}: the largest weight is ${largest}, on key ${now.weights.indexOf(Math.max(...now.weights)) + 1}; ` +
+  place(figure, "query", QUERY, x, y, `x ${signed(QUERY.x, 3)}, y ${signed(QUERY.y, 3)}`);
+  say(figure, `d = ${d}, scores ${names[scaled]}: the largest weight is ${largest}, ${winner}; ` +
     `entropy ${now.entropy.toFixed(2)} of at most ${Math.log2(causal ? POSITION : KEYS.length).toFixed(2)} bits; ` +
     `output (${signed(now.output[0], 3)}, ${signed(now.output[1], 3)}). ` +
     `${scaled ? "Not divided" : "Divided by √d"}: ${without} and ${other.entropy.toFixed(2)} bits.`);

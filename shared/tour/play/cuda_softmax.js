@@ -63,9 +63,9 @@ function drawOccupancy(figure, svg, width) {
   control(figure, "shared-memory").setAttribute("aria-valuetext", `${shared} KiB`);
   control(figure, "block-size").setAttribute("aria-valuetext", `${blockSize} threads`);
   const number = value => value.toLocaleString("en");
-  const fits = `Blocks that fit: ${found.blocks}, ${found.warps} of ${PLACES.warps} warps, ${Math.round(100 * found.warps / PLACES.warps)} %. Limited by`;
+  const fits = `Blocks that fit: ${found.blocks}, ${found.warps} of ${PLACES.warps} warps, ${Math.round(100 * found.warps / PLACES.warps)}\u00a0%. Limited by`;
   say(figure, `${found.blocks ? fits : "No block fits, and the launch fails for lack of"} ${found.limiters.join(" and ")}. ` +
-    `A block of ${blockSize} threads with ${registers} registers each takes ${costs.warps} warps, ${number(costs.registers)} of ` +
+    `A block of ${blockSize} threads with ${registers} registers each takes ${costs.warps} warp${costs.warps > 1 ? "s" : ""}, ${number(costs.registers)} of ` +
     `${number(PLACES.registers)} registers and ${number(costs.sharedBytes)} of ${number(SHARED_BYTES[gpu])} bytes of shared memory.`);
 }
 

@@ -49,7 +49,7 @@ function drawCells(figure, svg, width) {
     ["line2", "straight through: the same, at z", against(z, gradients.straightThrough), gradients.straightThrough],
     ["line1", "codebook: the code to z", against(code, gradients.codebook), gradients.codebook],
     ["line-ink", `commitment, β = ${beta}: z to the code`, against(z, gradients.commitment), gradients.commitment]];
-  const vector = gradient => `(${gradient.map(v => (0 - v).toFixed(2).replace("-", "−")).join(", ")})`;
+  const vector = gradient => `(${gradient.map(v => fixed(-v)).join(", ")})`;
   svg.setAttribute("height", wide ? side : side + 222);
   svg.querySelector(".drawn").replaceChildren(
     path(cellOf(k).map(at), "area1"), ...CODES.map((_, j) => path([...cellOf(j), cellOf(j)[0]].map(at), "axis")),
@@ -66,8 +66,8 @@ function drawCells(figure, svg, width) {
         text(left + 52, top + 15, vector(gradient), "strong", "start")];
     }));
   slider.setAttribute("aria-valuetext", `beta ${beta}`);
-  place(figure, "latent", LATENT, x, y, `x ${signed(LATENT.x)}, y ${signed(LATENT.y)}, code ${k + 1}`);
-  say(figure, `z = (${signed(z[0])}, ${signed(z[1])}) becomes code ${k + 1}. Losses: reconstruction ${losses.reconstruction.toFixed(3)}, ` +
+  place(figure, "latent", LATENT, x, y, `x ${signed(LATENT.x, 3)}, y ${signed(LATENT.y, 3)}, code ${k + 1}`);
+  say(figure, `z = (${signed(z[0], 3)}, ${signed(z[1], 3)}) becomes code ${k + 1}. Losses: reconstruction ${losses.reconstruction.toFixed(3)}, ` +
     `codebook ${losses.codebook.toFixed(3)}, β · commitment ${losses.commitment.toFixed(3)}. All in all z is pulled by ` +
     `${vector(gradients.straightThrough.map((v, axis) => v + gradients.commitment[axis]))}.`);
 }
