@@ -108,3 +108,13 @@ def test_another_cell_is_another_code(page):
         handle.press("ArrowUp")
     assert "becomes code 2" in said.inner_text()
     assert handle.get_attribute("aria-valuetext").endswith("code 2")
+
+
+@pytest.mark.parametrize("width", [320, 390, 700, 768, 800, 1280])
+def test_no_words_of_the_drawing_are_cut(look, figure_page, width):
+    svg = look(figure_page(FIGURE), width=width).locator("#vq-cells svg")
+    cut = """svg => [...svg.querySelectorAll("text")].filter(words => {
+        const [box, frame] = [words, svg].map(part => part.getBoundingClientRect());
+        return box.left < frame.left - 1 || box.right > frame.right + 1;
+    }).map(words => words.textContent)"""
+    assert svg.evaluate(cut) == []

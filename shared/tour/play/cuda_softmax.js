@@ -43,7 +43,7 @@ function drawLimits(left, top, width, { limits, limiters }, perBlock) {
   return Object.entries(limits).flatMap(([name, blocks], i) => {
     const y = top + 42 * i, warps = blocks * perBlock, limiting = limiters.includes(name);
     return [text(left, y + 12, limiting ? `${name}: the limit` : name, limiting ? "strong" : "", "start"),
-      text(left + width, y + 12, `${blocks} × ${perBlock} = ${warps} warps`, limiting ? "strong" : "soft", "end"),
+      text(left + width, y + 12, `${blocks} × ${perBlock} = ${warps}${width > 280 ? " warps" : ""}`, limiting ? "strong" : "soft", "end"),
       shape("rect", { x: left, y: y + 18, width, height: 12, class: "token" }),
       shape("rect", { x: left, y: y + 18, width: Math.min(1, warps / PLACES.warps) * width, height: 12, class: limiting ? "fill2" : "fill1" })];
   });

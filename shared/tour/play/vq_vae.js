@@ -41,14 +41,14 @@ function pullArrow([x1, y1], [x2, y2], look) {
 function drawCells(figure, svg, width) {
   const slider = control(figure, "beta"), beta = Number(slider.value), z = [LATENT.x, LATENT.y];
   const { k, gradients, ...losses } = vqLosses(z, beta), code = CODES[k];
-  const wide = width > 620, side = Math.min(width, 400), panel = wide ? [side + 36, 90] : [4, side + 34];
+  const wide = width > 740, side = Math.min(width, 400), panel = wide ? [side + 36, 90] : [4, side + 34];
   const x = scale(-EDGE, EDGE, 0, side), y = scale(-EDGE, EDGE, side, 0), at = ([a, b]) => [x(a), y(b)];
   const against = (from, gradient) => [at(from), at(from.map((v, axis) => v - gradient[axis]))];
   const pulls = [
-    ["dash line2", "decoder: from the code to x", against(code, gradients.decoder), gradients.decoder],
-    ["line2", "straight through: the same, at z", against(z, gradients.straightThrough), gradients.straightThrough],
-    ["line1", "codebook: the code to z", against(code, gradients.codebook), gradients.codebook],
-    ["line-ink", `commitment, β = ${beta}: z to the code`, against(z, gradients.commitment), gradients.commitment]];
+    ["dash line2", "decoder: from e to x", against(code, gradients.decoder), gradients.decoder],
+    ["line2", "straight through: that, at z", against(z, gradients.straightThrough), gradients.straightThrough],
+    ["line1", "codebook: e to z", against(code, gradients.codebook), gradients.codebook],
+    ["line-ink", `commitment, β = ${beta}: z to e`, against(z, gradients.commitment), gradients.commitment]];
   const vector = gradient => `(${gradient.map(v => fixed(-v)).join(", ")})`;
   svg.setAttribute("height", wide ? side : side + 222);
   svg.querySelector(".drawn").replaceChildren(
