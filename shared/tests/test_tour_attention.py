@@ -60,6 +60,14 @@ def test_the_width_matters_only_without_the_division(page):
     assert "not divided: the largest weight is 1.000" in figure.locator("output").inner_text()
 
 
+def test_no_key_wins_where_all_weigh_the_same(page):
+    page.evaluate("Object.assign(QUERY, { x: 0, y: 0 })")
+    for causal, weight in ((True, "0.250"), (False, "0.167")):
+        page.locator("#head-causal").set_checked(causal)
+        said = page.locator("#attention-plane output").inner_text()
+        assert f"the largest weight is {weight}, that of every key seen;" in said
+
+
 def test_causal_hides_the_later_keys(page):
     page.locator("#head-causal").check()
     assert page.get_by_text("hidden").count() == 2
@@ -68,3 +76,13 @@ def test_causal_hides_the_later_keys(page):
     )
     assert [width > 0 for width in widths] == [True] * 4 + [False] * 2
     assert "of at most 2.00 bits" in page.locator("#attention-plane output").inner_text()
+
+
+@pytest.mark.parametrize("width", [320, 390, 700, 768, 800, 1280])
+def test_no_words_of_the_drawing_are_cut(look, figure_page, width):
+    svg = look(figure_page(FIGURE), width=width).locator("#attention-plane svg")
+    cut = """svg => [...svg.querySelectorAll("text")].filter(words => {
+        const [box, frame] = [words, svg].map(part => part.getBoundingClientRect());
+        return box.left < frame.left - 1 || box.right > frame.right + 1;
+    }).map(words => words.textContent)"""
+    assert svg.evaluate(cut) == []

@@ -71,6 +71,8 @@ def test_a_saturated_tanh_is_named(page):
     assert "saturated" not in page.locator("#neuron-gradients output").inner_text()
     page.locator("#neuron-b").press("End")
     assert "it is saturated" in page.locator("#neuron-gradients output").inner_text()
+    page.locator("#neuron-w1").press("End")
+    assert page.get_by_text("−0.00").count() == 0  # but w₂'s gradient is negative
 
 
 @pytest.mark.parametrize("name", ["w1", "w2", "b"])

@@ -166,6 +166,7 @@ BROKEN = {
     "not a number": ({"replace": [("function denoise(x, sigma) {", "function denoise(x, sigma) { return NaN;")]}, "has a NaN"),
     "not a number at an end": ({"replace": [("function denoise(x, sigma) {", "function denoise(x, sigma) { if (sigma > 9) return NaN;")]}, "sigma leads to a NaN"),
     "slider without a label": ({"replace": [('for="sigma">', 'for="other">'), ("</label>\n", "</p>\n")]}, "sigma has no label"),
+    "one id twice": ({"replace": [("<footer>", '<footer id="board">')]}, "two elements have the id board"),
     "link to nowhere": ({"replace": [('href="#cuda_matmul"', 'href="#matmul"')]}, "leads to #matmul"),
 }  # fmt: skip
 

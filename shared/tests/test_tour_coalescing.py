@@ -57,12 +57,13 @@ def test_each_thread_is_in_the_sector_that_holds_its_float(one_page):
 
 def test_the_heading_is_true(page, move):
     heading = page.locator("#coalescing h3").inner_text()
-    assert "Stride 1: a warp's load moves 4 sectors" in heading
+    assert "Stride 1: a warp's load moves 4 sectors, 5 if it is not aligned" in heading
     assert "Stride 8 and more: 32, and seven eighths" in heading
     start = page.locator("#coalescing output").inner_text()
     assert start.startswith("Stride 8, offset 0: the warp touches 32 sectors")
-    assert "1,024 bytes, and the 32 threads use 128: 12.5 %" in start
-    assert "touches 4 sectors" in move(1, 0)
+    assert "1,024 bytes, and the 32 threads use 128: 12.5\u00a0%" in start
+    for offset in range(32):
+        assert f"touches {5 if offset % 8 else 4} sectors" in move(1, offset)
     for stride in range(8, 33):
         assert "touches 32 sectors" in move(stride, 0)
 
@@ -87,7 +88,7 @@ def test_the_boxes_name_their_threads(page, look, figure_page, move):
 
 
 def test_an_offset_costs_a_fifth_sector(move):
-    assert "touches 5 sectors. They move 160 bytes, and the 32 threads use 128: 80 %" in move(1, 1)
+    assert "touches 5 sectors. They move 160 bytes, and the 32 threads use 128: 80\u00a0%" in move(1, 1)
     assert "touches 4 sectors" in move(1, 8)
 
 

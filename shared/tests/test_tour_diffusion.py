@@ -123,6 +123,26 @@ def test_one_step_lands_on_the_mean_of_everything(page, move):
     assert float(cloud.std(0).max()) < 0.7  # three groups in a triangle spread 1.8
 
 
+def test_the_guess_of_one_step_is_what_the_caption_says(move):
+    for w, off in ((0, 2.04), (1, 0.01)):  # the mean of everything lies that far from C's
+        assert f"is {off:.2f} from the mean of C" in move("euler", 1, w)
+    assert "outside" not in move("euler", 1, 1)
+    assert "200 samples lie outside of the picture" in move("euler", 1, 4)
+
+
+def test_the_heading_of_the_denoiser_on_a_line_is_true(page):
+    assert page.locator("#exact-denoiser h3").inner_text() == (
+        "Almost without noise the denoiser answers with x itself, with some with the nearest mode, "
+        "with much with the mean of everything"
+    )
+    for x in (2.3, 2.6, 2.9):
+        nearly_clean, some = page.evaluate("x => [0.0316, 0.5].map(sigma => denoise(x, sigma))", x)
+        assert abs(nearly_clean - x) < 0.01
+        assert abs(some - 2.6) < 0.35 * abs(x - 2.6) + 0.05
+    spread = page.evaluate("[-60, 60].map(x => denoise(x, 31.6) - MEAN)")
+    assert max(map(abs, spread)) < 0.5
+
+
 def test_the_drawing_shows_the_cloud_and_one_trajectory(page, move):
     move("heun", 7, 2)
     figure = page.locator("#guided-cloud")

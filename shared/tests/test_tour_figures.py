@@ -98,6 +98,10 @@ def test_the_first_sentence_of_a_caption_is_the_point(caption, point, rest):
     assert figures.split_point(caption) == (point, rest)
 
 
+def test_code_in_a_caption_is_code():
+    assert figures.with_code("hence `if (i < n)`, so") == "hence <code>if (i &lt; n)</code>, so"
+
+
 def test_the_size_is_in_pixels_where_the_file_says_points():
     assert figures.size_px('<svg width="72pt" viewBox="0 0 1 1" height="36pt">') == (96, 48)
     assert figures.size_px('<svg width="72" height="36">') is None

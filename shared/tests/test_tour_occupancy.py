@@ -183,9 +183,11 @@ def test_the_heading_is_true(page):
         in page.locator("#occupancy h3").inner_text()
     )
     said = page.locator("#occupancy output").inner_text()
-    assert "Blocks that fit: 4, 32 of 64 warps, 50 %. Limited by registers." in said
+    assert "Blocks that fit: 4, 32 of 64 warps, 50\u00a0%. Limited by registers." in said
     page.locator("#registers").fill("32")
     assert "64 of 64 warps" in page.locator("#occupancy output").inner_text()
+    page.locator("#block-size").fill("32")
+    assert "takes 1 warp, 1,024 of" in page.locator("#occupancy output").inner_text()
 
 
 def test_the_keyboard_reaches_both_ends(walk):

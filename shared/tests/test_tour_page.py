@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import re
 from itertools import pairwise
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from shared.practice.learner import Learner
 from shared.practice.schedule import Schedule
-from shared.projects import ROOT, load_project
+from shared.projects import ROOT, load_project, load_projects
 from shared.tour import __main__ as tour
 from shared.tour import browser, figures, picture
 
@@ -120,6 +121,27 @@ def test_without_scripts_a_figure_fits_and_the_contents_can_be_opened(chromium, 
         page.locator("#contents summary").click()
         assert page.locator("#contents a").first.is_visible()
         assert page.get_by_text("This figure needs JavaScript").first.is_visible()
+        assert step_shown(page) == 2
+
+
+def test_indices_are_below_the_line_with_and_without_a_font_for_mathematics(look, path):
+    bottoms = "parts => parts.map(part => part.getBoundingClientRect().bottom)"
+    plain = path.with_name("plain.html")
+    plain.write_text(re.sub(r'font-family: "STIX[^;]+', "font-family: sans-serif", path.read_text()))
+    for at in (path, plain):
+        page = look(at)
+        base, index = page.locator("#cross_entropy msub:has(mi + mi) >> nth=-1 >> mi").evaluate_all(bottoms)
+        assert index > base + 1
+    assert page.locator("body.flat-indices").count() == 1
+
+
+def test_every_equation_fits_on_a_phone(look, tmp_path):
+    stops = [tour.Stop(project) for project in load_projects()]
+    rows = tour.board(stops, Learner(tmp_path, Console(file=io.StringIO())), Schedule(tmp_path))
+    at = tmp_path / "all.html"
+    at.write_text(tour.render(rows, {}, page=at), encoding="utf-8")
+    wide = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).map(box => box.textContent)"
+    assert look(at, width=390).locator(".equation .scroll").evaluate_all(wide) == []
 
 
 def test_a_link_to_a_folded_figure_unfolds_it(look):

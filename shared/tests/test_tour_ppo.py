@@ -35,7 +35,7 @@ def move(page):
     def move(ratio, advantage, epsilon):
         for name, value in (("ratio", ratio), ("advantage", advantage), ("epsilon", epsilon)):
             page.locator(f"#{name}").fill(str(value))
-        return page.locator("#ppo-clip output").inner_text()
+        return page.locator("#clipped-objective output").inner_text()
 
     return move
 
@@ -67,10 +67,10 @@ def test_the_gradient_is_the_slope_of_the_objective(one_page):
 
 
 def test_the_heading_is_true(page, move):
-    heading = page.locator("#ppo-clip h3").inner_text()
+    heading = page.locator("#clipped-objective h3").inner_text()
     assert "far enough the way that the advantage wants, the gradient is zero" in heading
     assert "on the other side it never is" in heading
-    start = page.locator("#ppo-clip output").inner_text()
+    start = page.locator("#clipped-objective output").inner_text()
     assert start.startswith("ρ = 1.5, A = 1, ε = 0.2: objective 1.2, gradient 0.")
     for clip in (0.05, 0.2, 0.5):
         for ratio in (0.01, 0.4, 1, 1.6, 2):
@@ -97,7 +97,7 @@ def test_it_says_why(move, setting, why):
 
 
 def test_the_keyboard_reaches_both_ends(walk):
-    starts = {place: words.split(":")[0] for place, words in walk("ppo-clip").items()}
+    starts = {place: words.split(":")[0] for place, words in walk("clipped-objective").items()}
     assert starts == {
         ("ratio", "Home"): "ρ = 0.01, A = 1, ε = 0.2",
         ("ratio", "End"): "ρ = 2, A = 1, ε = 0.2",

@@ -45,6 +45,11 @@ def test_the_figure_is_the_projects_quantizer(one_page, oracle, seed):
     assert mine["error"] == pytest.approx(error, abs=1e-6)
 
 
+def test_one_place_is_said_of_one(page):
+    page.locator("#grid-bits").fill("2")
+    assert "the other 63 values share 1 place;" in page.locator("#quantization-grid output").inner_text()
+
+
 def test_halves_are_rounded_to_even(one_page):
     halves = [-3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 0.49999999999999994]
     mine = one_page.evaluate("halves => halves.map(roundHalfEven)", halves)

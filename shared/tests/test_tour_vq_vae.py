@@ -93,6 +93,14 @@ def test_beta_weighs_the_commitment_alone(page):
     assert seen[0][3] == "(0.00, 0.00)"
 
 
+def test_a_small_move_is_seen_in_what_is_said(page):
+    page.locator(".handle[data-name=latent]").press("ArrowUp")
+    assert page.locator("#vq-cells output").inner_text().startswith("z = (0.2, 0.55) becomes")
+    page.evaluate("LATENT.x = 1.05")
+    page.locator(".handle[data-name=latent]").press("ArrowUp")
+    assert page.locator("#vq-cells output").inner_text().startswith("z = (1.05, 0.6) becomes")
+
+
 def test_another_cell_is_another_code(page):
     said, handle = page.locator("#vq-cells output"), page.locator(".handle[data-name=latent]")
     assert "becomes code 4" in said.inner_text()
@@ -100,3 +108,13 @@ def test_another_cell_is_another_code(page):
         handle.press("ArrowUp")
     assert "becomes code 2" in said.inner_text()
     assert handle.get_attribute("aria-valuetext").endswith("code 2")
+
+
+@pytest.mark.parametrize("width", [320, 390, 700, 768, 800, 1280])
+def test_no_words_of_the_drawing_are_cut(look, figure_page, width):
+    svg = look(figure_page(FIGURE), width=width).locator("#vq-cells svg")
+    cut = """svg => [...svg.querySelectorAll("text")].filter(words => {
+        const [box, frame] = [words, svg].map(part => part.getBoundingClientRect());
+        return box.left < frame.left - 1 || box.right > frame.right + 1;
+    }).map(words => words.textContent)"""
+    assert svg.evaluate(cut) == []

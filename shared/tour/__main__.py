@@ -230,6 +230,7 @@ def render(rows: Sequence[BoardRow], groups: Mapping[str, Any], *, page: Path) -
         lstrip_blocks=True,
     )
     environment.filters["link"] = lambda path: Path(os.path.relpath(path, page.parent)).as_posix()
+    environment.filters["code"] = figures.with_code
     names = ["drawing.js", *(f"{row.stop.project.name}.js" for row in rows)]
     names += DREAM_SCRIPTS if any(row.stop.dream for row in rows) else []
     names += ["forming.js"] if any(row.stop.reel for row in rows) else []

@@ -56,6 +56,8 @@ async () => {
     }
 
   // --- links and the contents ---
+  const ids = all("[id]").map(e => e.id);
+  for (const id of ids.filter((id, i) => ids.indexOf(id) !== i)) found.push(`two elements have the id ${id}`);
   for (const a of all("a[href^='#']")) if (!document.getElementById(a.hash.slice(1))) found.push(`a link leads to ${a.hash}, which is not there`);
   const contents = document.getElementById("contents"), listed = new Set([...contents?.querySelectorAll("a") ?? []].map(a => a.hash));
   for (const section of all("main > section")) {

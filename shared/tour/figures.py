@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from pathlib import Path
@@ -64,6 +65,11 @@ def split_point(caption: str) -> tuple[str, str]:
     """Return the first sentence of a caption, which is the figure's point, and what else it says."""
     point, *rest = re.split(r"(?<=[.?!])\s+(?=\S)", caption, maxsplit=1)
     return point, "".join(rest)
+
+
+def with_code(caption: str) -> str:
+    """Return a caption as HTML, what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(caption))
 
 
 def size_px(svg: str) -> tuple[int, int] | None:

@@ -91,6 +91,17 @@ function stackAll() {
   if (NARROW.matches) document.querySelectorAll("figure[data-panels]:not(.stacked)").forEach(stackPanels);
 }
 
+// --- equations -----------------------------------------------------------------------------------------------
+
+// Where no font for mathematics is installed, as on Android, the browser leaves indices on the line: page.css lowers them.
+function lowerIndices() {
+  const probe = make("div", { className: "equation", innerHTML: "<math><msub><mi>x</mi><mi>x</mi></msub></math>" });
+  document.body.append(probe);
+  const [base, index] = [...probe.querySelectorAll("mi")].map(letter => letter.getBoundingClientRect().bottom);
+  document.body.classList.toggle("flat-indices", index < base + 1);
+  probe.remove();
+}
+
 // --- links ---------------------------------------------------------------------------------------------------
 
 // Files are beside the page only where `nox -s tour` wrote it; in a page that was mailed their names are text.
@@ -106,6 +117,7 @@ largeDialog?.addEventListener("click", ({ target }) => { if (!target.closest("bu
 document.querySelectorAll("figure.shot").forEach(prepareFigure);
 NARROW.addEventListener("change", stackAll);
 stackAll();
+lowerIndices();
 linkFiles();
 addEventListener("hashchange", unfoldTarget);
 unfoldTarget();

@@ -33,7 +33,7 @@ function drawAttention(figure, svg, width) {
   const slider = control(figure, "width"), d = 2 ** slider.value;
   const scaled = control(figure, "scaled").checked, causal = control(figure, "causal").checked;
   const [now, other] = [scaled, !scaled].map(on => attendInPlane([QUERY.x, QUERY.y], { width: d, scaled: on, causal }));
-  const wide = width > 620, side = Math.min(width, 400), height = wide ? side : side + 232;
+  const wide = width > 680, side = Math.min(width, 400), height = wide ? side : side + 232;
   const x = scale(-2.2, 2.2, 0, side), y = scale(-2.2, 2.2, side, 0), at = ([a, b]) => [x(a), y(b)];
   const panel = wide ? { left: side + 40, right: width - 8, top: 110 } : { left: 4, right: width - 4, top: side + 46 };
   const [outX, outY] = at(now.output), names = { true: "divided by √d", false: "not divided" };
@@ -50,12 +50,13 @@ function drawAttention(figure, svg, width) {
     path([[outX, outY - 11], [outX + 11, outY], [outX, outY + 11], [outX - 11, outY], [outX, outY - 11]], "thick line2"),
     text(x(QUERY.x), y(QUERY.y) + 25, "query", "strong halo"), text(outX, outY + 27, "output", "strong halo"),
     text(panel.left, panel.top - 30, "weights", "strong", "start"),
-    text(panel.left, panel.top - 13, `filled: ${names[scaled]}; outline: ${names[!scaled]}, d = ${d}`, "soft", "start"),
+    text(panel.left, panel.top - 13, `filled: ${names[scaled]}; outline: ${scaled ? "not" : "divided"}`, "soft", "start"),
     ...drawWeights(now.weights.map((weight, j) => ({ weight, other: other.weights[j], hidden: causal && j >= POSITION })), panel));
   const [largest, without] = [now, other].map(({ weights }) => Math.max(...weights).toFixed(3));
+  const winner = QUERY.x || QUERY.y ? `on key ${now.weights.indexOf(Math.max(...now.weights)) + 1}` : "that of every key seen";
   slider.setAttribute("aria-valuetext", `width ${d}`);
-  place(figure, "query", QUERY, x, y, `x ${signed(QUERY.x)}, y ${signed(QUERY.y)}`);
-  say(figure, `d = ${d}, scores ${names[scaled]}: the largest weight is ${largest}, on key ${now.weights.indexOf(Math.max(...now.weights)) + 1}; ` +
+  place(figure, "query", QUERY, x, y, `x ${signed(QUERY.x, 3)}, y ${signed(QUERY.y, 3)}`);
+  say(figure, `d = ${d}, scores ${names[scaled]}: the largest weight is ${largest}, ${winner}; ` +
     `entropy ${now.entropy.toFixed(2)} of at most ${Math.log2(causal ? POSITION : KEYS.length).toFixed(2)} bits; ` +
     `output (${signed(now.output[0], 3)}, ${signed(now.output[1], 3)}). ` +
     `${scaled ? "Not divided" : "Divided by √d"}: ${without} and ${other.entropy.toFixed(2)} bits.`);

@@ -11,7 +11,7 @@ function neuron([w1, w2, b]) {
 
 function drawNeuron(figure, svg, width) {
   const sliders = ["w1", "w2", "b"].map(name => control(figure, name)), parameters = sliders.map(slider => Number(slider.value));
-  const now = neuron(parameters), passed = 1 - now.y * now.y, f = value => value.toFixed(2).replace("-", "−");
+  const now = neuron(parameters), passed = 1 - now.y * now.y, f = fixed;
   const middle = width / 2, gap = Math.min(width / 3, 240), columns = [middle - gap, middle + gap, middle];
   const [inputY, sumY, outY, lossY] = [84, 268, 358, 448], came = [...INPUTS, 1];
   const edge = (x1, y1, x2, y2, gradient) =>

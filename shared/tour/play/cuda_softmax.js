@@ -43,7 +43,7 @@ function drawLimits(left, top, width, { limits, limiters }, perBlock) {
   return Object.entries(limits).flatMap(([name, blocks], i) => {
     const y = top + 42 * i, warps = blocks * perBlock, limiting = limiters.includes(name);
     return [text(left, y + 12, limiting ? `${name}: the limit` : name, limiting ? "strong" : "", "start"),
-      text(left + width, y + 12, `${blocks} × ${perBlock} = ${warps} warps`, limiting ? "strong" : "soft", "end"),
+      text(left + width, y + 12, `${blocks} × ${perBlock} = ${warps}${width > 280 ? " warps" : ""}`, limiting ? "strong" : "soft", "end"),
       shape("rect", { x: left, y: y + 18, width, height: 12, class: "token" }),
       shape("rect", { x: left, y: y + 18, width: Math.min(1, warps / PLACES.warps) * width, height: 12, class: limiting ? "fill2" : "fill1" })];
   });
@@ -63,9 +63,9 @@ function drawOccupancy(figure, svg, width) {
   control(figure, "shared-memory").setAttribute("aria-valuetext", `${shared} KiB`);
   control(figure, "block-size").setAttribute("aria-valuetext", `${blockSize} threads`);
   const number = value => value.toLocaleString("en");
-  const fits = `Blocks that fit: ${found.blocks}, ${found.warps} of ${PLACES.warps} warps, ${Math.round(100 * found.warps / PLACES.warps)} %. Limited by`;
+  const fits = `Blocks that fit: ${found.blocks}, ${found.warps} of ${PLACES.warps} warps, ${Math.round(100 * found.warps / PLACES.warps)}\u00a0%. Limited by`;
   say(figure, `${found.blocks ? fits : "No block fits, and the launch fails for lack of"} ${found.limiters.join(" and ")}. ` +
-    `A block of ${blockSize} threads with ${registers} registers each takes ${costs.warps} warps, ${number(costs.registers)} of ` +
+    `A block of ${blockSize} threads with ${registers} registers each takes ${costs.warps} warp${costs.warps > 1 ? "s" : ""}, ${number(costs.registers)} of ` +
     `${number(PLACES.registers)} registers and ${number(costs.sharedBytes)} of ${number(SHARED_BYTES[gpu])} bytes of shared memory.`);
 }
 

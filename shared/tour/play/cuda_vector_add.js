@@ -43,7 +43,7 @@ function drawCoalescing(figure, svg, width) {
   control(figure, "stride").setAttribute("aria-valuetext", `stride ${stride}`);
   control(figure, "offset").setAttribute("aria-valuetext", `offset ${offset} floats`);
   say(figure, `Stride ${stride}, offset ${offset}: the warp touches ${sectors} sectors. They move ${moved.toLocaleString("en")} bytes, and the 32 threads ` +
-    `use ${used}: ${Number((100 * efficiency).toPrecision(3))} %. The fewest possible are 4 sectors.`);
+    `use ${used}: ${Number((100 * efficiency).toPrecision(3))}\u00a0%. The fewest possible are 4 sectors.`);
 }
 
 play("coalescing", drawCoalescing);

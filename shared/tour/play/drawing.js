@@ -41,6 +41,7 @@ const control = (figure, name) => figure.querySelector(`[name=${name}]`);
 const say = (figure, words) => { figure.querySelector("output").textContent = words; };
 
 const signed = (value, digits = 2) => Number(value.toPrecision(digits)).toString().replace("-", "−");
+const fixed = value => value.toFixed(2).replace(/^-0\.00$/, "0.00").replace("-", "−");
 
 function unit(value, name) {  // 8.6e9, "B" -> 8.6 GB; 0.0071, "s" -> 7.1 ms
   const power = Math.max(-2, Math.min(5, Math.floor(Math.log10(value) / 3 + 1e-9)));

@@ -57,4 +57,4 @@ function drawClip(figure, svg, width) {
   say(figure, `ρ = ${ratio}, A = ${signed(advantage)}, ε = ${clip}: objective ${objective}, gradient ${gradient}. ${whyClipped(ratio, advantage, clip)}.`);
 }
 
-play("ppo-clip", drawClip);
+play("clipped-objective", drawClip);

@@ -73,7 +73,7 @@ function drawGrid(figure, svg, width) {
   const places = new Set(now.channels.flatMap(({ rounded, first }) => rounded.slice(first))).size;
   slider.setAttribute("aria-valuetext", `${bits} bits`);
   place(figure, "outlier", OUTLIER, all, scale(-1, 1, 70, 30), signed(OUTLIER.x));
-  say(figure, `${bits} bits ${perChannel ? "per channel" : "per tensor"}, outlier ${signed(OUTLIER.x)}: the other 63 values share ${places} places; ` +
+  say(figure, `${bits} bits ${perChannel ? "per channel" : "per tensor"}, outlier ${signed(OUTLIER.x)}: the other 63 values share ${places} place${places > 1 ? "s" : ""}; ` +
     `error ${now.error.toFixed(4)} (root mean square), SQNR ${now.sqnr.toFixed(1)} dB. ` +
     `${perChannel ? "Per tensor" : "Per channel"} it is ${other.sqnr.toFixed(1)} dB.`);
 }

@@ -41,15 +41,15 @@ function pullArrow([x1, y1], [x2, y2], look) {
 function drawCells(figure, svg, width) {
   const slider = control(figure, "beta"), beta = Number(slider.value), z = [LATENT.x, LATENT.y];
   const { k, gradients, ...losses } = vqLosses(z, beta), code = CODES[k];
-  const wide = width > 620, side = Math.min(width, 400), panel = wide ? [side + 36, 90] : [4, side + 34];
+  const wide = width > 740, side = Math.min(width, 400), panel = wide ? [side + 36, 90] : [4, side + 34];
   const x = scale(-EDGE, EDGE, 0, side), y = scale(-EDGE, EDGE, side, 0), at = ([a, b]) => [x(a), y(b)];
   const against = (from, gradient) => [at(from), at(from.map((v, axis) => v - gradient[axis]))];
   const pulls = [
-    ["dash line2", "decoder: from the code to x", against(code, gradients.decoder), gradients.decoder],
-    ["line2", "straight through: the same, at z", against(z, gradients.straightThrough), gradients.straightThrough],
-    ["line1", "codebook: the code to z", against(code, gradients.codebook), gradients.codebook],
-    ["line-ink", `commitment, β = ${beta}: z to the code`, against(z, gradients.commitment), gradients.commitment]];
-  const vector = gradient => `(${gradient.map(v => (0 - v).toFixed(2).replace("-", "−")).join(", ")})`;
+    ["dash line2", "decoder: from e to x", against(code, gradients.decoder), gradients.decoder],
+    ["line2", "straight through: that, at z", against(z, gradients.straightThrough), gradients.straightThrough],
+    ["line1", "codebook: e to z", against(code, gradients.codebook), gradients.codebook],
+    ["line-ink", `commitment, β = ${beta}: z to e`, against(z, gradients.commitment), gradients.commitment]];
+  const vector = gradient => `(${gradient.map(v => fixed(-v)).join(", ")})`;
   svg.setAttribute("height", wide ? side : side + 222);
   svg.querySelector(".drawn").replaceChildren(
     path(cellOf(k).map(at), "area1"), ...CODES.map((_, j) => path([...cellOf(j), cellOf(j)[0]].map(at), "axis")),
@@ -66,8 +66,8 @@ function drawCells(figure, svg, width) {
         text(left + 52, top + 15, vector(gradient), "strong", "start")];
     }));
   slider.setAttribute("aria-valuetext", `beta ${beta}`);
-  place(figure, "latent", LATENT, x, y, `x ${signed(LATENT.x)}, y ${signed(LATENT.y)}, code ${k + 1}`);
-  say(figure, `z = (${signed(z[0])}, ${signed(z[1])}) becomes code ${k + 1}. Losses: reconstruction ${losses.reconstruction.toFixed(3)}, ` +
+  place(figure, "latent", LATENT, x, y, `x ${signed(LATENT.x, 3)}, y ${signed(LATENT.y, 3)}, code ${k + 1}`);
+  say(figure, `z = (${signed(z[0], 3)}, ${signed(z[1], 3)}) becomes code ${k + 1}. Losses: reconstruction ${losses.reconstruction.toFixed(3)}, ` +
     `codebook ${losses.codebook.toFixed(3)}, β · commitment ${losses.commitment.toFixed(3)}. All in all z is pulled by ` +
     `${vector(gradients.straightThrough.map((v, axis) => v + gradients.commitment[axis]))}.`);
 }
