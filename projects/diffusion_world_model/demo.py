@@ -100,7 +100,7 @@ def players(demo: Demo) -> None:
     demo.table("players", columns, rows, caption=caption)
     demo.figure("players", picture(result, known, evaluate.TARGET),
         alt=f"A dot per seed. The agent trained in the dream: at least {min(ours):.2f}; the best control, {first}: {best[first]:.2f}.",
-        caption="The agent, and what is left of it when one thing is taken away, with as many real steps. Dashed: players that learn nothing; "
+        caption="Take any one thing away, and the agent plays far worse, with as many real steps. Dashed: players that learn nothing; "
         f"green: the {evaluate.TARGET} that was wanted.",
     )  # fmt: skip
 

@@ -93,7 +93,7 @@ def classify_digits(demo: Demo) -> None:
         "digits",
         fig,
         alt="Three handwritten digits, each with its 128 hidden activations, its 10 logits and its 10 probabilities.",
-        caption="A forward pass: pixels, hidden neurons, logits, probabilities. One per row. Hidden "
+        caption="A forward pass turns pixels into hidden neurons, logits, probabilities. One per row. Hidden "
         "neurons: dark is 0, bright is large. Green: the true class, red: the network's "
         "answer where it is wrong.",
     )
