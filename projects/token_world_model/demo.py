@@ -114,7 +114,7 @@ def sequence(demo: Demo, tokenizer: Tokenizer, world: TokenWorld) -> None:
         strip(fig.add_subplot(grid[1 + i, :]), words, [False, *marked, False], odds)
     demo.figure("sequence", fig,
         alt="Two frames, nine integers each. Below, a row per step: text, nine integers, action.",
-        caption=f"Frames come token by token. Of nine {changed.double().sum(dim=2).mean():.1f} change (red). At the text and the first eight tokens the world "
+        caption=f"Frames come token by token. Of nine, {changed.double().sum(dim=2).mean():.1f} change (red). At the text and the first eight tokens the world "
         "says the next one; at the action reward and end, here with the probability of the true ones. "
         f"The last reward is right in {said.double().mean():.0%} of calm games.",
     )  # fmt: skip
