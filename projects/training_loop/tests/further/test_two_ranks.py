@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 import trials
-from fork_server import nothing_stays, run_ranks  # noqa: F401
+from processes import nothing_stays, run_ranks  # noqa: F401
 from test_trainer import big_batch, dealt
 
 import distributed
