@@ -177,6 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="only count the changes")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="try N changes of each module")
     options = parser.parse_args(arguments)
+    if sys.platform in ("win32", "darwin"):
+        parser.error(
+            "NOT RUN: a child is a fork that has torch loaded already, which Windows and macOS do not allow"
+        )
     project = load_project(ROOT / "projects" / options.project)
     if not set(options.module) <= set(project.modules):
         parser.error(f"the modules of {project.name} are {', '.join(project.modules)}")

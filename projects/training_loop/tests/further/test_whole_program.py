@@ -32,7 +32,7 @@ def wait_until(condition, what, process, limit_s=60):
 def n_updates(out):
     """Return how many updates the run has written down."""
     path = Path(out) / "metrics.jsonl"
-    return path.read_text().count('"loss"') if path.exists() else 0
+    return path.read_text(encoding="utf-8").count('"loss"') if path.exists() else 0
 
 
 def wait_for_step(out, step, process):
@@ -185,7 +185,9 @@ def test_live_records(tmp_path):
     assert curve.exists(), "no loss curve"
     assert curve.read_bytes().startswith(b"\x89PNG"), "no loss curve"
     assert curve.stat().st_size > 5000, "no loss curve"
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["step"] for line in lines if "val_bits_per_byte" in line] == [2, 4], (
         "evaluations at 2 and at the end"
     )
@@ -233,7 +235,9 @@ def test_sharded_run_resumes_on_other_numbers_of_ranks(tmp_path):
         (again / "checkpoints").mkdir(parents=True)
         shutil.copytree(folder, again / "checkpoints/step-00000006")
         resumed, *_ = run_ranks(n_ranks, "trials:train", out=str(again), fsdp=True, resume=True, **options)
-        lines = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in (again / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         assert [line["step"] for line in lines if "loss" in line] == list(range(7, 15)), (
             f"saved on 2 ranks after 6 updates, resumed on {n_ranks}: updates 7 to 14 are left"
         )
