@@ -83,7 +83,12 @@ def add_session(project: Project) -> None:
     def test(session: nox.Session) -> None:
         install(session, *project.dev)
         session.chdir(project.folder)
-        session.run("python", "-m", "pytest", *session.posargs, env=ONE_THREAD)
+        command = (
+            session.posargs
+            if session.posargs[:1] == ["python"]
+            else ["python", "-m", "pytest", *session.posargs]
+        )
+        session.run(*command, env=ONE_THREAD)  # nox -s attention -- python demo.py runs that, not the tests
 
     test.__doc__ = project.description
     tags = ["cpu", *project.tags, *(["gpu"] if project.gpu else [])]
@@ -131,7 +136,7 @@ def types(session: nox.Session) -> None:
 @nox.session(tags=["checks"])
 def layout(session: nox.Session) -> None:
     """Check that every project is complete and that no README is out of date."""
-    install(session, "rich", "fsrs")
+    install(session, "rich", "fsrs", "inflect")
     session.run("python", "ci/check_layout.py")
 
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from shared.measuring.readme import fill_measured, fill_readme  # noqa: E402
 from shared.practice.__main__ import LEVELS  # noqa: E402
 from shared.practice.questions import load_drills  # noqa: E402
+from shared.practice.questions import problems as problems_of_drills  # noqa: E402
 from shared.projects import (  # noqa: E402
     PRACTICE_BEGIN,
     Project,
@@ -39,7 +40,7 @@ FILES = (
     "tests/hints.toml",
 )
 LEAST_MISTAKES, LEAST_RIGHT = 8, 2
-MOST_UNITS, MOST_LINES, MOST_FUNCTION_LINES, MOST_WORDS = 10, 200, 30, 1500
+MOST_UNITS, MOST_LINES, MOST_FUNCTION_LINES, MOST_WORDS, MOST_WORDS_AT_TOP = 10, 200, 30, 1500, 1200
 MOST_FILE_LINES = 400  # of any file that somebody reads, but tests
 READ = {".py", ".cu", ".cpp", ".hpp", ".h", ".md", ".js", ".html", ".sh", ".yml"}
 # What each room of shared/ imports of the others. The emulator is a guest: it imports nothing of shared.
@@ -66,6 +67,9 @@ def problems(root: Path) -> Iterator[str]:
     orders = [project.order for project in projects]
     if len(set(orders)) != len(orders):
         yield f"two projects share an order: {orders}"
+    read = re.sub(r"<!--.*?-->|```\w*|---|[|`#*·]", "", readme)  # markup is not
+    if (words := len(read.split())) > MOST_WORDS_AT_TOP:
+        yield f"README.md has {words} words, at most {MOST_WORDS_AT_TOP} are read"
     for page in ("README.md", "CONTRIBUTING.md"):
         if not fill_readme(root / page, write=False):
             yield f"{page}: a generated block is out of date; run python -m shared.measuring.readme"
@@ -207,11 +211,12 @@ def _topic_problems(project: Project, study: StudyList) -> Iterator[str]:
 
 
 def _drill_problems(project: Project, study: StudyList) -> Iterator[str]:
-    try:
-        drills = load_drills(project.folder)
-    except ValueError as error:
-        yield str(error)
+    if broken := [
+        problem.removeprefix(f"{project.name}: ") for problem in problems_of_drills(project.folder)
+    ]:
+        yield from broken
         return
+    drills = load_drills(project.folder)
     if not drills:
         yield "no drills"
     for drill in drills:

@@ -69,7 +69,8 @@ def draw_curves(demo: Demo) -> None:
         fig,
         alt="Left: sigmoid, tanh, ReLU, GELU and SiLU from -5 to 5. Right: their derivatives; that of sigmoid stays "
         "below a quarter, those of ReLU, GELU and SiLU reach 1 and stay there.",
-        caption="The activations and their derivatives. What multiplies a gradient on its way back is the right panel.",
+        caption="On its way back a gradient is multiplied by the derivative, and that of a sigmoid "
+        "is at most 1/4.",
     )
 
 
@@ -155,8 +156,9 @@ def need_for_non_linearity(demo: Demo) -> None:
         fig,
         alt="Four panels with an inner disc and an outer ring of points. Without an activation the boundary is a straight "
         "line; with sigmoid, tanh or ReLU it closes around the disc.",
-        caption="Three layers on two rings, where the black line is the boundary, and the share of points on the right "
-        "side of it. Without an activation the three matrices are one matrix, and the boundary is straight.",
+        caption="Without an activation three matrices are one matrix, and the boundary is straight. "
+        "Three layers on two rings, with the boundary as a line and the share of points on "
+        "the right side of it.",
     )
 
 
@@ -198,8 +200,9 @@ def vanishing_gradients(demo: Demo, depth: int = 30, width: int = 256) -> None:
         fig,
         alt="Gradient norm over depth on a logarithmic axis: ReLU stays near one, tanh falls slowly, sigmoid falls in a "
         "straight line by many powers of ten.",
-        caption=f"A gradient on its way back through {depth} layers of {width} units at initialisation, weight "
-        "variance 2 or 1 over fan-in. Each sigmoid multiplies it by a quarter at most.",
+        caption="Each sigmoid multiplies a gradient by a quarter at most. Here on its way back "
+        f"through {depth} layers of {width} units at initialisation, weight variance 2 or 1 "
+        "over fan-in.",
     )
 
 
@@ -236,7 +239,8 @@ def temperature(demo: Demo) -> None:
         fig,
         alt="A handwritten digit that is hard to read and its ten class probabilities at temperatures 0.2, 1, 3 and 20: "
         "from nearly all on one class to nearly uniform.",
-        caption="Softmax of the same logits at four temperatures. The order of the classes never changes.",
+        caption="A temperature sharpens or levels a softmax and never changes the order of the "
+        "classes. The same logits at four temperatures.",
     )
 
 

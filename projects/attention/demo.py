@@ -88,8 +88,9 @@ def look_up_digits(demo: Demo) -> None:
         fig,
         alt="Three unseen digits, the eight known digits that each attends to most, with their weights, and the "
         "weighted mean of their labels.",
-        caption="Attention as a soft look-up. Left, the query; beside it the keys with the largest weights; right, the "
-        "weighted mean of the values, which here are the labels (green: the true one).",
+        caption="Attention is a soft look-up: the keys with the largest weights, and the weighted "
+        "mean of their values. The first picture of a row is the query; the values are the "
+        "labels here (green: the true one).",
     )
 
     fig, axis = plt.subplots(figsize=(6.5, 3), layout="constrained")
@@ -203,8 +204,9 @@ def show_causal(demo: Demo) -> None:
         "causal",
         fig,
         alt="Weights of three queries over six keys. Left, the rows see four, five and six keys. Right, one, two and three.",
-        caption="Three queries, six keys, equal scores. Decoding needs the left one: the new queries are the last tokens. "
-        "For as many queries as keys the two are the same.",
+        caption="For decoding the last query must see all, since the new queries are the last "
+        "tokens. Three queries, six keys, equal scores. For as many queries as keys the two "
+        "masks are the same.",
     )
 
 
@@ -342,8 +344,8 @@ def compare_with_rnn(demo: Demo) -> None:
         fig,
         alt="Left: the gradient of a GRU falls exponentially with the distance, that of attention is flat. "
         "Right: a training step of the GRU takes far longer on short sequences.",
-        caption="Left, width 64, as initialised: a GRU passes a signal through every step in between. Right, "
-        "width 256: it does T small products one after the other.",
+        caption="A GRU passes a signal through every step in between, and does T small products one after the "
+        "other. Gradient: width 64, as initialised; time: width 256.",
     )
 
 

@@ -173,7 +173,8 @@ def learning(demo: Demo, digits: Digits) -> Any:
         fig,
         alt="Held-out accuracy over 400 steps. From zero both losses learn the digits. From a confidently wrong "
         "model cross-entropy recovers within a hundred steps, the squared error stays near zero.",
-        caption="The same linear model on digits, each loss with the rate that serves it best from zero.",
+        caption="Only cross-entropy recovers from confident mistakes. A linear model, each loss at its best "
+        "rate.",
     )
     for key, start in (("zero", "from zero"), ("wrong", WRONG)):
         for short, name in (("ce", "cross-entropy"), ("mse", "squared error")):
@@ -284,7 +285,8 @@ def smoothing(demo: Demo, digits: Digits) -> None:
         fig,
         alt="Left: without smoothing the gap between target and other logits keeps growing; with smoothing it settles "
         "on a horizontal line. Right: without smoothing nearly all held-out digits get a probability near 1.",
-        caption="Thin lines: the gap log((1 - s + s/C) / (s/C)) at which the smoothed loss is smallest.",
+        caption="Smoothed labels keep logits from growing. Thin: the gap log((1 - s + s/C) / (s/C)) of least "
+        "loss.",
     )
     demo.table(
         "smoothing",
@@ -347,7 +349,7 @@ def policy_gradient(demo: Demo) -> None:
         fig,
         alt="The distance from the policy that acted, over 300 steps on one batch. Unclipped it keeps growing; with PPO's "
         "clipping it levels off early.",
-        caption="Many steps on one batch of 32 noisy actions, median of 100 batches.",
+        caption="The clip keeps a policy near the old one. 32 noisy actions, median of 100 batches.",
     )
     demo.number("ppo_steps", steps, "d", "gradient steps on one batch of a policy's own actions")
     for name in styles:

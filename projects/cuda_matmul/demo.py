@@ -61,7 +61,7 @@ def draw_tiles(demo: Demo) -> None:
         "tiles",
         fig,
         alt="One tile of c is marked, with the rows of a and the columns of b that it needs.",
-        caption="What one block of `tiled.cu` reads. Dark: the two tiles that are in shared memory at one moment.",
+        caption="A block of `tiled.cu` reads a strip of each matrix, two tiles at a time.",
     )
 
 
@@ -143,7 +143,7 @@ def draw_fetches(demo: Demo, fetches: dict[str, tuple[float, float]]) -> None:
         "fetches",
         fig,
         alt="Bars by kernel. Bytes from global memory fall from naive to tiled; shared memory loads fall after tiled.",
-        caption=f"Two {SIZE} x {SIZE} matrices, counted. Tiles save global memory, many sums per thread save shared memory.",
+        caption=f"Tiles save global memory, many sums per thread save shared memory. {SIZE} x {SIZE}, counted.",
     )
 
 
@@ -236,7 +236,7 @@ def draw_roofline(demo: Demo, intensities: dict[str, float]) -> None:
         "roofline",
         fig,
         alt="A roof that rises and becomes flat. naive and coalesced lie on its slope, tiled near the bend, the others beyond.",
-        caption=f"The roofline ({name}, {source}). "
+        caption=f"The fewer bytes per FLOP, the higher under the roof. {name}, {source}. "
         + (
             "Filled: speeds measured at 4096 x 4096."
             if gpu

@@ -84,7 +84,7 @@ def draw_threads(demo: Demo) -> None:
         "threads",
         fig,
         alt="Ten elements in a row, three times, coloured by the thread that adds them: in turn, or in pieces.",
-        caption="Which thread adds which element. The dotted threads are why a kernel needs `if (i < n)`.",
+        caption="A block's last threads may have no element (dotted), hence `if (i < n)`.",
     )
 
 
@@ -154,7 +154,7 @@ def draw_counts(demo: Demo, moved: dict[str, float], instructions: dict[str, int
         "traffic",
         fig,
         alt="Bars: vectorized issues a quarter of the load instructions, strided moves eight bytes for each it asks for.",
-        caption=f"What adding {N:,} elements asks of the memory, counted by the emulator: two ways to differ.",
+        caption="Kernels that add the same differ in loads, and in bytes moved per byte asked for.",
     )
 
 
@@ -190,8 +190,8 @@ def draw_accesses(demo: Demo) -> None:
         fig,
         alt="Memory as a row of 32-byte sectors. grid_stride fills 4 neighbouring sectors, vectorized fills 16, strided "
         "touches 32 sectors, every other one, and uses 4 bytes of each.",
-        caption="One load of one warp. Coloured: the bytes that the lanes ask for. Grey: the sectors that are moved for "
-        "them.",
+        caption="The further apart lanes read, the more bytes move for nothing. One load of a warp: coloured "
+        "what lanes ask for, grey the sectors moved.",
     )
 
 

@@ -80,8 +80,9 @@ def forward_process(demo: Demo) -> None:
         fig,
         alt="A handwritten digit in seven columns of growing noise, in two rows. Above, the noise grows until it "
         "saturates the image; below, the digit fades while the contrast stays.",
-        caption="The forward process. Above EDM's state, whose noise grows; below DDPM's, which is the same divided by "
-        "sqrt(1 + σ²). Same digit, same noise.",
+        caption="EDM's state and DDPM's are one thing at two scales. Above EDM's, whose noise "
+        "grows; below DDPM's, which is the same divided by sqrt(1 + σ²). Same digit, same "
+        "noise.",
     )
 
 
@@ -118,8 +119,8 @@ def reverse_process(demo: Demo, network: Any) -> None:
         fig,
         alt="Three rows of eight images, each from the same noise on the left to a clear digit 5 on the right: DDPM, "
         "DDIM and Heun.",
-        caption="The reverse process from one noise, all states at DDPM's scale. DDIM and Heun follow one curve; DDPM "
-        "renews its noise in every step and ends elsewhere.",
+        caption="DDIM and Heun follow one curve; DDPM renews its noise in every step and ends "
+        "elsewhere. All from one noise, all states at DDPM's scale.",
     )
     write_animation(demo, network)
 
@@ -186,8 +187,8 @@ def guidance(demo: Demo, network: Any) -> None:
         fig,
         alt="A grid of generated digits: ten columns, one per class, and four rows of growing guidance. The first row "
         "shows any digit, the second the class asked for, the lower rows bolder and more alike versions of it.",
-        caption="Guidance from the same noise. w = 0 ignores the class, w = 1 is the model as trained, larger w exaggerates "
-        "what the class changes.",
+        caption="Guidance exaggerates what the class changes. w = 0 ignores the class, w = 1 is the "
+        "model as trained. All from the same noise.",
     )
 
 
@@ -227,8 +228,9 @@ def convergence(demo: Demo) -> None:
         fig,
         alt="Errors over steps on logarithmic axes. Left: Euler falls along a straight line of slope one, Heun and "
         "DPM-Solver with slope two. Right, with a last step to zero, the two stop falling.",
-        caption="Exact denoiser, so all error is the sampler's. Left, two samplers are of second order. Right, a last step "
-        "to 0 adds an error of its own that more steps do not reduce.",
+        caption="Two samplers are of second order, until a last step to 0 adds an error of its own "
+        "that more steps do not reduce. The denoiser is exact, so all error is the "
+        "sampler's.",
     )
 
 

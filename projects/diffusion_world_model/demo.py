@@ -158,8 +158,7 @@ def draw_dream(demo: Demo, real: Tensor, known: Tensor, open_: Tensor) -> None:
     demo.figure("dream", fig,
         alt="A real game, the dreamed one, their difference, twice. From three frames on, the difference is empty. From one frame on, the "
         "dreamed ball goes the other way.",
-        caption="One game, dreamed twice under the real actions. Three frames tell the direction. One does not: the dream picks the other "
-        "one (red: the first frame that differs) and keeps to it.",
+        caption="A dream that was not told the ball's direction picks one and keeps to it. One game, twice under real actions: three frames tell the direction, one does not (red: where they part).",
     )  # fmt: skip
 
 
@@ -191,8 +190,7 @@ def actions(demo: Demo, world: World) -> None:
     demo.figure("actions", fig,
         alt="The last frame seen, and the next one dreamed under left, stay and right. The ball falls alike in all three; the "
         "paddle goes one column left, stays, or goes one column right. The differences show two cells of the paddle.",
-        caption="One past, the same noise, three actions. The world has learned what an action is for: it moves the paddle and "
-        "nothing else.",
+        caption="The world has learned what an action is for: it moves the paddle and nothing else. One past, the same noise, three actions.",
     )  # fmt: skip
 
 
@@ -270,8 +268,7 @@ def draw_gust(demo: Demo, world: World) -> None:
     demo.figure("gust", fig,
         alt="Sampled frames, and the ball's row of 16 samples, for 1 to 10 steps. One step: three faint balls. More: one ball in one of "
         "three columns, as in the game. From too little noise: always the middle column.",
-        caption="The wind leaves three next frames. One step draws their mean; more steps choose, as the game does. From too little noise the "
-        "frames are as crisp, but the chance is gone.",
+        caption="One step draws the mean of the possible frames; more steps choose, as the game does. The wind leaves three next frames. From too little noise the frames are as crisp, but the chance is gone.",
     )  # fmt: skip
 
 
@@ -311,8 +308,7 @@ def draw_steps(demo: Demo, run: list[tuple[Tensor, Tensor]], pair: list[int], pa
     demo.figure("steps", fig,
         alt="Two rows, two noises. In both, D at the first step shows the same faint balls as the mean of all possible frames. At "
         "the second step D has one bright ball, in another column in each row, and the last step keeps it.",
-        caption="Three steps of the windy game, from two noises. The first D (blue) is about the mean of all frames that are "
-        "possible, whatever the noise: a single step would stop there. What is left of the noise decides which frame it becomes.",
+        caption="The first step draws about the mean of all frames that are possible; what is left of the noise decides which it becomes. Three steps of the windy game, from two noises. A single step would stop at the first D (blue).",
     )  # fmt: skip
 
 
@@ -339,8 +335,7 @@ def exploit(demo: Demo) -> None:
     demo.figure("exploit", fig,
         alt=f"In a dream without ends rewards rise from {first['dream_sum']:.1f} to {last['dream_sum']:.1f}; in the real game its agent ends at "
         f"{last['real']:.2f}, the other at {honest_last['real']:.2f}.",
-        caption="A dream in which no game ends: the last frame stands still and pays for ever. The agent learns the dream (left), not the "
-        "game (right).",
+        caption="Where no dreamed game ends, the agent learns the dream and not the game. In such a dream the last frame stands still and pays for ever.",
     )  # fmt: skip
 
 

@@ -93,8 +93,9 @@ def classify_digits(demo: Demo) -> None:
         "digits",
         fig,
         alt="Three handwritten digits, each with its 128 hidden activations, its 10 logits and its 10 probabilities.",
-        caption="One forward pass per row. Hidden neurons: dark is 0, bright is large. "
-        "Green: the true class, red: the network's answer where it is wrong.",
+        caption="A forward pass: pixels, hidden neurons, logits, probabilities. One per row. Hidden "
+        "neurons: dark is 0, bright is large. Green: the true class, red: the network's "
+        "answer where it is wrong.",
     )
 
 

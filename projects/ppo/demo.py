@@ -92,8 +92,9 @@ def learn(demo: Demo) -> None:
         fig,
         alt="Return of an episode over the number of steps, three seeds: all rise to 500 within 60,000 steps, each by another way, "
         "and stay there. A star at the end of each is the return of its greedy policy.",
-        caption="CartPole-v1, one code, three seeds. Thin: the mean of one rollout's episodes; thick: of three rollouts; stars: "
-        "the greedy policy at the end. What differs here is luck alone.",
+        caption="One code and three seeds: what differs here is luck alone. CartPole-v1. Thin: the "
+        "mean of one rollout's episodes; thick: of three rollouts; stars: the greedy policy "
+        "at the end.",
     )
 
 
@@ -206,8 +207,9 @@ def draw_faults(demo: Demo, runs: Mapping[str, list[Records]]) -> None:
         fig,
         alt="Four panels, each with three grey curves of the right code and three red ones of a faulty version. With actions "
         "stored one step late, and with max for min, the red curves stay low. In the other two panels red and grey rise alike.",
-        caption="Four faults, three seeds each (red), beside the right code (grey). The upper two show at once. The lower two "
-        "learn CartPole as well as the right code does: a rising curve proves little.",
+        caption="A rising curve proves little: two of four faults learn CartPole as well as the right code "
+        "does. Three seeds each (red), beside the right code (grey). The upper two faults show at "
+        "once.",
     )
 
 
@@ -256,8 +258,9 @@ def draw_clip(demo: Demo) -> None:
         fig,
         alt="Left, A = +1: the objective rises with ρ up to 1.2 and is flat beyond, where the gradient is zero. Right, A = -1: "
         "it is flat below 0.8, where the gradient is zero, and falls with ρ above. Dotted: without the clip.",
-        caption="One sample's objective (above) and gradient (below). It is flat only where the policy has already gone far "
-        "enough its way; from the wrong side the whole gradient leads back.",
+        caption="The objective is flat only where the policy has already gone far enough its way; "
+        "from the wrong side the whole gradient leads back. One sample's objective (above) "
+        "and gradient (below).",
     )
 
 
@@ -326,8 +329,9 @@ def limit_time(demo: Demo) -> None:
         fig,
         alt="Left: over the steps left, the bootstrapped targets are 100 throughout; those with the limit as an end fall towards "
         "1 at the last step, and V is their mean. Right: this V over the time limit, far below 100 for short limits.",
-        caption="A world of one state that pays 1 for ever, cut off by a limit. V cannot see the clock: a limit treated as an "
-        "end pulls the value of every step down. Points are computed with gae, lines are the closed form.",
+        caption="A limit that is treated as an end pulls the value of every step down. A world of "
+        "one state that pays 1 for ever, cut off by a limit; V cannot see the clock. Points "
+        "are computed with gae, lines are the closed form.",
     )
 
 

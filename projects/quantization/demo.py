@@ -269,8 +269,8 @@ def crossover(demo: Demo) -> None:
         "crossover",
         figure,
         alt="Speed of int8 over float32 against the batch size for widths 128 and 1024, with a line at 1.",
-        caption="A linear layer, dynamic int8, one thread. Below the line int8 is slower: quantizing the input costs a fixed time "
-        "that a small product does not earn back.",
+        caption="Quantizing the input costs a fixed time that a small product does not earn back. A "
+        "linear layer, dynamic int8, one thread; below the line int8 is slower.",
     )
 
 

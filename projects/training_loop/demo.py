@@ -105,7 +105,7 @@ def draw_loss_curve(demo: Demo, records: list[dict[str, Any]], bigram: float, cl
         fig,
         alt="Left: training and validation loss fall below the dashed line of the bigram model. "
         "Right: the gradient norm, mostly under the clipping limit, and the warmup and cosine of the learning rate.",
-        caption="The preset tiny on the standard library's source.",
+        caption="A small GPT falls below the bigram model. The preset tiny on the standard library's source.",
     )
 
 
@@ -123,7 +123,7 @@ def draw_schedules(demo: Demo) -> None:
         fig,
         alt="Four curves that rise together for 100 steps: then constant stays, linear falls in a line, cosine falls "
         "slowly, fast, slowly, and wsd stays until step 800 and falls in a line.",
-        caption="Warmup over 100 of 1000 steps, then cosine, linear, constant, or warmup-stable-decay.",
+        caption="All schedules warm up; they differ in when they decay.",
     )
 
 
@@ -171,8 +171,8 @@ def show_clipping(demo: Demo) -> None:
         "clipping",
         fig,
         alt="Three loss curves; after update 80 the one without clipping stays flat while the others go on falling.",
-        caption="At update 80 every gradient is 1000 times too large. Without clipping Adam's average of squared gradients "
-        "remembers it, and its steps are tiny for a long time.",
+        caption="Without clipping, one bad batch makes Adam's steps tiny for a long time. At update 80 every "
+        "gradient is 1000 times too large.",
     )
     demo.number("clean_loss", ends["no bad batch"], ".2f", "bits per byte around update 120, no bad batch")
     demo.number("clipped_loss", ends["bad batch, clipped"], ".2f", "the same, with a bad batch, clipped")

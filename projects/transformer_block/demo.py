@@ -148,8 +148,7 @@ def draw_block(demo: Demo) -> None:
         "block",
         fig,
         alt="Pre-norm: norm, attention, plus, norm, feed-forward, plus. Post-norm: each norm stands after the plus.",
-        caption="The block from the bottom up; red: the residual connections. With pre-norm one way leads through no norm "
-        "at all; with post-norm every way leads through both.",
+        caption="With pre-norm one way leads through no norm at all; with post-norm every way leads through both. The block from the bottom up; red: the residual connections.",
     )
 
 
@@ -245,7 +244,7 @@ def compare_depth(demo: Demo, text: Tensor) -> None:
         fig,
         alt="Gradient norm over the block's number: with neither residual connections nor norms it falls by many orders "
         "of magnitude, with norms alone by a few, with residual connections alone it grows by several, with both it stays.",
-        caption="The gradient that reaches each of 64 fresh blocks, relative to the last. With neither it soon vanishes.",
+        caption="Without norms and residual connections the gradient soon vanishes. Relative to the last of 64 fresh blocks.",
     )
 
 
@@ -279,7 +278,7 @@ def compare_training(demo: Demo, text: Tensor) -> None:
         "training",
         fig,
         alt="Training loss of stacks with pre-norm, post-norm and no residual connections, at two learning rates.",
-        caption="Twelve blocks trained with AdamW from the first step at full rate; mean of eight steps.",
+        caption="At the high rate pre-norm trains best. Twelve blocks trained with AdamW from the first step at full rate; mean of eight steps.",
     )
 
 

@@ -126,9 +126,7 @@ def straight_through_figure(demo: Demo) -> None:
         fig,
         alt="A plane cut into the cells of six codes, with seven vectors. Left: an arrow at each code, and a parallel one of "
         "the same length at each vector of its cell. Right: arrows from codes to vectors, and from vectors to their codes.",
-        caption="Descent steps, all by autograd. Left: where the decoder wants the code to be; each vector of the cell gets "
-        "just that step, and the code none. Right: the other two losses draw them together (commitment four times as long "
-        "as it is). Nothing moves the code that no vector chose.",
+        caption="The reconstruction's gradient goes past the code to the vectors; the two other losses draw codes and vectors together. Descent steps, by autograd. Each vector of a cell gets the step that the decoder wants of its code, and the code none; commitment is drawn four times as long as it is. Nothing moves the code that no vector chose.",
     )
 
 
@@ -171,8 +169,8 @@ def rate_distortion(demo: Demo, data: Split) -> Run:
         fig,
         alt="Error over bits per digit, three falling curves. The VQ-VAE's begins far below that of K-means on patches, and "
         "crosses it on the way to many bits.",
-        caption=f"Bits against error of held-out digits, after {N_EPOCHS} epochs. With few codes the VQ-VAE is far ahead; with "
-        "many, K-means on patches of four pixels is.",
+        caption="With few codes the VQ-VAE is far ahead; with many, K-means on patches of four "
+        f"pixels is. Bits against error of held-out digits, after {N_EPOCHS} epochs.",
     )
     return runs[N_CODES]
 
@@ -233,8 +231,7 @@ def reconstructions_figure(demo: Demo, data: Split, run: Run) -> None:
         fig,
         alt="Eight handwritten digits of 8 × 8 pixels, under each a grid of 4 × 4 numbers, and under that the digit that the "
         f"decoder makes of them, nearly the same. Below, {N_CODES} small patches: blanks, strokes, ends, corners.",
-        caption="Held-out digits, their 16 tokens, and what the decoder makes of the tokens alone. Codes are numbered by how "
-        "often they occur. A code stands for a piece of stroke: 2 × 2 pixels, shown with one pixel around.",
+        caption="A code stands for a piece of stroke: 2 × 2 pixels, shown with one pixel around. Held-out digits, their 16 tokens, and what the decoder makes of the tokens alone. Codes are numbered by how often they occur.",
     )
     demo.number("bits", bits_per_image(N_CODES), ".0f", f"bits per digit, K = {N_CODES}")
     variance = data.test_images.var(dim=0).mean().item()
@@ -281,8 +278,8 @@ def usage_figure(demo: Demo, data: Split, alive: Run) -> None:
         fig,
         alt="Left: share of tokens per code, most frequent first: with restart all codes are in use, without it only the "
         "first few. Right: perplexity over digits counted: with restart it grows until hundreds are counted.",
-        caption=f"Usage of {n_codes} codes after the same training. Without restart most are dead. Right: a few digits cannot "
-        "show how many codes are in use, so count over the data set.",
+        caption=f"Without restart most of {n_codes} codes are dead. A few "
+        "digits cannot show how many are in use, so count over the data set.",
     )
 
 

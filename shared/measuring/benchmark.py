@@ -270,7 +270,14 @@ def _commit() -> str:
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         head = _output([*git, "rev-parse", "--short=12", "HEAD"])
-        names = ("results/**", "README.md", "CONTRIBUTING.md", "MEASURED.md", "grading_times.json")
+        names = (
+            "results/**",
+            "README.md",
+            "CONTRIBUTING.md",
+            "MEASURED.md",
+            "grading_times.json",
+            "mutation_scores.json",
+        )
         generated = [f":(exclude,glob)**/{name}" for name in names]
         changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ".", *generated])
     except (OSError, subprocess.CalledProcessError):

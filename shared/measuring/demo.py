@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from shared.measuring.panels import panels
 from shared.measuring.readme import fill_measured
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Demo:
                 self._build / f"{key}.svg", bbox_inches="tight", metadata={"Date": None, "Creator": None}
             )
         figure.savefig(self._build / f"{key}.png", dpi=110, bbox_inches="tight")
-        self._content["figures"][key] = {"alt": alt, "caption": caption}
+        self._content["figures"][key] = {"alt": alt, "caption": caption, "panels": panels(figure)}
         self.console.print(
             f"figure: {(self._build / key).relative_to(self._folder)}.svg  [dim]{escape(caption)}[/]"
         )

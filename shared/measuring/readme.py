@@ -2,7 +2,8 @@
 
 A block is ``<!-- generated:KIND -->`` … ``<!-- /generated -->``. Kinds in a project's README: ``headline``, ``benchmark``
 or ``benchmark:GROUP``, ``numbers``, ``demo:TABLE``, ``figure:KEY``, ``drills``; in the root README: ``projects``,
-``topics``. MEASURED.md holds all tables and numbers of a project; a project asks for it by an empty file.
+``mutants``, ``topics``; in CONTRIBUTING.md: ``mutation_scores``, ``grading_times``. MEASURED.md holds all tables and numbers
+of a project; a project asks for it by an empty file.
 ``python -m shared.measuring.readme`` fills all of them; ``--check`` only says which are out of date.
 """
 
@@ -11,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,8 @@ def _replace(path: Path, before: str, after: str, write: bool) -> bool:
 def _block(folder: Path, kind: str) -> str:
     name, _, key = kind.partition(":")
     if folder == ROOT:
-        return {"projects": _projects, "topics": _topics, "grading_times": _grading_times}[name](
-            load_projects()
-        )
+        whole = (_projects, _topics, _mutants, _mutation_scores, _grading_times)
+        return {made.__name__.lstrip("_"): made for made in whole}[name](load_projects())
     if name == "benchmark":
         return benchmark_tables(_read_results(folder), key)
     if name == "headline":
@@ -163,14 +162,12 @@ def _plain(rows: list[dict[str, Any]]) -> str:
 
 
 def _projects(projects: list[Project]) -> str:
-    columns = ["", "project", "deliverable", "units of the core", "further units", "known wrong answers"]
+    columns = ["project", "deliverable", "units", "mistakes"]
     rows = [
         [
-            str(p.order),
             f"[{p.name}](projects/{p.name}/README.md)",
             p.description,
-            f"{len(p.core_units)}",
-            f"{len(p.units) - len(p.core_units)}",
+            f"{len(p.core_units)}+{len(p.units) - len(p.core_units)}",
             f"{_count_mistakes(p)}",
         ]
         for p in projects
@@ -178,12 +175,44 @@ def _projects(projects: list[Project]) -> str:
     return _table(columns, rows)
 
 
+def _mutants(projects: list[Project]) -> str:
+    """Return one sentence on all cores: what shared/measuring/mutation_scores.py measured."""
+    rows = _read_measured("mutation_scores").get("rows", [])
+    killed, judged, equivalent = (
+        sum(row[name] for row in rows) for name in ("killed", "judged", "equivalent")
+    )
+    return (
+        f"  The tests of the cores notice {killed} of {judged} small changes that a mutation tester made "
+        f"({equivalent} more make no difference), and all of {sum(map(_count_mistakes, projects)):,} known mistakes."
+    )
+
+
+def _mutation_scores(projects: list[Project]) -> str:
+    """Return the table of CONTRIBUTING.md: what shared/measuring/mutation_scores.py measured."""
+    result = _read_measured("mutation_scores")
+    if not result:
+        return ""
+    rows = [
+        [row["project"], f"{row['killed']} of {row['judged']}", f"{row['equivalent']}"]
+        for row in result["rows"]
+    ]
+    where = result["provenance"]
+    return (
+        _table(["changes of the core", "noticed", "make no difference"], rows)
+        + f"\n\n*At most {result['sample']} of each core, drawn at random; {where['date']}, commit {where['commit']}.*"
+    )
+
+
+def _read_measured(name: str) -> dict[str, Any]:
+    path = Path(__file__).with_name(f"{name}.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def _grading_times(projects: list[Project]) -> str:
     """Return the table of CONTRIBUTING.md: what shared/measuring/grading_times.py measured."""
-    path = Path(__file__).with_name("grading_times.json")
-    if not path.exists():
+    result = _read_measured("grading_times")
+    if not result:
         return ""
-    result = json.loads(path.read_text(encoding="utf-8"))
     rows = []
     for row in result["rows"]:
         verdict = "≤" if row["median"] <= row["target"] else "**above**"
@@ -201,18 +230,14 @@ def _count_mistakes(project: Project) -> int:
 
 
 def _topics(projects: list[Project]) -> str:
-    study = load_study_list()
-    rows = []
-    for topic, group in study.topics.items():
-        shown = [
-            f"[{project.name}](projects/{project.name}/README.md): `{project.topics[topic]}`"
-            for project in projects
-            if topic in project.topics
-        ]
-        asked = [p.name for p in projects for drill in load_drills(p.folder) if drill.topic == topic]
-        drills = ", ".join(f"{count} in {name}" for name, count in Counter(asked).items())
-        rows.append([group, topic, "<br>".join(shown) or "*planned*", drills])
-    return _table(["", "topic", "shown by", "drills"], rows)
+    """Return the study list, one row for each group; a topic leads to the project that shows it, or asks about it."""
+    groups: dict[str, list[str]] = {}
+    for topic, group in load_study_list().topics.items():
+        asked = (p.name for p in projects for drill in load_drills(p.folder) if drill.topic == topic)
+        found = next((p.name for p in projects if topic in p.topics), None) or next(asked, None)
+        said = f"[{topic}](projects/{found}/README.md)" if found else f"{topic} (planned)"
+        groups.setdefault(group, []).append(said)
+    return _table(["", "topics"], [[group, "<br>".join(topics)] for group, topics in groups.items()])
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

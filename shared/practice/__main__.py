@@ -81,9 +81,7 @@ def show_what_next(console: Console, project: Project, report: Report) -> None:
     )
     if project.further_sources and not set(report.verdicts) - set(project.core_units):
         console.print(f"There is more: {again} --further", highlight=False, soft_wrap=True)
-    drills = load_drills(project.folder)
-    asked = [question for drill in drills for question in drill.follow_ups]
-    asked = asked if len(asked) > 1 else [drill.question for drill in drills]
+    asked = [follow_up.question for drill in load_drills(project.folder) for follow_up in drill.follow_ups]
     for question in random.sample(asked, min(2, len(asked))):
         console.print(
             f"An interviewer asks next: [italic]{escape(question)}[/]", highlight=False, soft_wrap=True

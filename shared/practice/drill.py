@@ -45,11 +45,7 @@ ReadKey = Callable[[float | None], str]
 
 def load_all() -> dict[str, Drill]:
     """Return every project's drills by key, in reading order."""
-    return {
-        f"{project.name}/{drill.id}": drill
-        for project in load_projects()
-        for drill in load_drills(project.folder)
-    }
+    return {drill.key: drill for project in load_projects() for drill in load_drills(project.folder)}
 
 
 # --- one session ------------------------------------------------------------------------------------------
@@ -88,11 +84,11 @@ def ask(key: str, drill: Drill, console: Console, read_key: ReadKey) -> Rating |
     if drill.red_flag:
         console.print(f"[red]Never say:[/] {escape(drill.red_flag)}")
     if drill.follow_ups:
-        console.print(f"And then: [italic]{escape(random.choice(drill.follow_ups))}[/]")
+        console.print(f"And then: [italic]{escape(random.choice(drill.follow_ups).question)}[/]")
     project = key.split("/")[0]
     if drill.figure:
         console.print(f"Figure: projects/{project}/results/{drill.figure}.svg")
-    console.print(f"Proof: cd projects/{project} && {drill.command}")
+    console.print(f"Proof: {drill.proof}")
     console.print("[1] again  [2] hard  [3] good  [4] easy".replace("[", r"\["))
     while True:
         pressed = read_key(None).lower()
@@ -176,8 +172,7 @@ def write_anki(drills: Mapping[str, Drill], file: Path) -> None:
     deck = genanki.Deck(ANKI_DECK, "Groundwork")
     for key, drill in drills.items():
         project = key.split("/")[0]
-        proof = f"cd projects/{project} && {drill.command}"
-        fields = [_html(text) for text in (drill.question, project, drill.answer, proof)]
+        fields = [_html(text) for text in (drill.question, project, drill.answer, drill.proof)]
         deck.add_note(genanki.Note(model=model, fields=fields, guid=genanki.guid_for("groundwork", key)))
     genanki.Package(deck).write_to_file(str(file))
 

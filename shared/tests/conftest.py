@@ -1,11 +1,20 @@
-"""A complete little project in a temporary folder, for the tools to work on."""
+"""A complete little project in a temporary folder, for the tools to work on, and pages with one figure in a browser."""
 
+import contextlib
+import importlib.util
+import io
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shared.projects import ROOT, Project, load_project
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 REFERENCE = '''
 """Two functions of a vector."""
@@ -106,6 +115,13 @@ question = "What is a norm?"
 topic = "neurons"
 answer = "A length. Here it is {length}."
 evidence = "python demo.py"
+red_flag = "A norm is what is normal."
+[[drill.follow_up]]
+question = "Why one?"
+answer = "The root of 9 + 16."
+[[drill.follow_up]]
+question = "Why two?"
+answer = "Because lengths add along a line."
 """
 
 MISTAKES = """
@@ -205,3 +221,100 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Return the little project; a child process finds `shared` too."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return write_project(tmp_path / "mini")
+
+
+# --- an interactive figure of the tour ------------------------------------------------------------------------
+
+
+def load_deliverable(name: str) -> ModuleType:
+    """Import projects/NAME/NAME.py, the oracle of the figure of that name."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "projects" / name / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def oracle(request: pytest.FixtureRequest) -> ModuleType:
+    """Return the deliverable that the test module names with FIGURE."""
+    return load_deliverable(request.module.FIGURE)
+
+
+@pytest.fixture(scope="module")
+def figure_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that writes a page whose only stop is a project with its figure, and returns its path."""
+    from rich.console import Console
+
+    from shared.practice.learner import Learner
+    from shared.practice.schedule import Schedule
+    from shared.tour import __main__ as tour
+
+    def write(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        stop = tour.Stop(load_project(ROOT / "projects" / name))
+        stop.demo = {"numbers": {}, "tables": {}, "figures": {}}
+        rows = tour.board([stop], Learner(folder, Console(file=io.StringIO())), Schedule(folder))
+        path = folder / "index.html"
+        path.write_text(tour.render(rows, {}, page=path), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """Start the browser, or skip where there is none."""
+    from shared.tour import browser
+
+    if reason := browser.lacking():
+        pytest.skip(reason)
+    with browser.browse() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def look(chromium: "Browser") -> Iterator[Callable[..., "Page"]]:
+    """Return a function that opens a page, until the test ends."""
+    from shared.tour import browser
+
+    with contextlib.ExitStack() as stack:
+        yield lambda path, **place: stack.enter_context(browser.open_page(chromium, path, **place))
+
+
+@pytest.fixture(scope="module")
+def one_page(chromium: "Browser", figure_page: Callable[[str], Path], request: Any) -> Iterator["Page"]:
+    """Open one page with the figure of FIGURE, for the mathematics alone: nobody moves anything on it."""
+    from shared.tour import browser
+
+    with browser.open_page(chromium, figure_page(request.module.FIGURE)) as page:
+        yield page
+
+
+@pytest.fixture
+def page(look: Callable[..., "Page"], figure_page: Callable[[str], Path], request: Any) -> "Page":
+    """Open a page of its own with the figure of FIGURE, at 1280 px."""
+    return look(figure_page(request.module.FIGURE))
+
+
+@pytest.fixture
+def walk(page: "Page") -> Callable[[str], dict[tuple[str, str], str]]:
+    """Return a function that moves each slider of a figure to both ends by the keyboard, the others at their start.
+
+    It returns what the figure says there, by slider and key.
+    """
+
+    def walk(figure: str) -> dict[tuple[str, str], str]:
+        said = {}
+        for slider in page.locator(f"#{figure} input[type=range]").all():
+            name, start = str(slider.get_attribute("id")), slider.input_value()
+            for key in ("Home", "End"):
+                slider.press(key)
+                assert slider.get_attribute("aria-valuetext"), f"{name} does not say its value"
+                said[name, key] = page.locator(f"#{figure} output").inner_text()
+                assert "NaN" not in said[name, key] + page.locator(f"#{figure} svg").inner_html()
+            slider.fill(start)
+        return said
+
+    return walk

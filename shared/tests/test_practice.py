@@ -89,7 +89,7 @@ def test_a_finished_core_is_interview_ready_and_the_board_remembers(desk, mini, 
     assert "--solution scale" in shown(output)
     assert "python benchmark.py --practice" in shown(output)
     assert "There is more: nox -s practice -- mini --further" in shown(output)
-    assert "An interviewer asks next: What is a norm?" in shown(output)
+    assert "An interviewer asks next: Why" in shown(output)
     again = Learner(desk.folder, desk.console)
     module.show_board(again, [mini])
     assert "1 mini ✓✓ 2/2 ready best 0:0" in shown(output)
@@ -99,8 +99,6 @@ def test_a_finished_core_is_interview_ready_and_the_board_remembers(desk, mini, 
 
 
 def test_a_pass_asks_two_follow_up_questions(desk, mini, output):
-    drills = mini.folder / "drills.toml"
-    drills.write_text(drills.read_text() + 'follow_ups = ["Why one?", "Why two?"]\n')
     answer(desk, mini, REFERENCE)
     module.grade_and_show(desk, mini)
     assert "asks next: Why one?" in shown(output)

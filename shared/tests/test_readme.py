@@ -1,4 +1,4 @@
-"""Generated blocks, drills with measured numbers, and the layout check."""
+"""Generated blocks, and the layout check."""
 
 import dataclasses
 import importlib.util
@@ -11,7 +11,6 @@ import pytest
 from shared.measuring import readme as generated
 from shared.measuring.demo import Demo
 from shared.measuring.readme import fill_measured, fill_readme
-from shared.practice.questions import load_drills
 from shared.projects import ROOT, StudyList, load_project, load_study_list
 
 STUDY = StudyList(
@@ -164,22 +163,6 @@ def test_an_unknown_block_is_an_error(mini, kind):
     readme.write_text(f"<!-- generated:{kind} -->\n<!-- /generated -->")
     with pytest.raises(ValueError, match=f"generated:{kind}"):
         fill_readme(readme)
-
-
-def test_a_drill_may_quote_only_measured_numbers_in_few_words(mini, monkeypatch):
-    with pytest.raises(ValueError, match=r"quotes \['length'\], not in results/demo.json"):
-        load_drills(mini.folder)
-    run_demo(mini.folder, monkeypatch, "--save")
-    assert load_drills(mini.folder)[0].answer == "A length. Here it is 5.0."
-    drills = mini.folder / "drills.toml"
-    drills.write_text(drills.read_text().replace("A length.", "word " * 76))
-    with pytest.raises(ValueError, match="more than 75 words"):
-        load_drills(mini.folder)
-    drills.write_text(drills.read_text().replace("word " * 76, "A length.").replace("{length}", "5.0"))
-    with pytest.raises(ValueError, match="neither a measured number nor a figure"):
-        load_drills(mini.folder)
-    drills.write_text(drills.read_text() + 'figure = "squares"\n')
-    assert load_drills(mini.folder)[0].figure == "squares"
 
 
 def test_the_layout_check_names_everything_that_is_missing(mini, monkeypatch):

@@ -17,6 +17,7 @@ from shared.practice.learner import Learner
 from shared.practice.questions import Drill
 from shared.practice.schedule import WRITE, Schedule
 from shared.projects import ROOT, StudyList, load_projects, read_toml
+from shared.tests.conftest import DRILLS
 from shared.tour import __main__ as tour
 from shared.tour import tables
 
@@ -102,7 +103,7 @@ def test_a_demo_that_fails_is_shown_in_its_place(toured, page_of, source, says):
     assert says in stop.error
     page = page_of(stop)
     assert "The demo failed." in page
-    assert "✗&nbsp;failed" in page
+    assert "✗&nbsp;demo failed" in page
     assert "✓" not in page
 
 
@@ -113,9 +114,7 @@ def test_a_demo_that_never_ends_is_ended(toured, monkeypatch):
 
 
 def test_a_drill_without_its_number_fails_its_own_stop_only(toured):
-    (toured.folder / "drills.toml").write_text(
-        '[[drill]]\nid = "a"\nquestion = "?"\ntopic = "t"\nanswer = "{nothing}"\nevidence = "python demo.py"\n'
-    )
+    (toured.folder / "drills.toml").write_text(DRILLS.replace("{length}", "{nothing}"))
     assert "quotes ['nothing']" in tour.visit(toured).error
 
 
@@ -184,8 +183,8 @@ def test_the_board_of_a_beginner_is_empty(mini, learner, schedule):
 
 
 def test_the_board_shows_progress_times_and_what_is_due(toured, learner, schedule, page_of):
-    drill = '[[drill]]\nid = "{}"\nquestion = "?"\ntopic = "t"\nanswer = "{{length}}"\nevidence = "python demo.py"\n'
-    (toured.folder / "drills.toml").write_text(drill.format("a") + drill.format("b") + drill.format("c"))
+    cards = "".join(DRILLS.replace("what-is-a-norm", name) for name in "abc")
+    (toured.folder / "drills.toml").write_text(cards)
     (toured.folder / "results").mkdir()
     numbers = {"length": {"value": 5, "text": "5", "label": "length"}}
     (toured.folder / "results" / "demo.json").write_text(
@@ -203,6 +202,10 @@ def test_the_board_shows_progress_times_and_what_is_due(toured, learner, schedul
     page = page_of(stop)
     for text in ("1 of 2", "1:01, 2:05", "1 of 3", "due to be written again"):
         assert text in page
+    beginner = tour.BoardRow(stop, {"scale": "blank", "norm": "blank"}, "", "", False, 0, None)
+    page = tour.render([row, beginner], {}, page=learner.folder / "index.html")
+    assert page.count('class="none">–</td>') == 3  # its marks, its times, its drills
+    assert "0 of" not in page
 
 
 def test_a_function_that_is_gone_counts_no_more(mini, learner, schedule):
@@ -214,7 +217,7 @@ def test_a_function_that_is_gone_counts_no_more(mini, learner, schedule):
 def test_the_study_list_leads_to_projects_and_shows_what_is_planned(mini, page_of):
     study = StudyList({"neurons": "DL", "PPO": "RL", "VQ-VAE": "RL"}, ("PPO", "VQ-VAE"), (), (), {})
     stop = tour.collect(mini, "broken")
-    stop.drills = [Drill("a", "What does PPO do?", "PPO", "It clips.", "python demo.py")]
+    stop.drills = [Drill("mini", "a", "What does PPO do?", "PPO", "It clips.", "python demo.py", "", ())]
     groups = tour.topic_map(study, [stop])
     assert groups == {
         "DL": {"neurons": (False, ["mini"])},
@@ -240,6 +243,7 @@ TIMED = {
 BELOW = {**TIMED, "case": "float64", "targets": {"scipy": 3.0}, "note": "cold"}
 RECORDED = {"group": "memory", "case": "ours", "columns": {"MB": "3"}}
 RESULT = {"provenance": {"device": "a CPU"}, "rows": [RECORDED, TIMED, BELOW]}
+PROVENANCE = {"device": "a CPU", "threads": 1, "date": "2026-01-01", "commit": "abc", "versions": {}}
 
 
 def test_tables_hold_ratios_against_their_targets():
@@ -313,11 +317,14 @@ def test_every_project_has_an_equation_words_and_a_headline(project):
     assert not measured or tables.headline(results, said["headline"]) is not None
 
 
-def test_every_link_to_code_leads_to_a_file(page_of, learner, schedule, tmp_path):
+def test_every_name_of_a_file_leads_to_it(page_of, learner, schedule, tmp_path):
     path = ROOT / "build" / "tour" / "index.html"
     stops = [tour.collect(project, "not run") for project in PROJECTS]
     page = tour.render(tour.board(stops, learner, schedule), {}, page=path)
-    links = re.findall(r'href="([^#"]+)"', page)
+    assert (
+        re.findall(r' href="(?!#)[^"]*"', page) == []
+    )  # page.js makes them links where they are beside the page
+    links = re.findall(r'data-href="([^"]+)"', page)
     assert "../../projects/cuda_matmul/kernels/naive.cu" in links
     for project in PROJECTS:
         for name in (f"{project.name}.py", "README.md", "tests", "demo.py", "benchmark.py"):
@@ -325,3 +332,64 @@ def test_every_link_to_code_leads_to_a_file(page_of, learner, schedule, tmp_path
     for link in links:
         assert os.path.normpath(path.parent / link).startswith(str(ROOT / "projects"))
         assert os.path.exists(os.path.normpath(path.parent / link)), link
+
+
+# --- what is shown first, and what is folded --------------------------------------------------------------------
+
+
+def test_a_beginners_board_has_no_column_of_zeros(toured, page_of):
+    page = page_of(tour.visit(toured))
+    for column in ("functions written", "best, last time", "drills due"):
+        assert column not in page
+    assert "Nothing written yet. Begin with <code>nox -s practice -- mini</code>" in page
+
+
+def test_three_figures_are_shown_and_the_others_folded(toured, page_of):
+    stop = tour.visit(toured)
+    stop.figures = [{**stop.figures[0], "key": f"f{i}"} for i in range(5)]
+    shown, folded = page_of(stop).split("<details><summary>2 more figures</summary>")
+    assert re.findall(r'id="mini-(f\d)"', shown) == ["f0", "f1", "f2"]
+    assert re.findall(r'id="mini-(f\d)"', folded) == ["f3", "f4"]
+
+
+def test_an_interactive_figure_is_one_of_the_three():
+    shown = {project.name: tour.Stop(project).n_shown for project in PROJECTS}
+    assert (shown["attention"], shown["training_loop"]) == (2, 3)
+
+
+def test_every_table_is_folded(toured, page_of):
+    stop = tour.visit(toured)
+    stop.demo["tables"] = {"t": {"columns": ["a"], "rows": [["1"]], "caption": "Ones"}}
+    stop.results = [RESULT | {"provenance": PROVENANCE}]
+    page = page_of(stop)
+    assert page.count("<table>") == 4  # the board, one of the demo and two of the result
+    *_, folded = page.partition("<summary>What the demo measured: 1 table, 0 numbers</summary>")
+    assert folded.count("<table>") == 3
+    assert "<summary>Beside what you would use at work: 2 tables, a CPU</summary>" in folded
+
+
+def test_the_headline_is_a_sentence(toured, page_of, monkeypatch):
+    stop = tour.visit(toured)
+    stop.results = [RESULT | {"provenance": PROVENANCE}]
+    monkeypatch.setattr(
+        tour, "read_toml", lambda path: {"mini": {"headline": ["softmax", "float64", "scipy"]}}
+    )
+    text = " ".join(re.sub(r"<[^>]+>", " ", page_of(stop)).split())
+    said = "2.50&nbsp;× as fast as scipy softmax: float64, ▽ below the target of 3"
+    assert text.count(said) == 2  # on the board and in its section
+    assert 'class="below"' not in page_of(stop).partition("</section>")[0]
+
+
+def test_what_moves_comes_first(toured, page_of):
+    (toured.folder / "export.py").write_text(EXPORT)
+    stop = tour.visit(toured)
+    stop.reel = {"source": "data:,", "n_frames": 3}
+    page = page_of(stop, groups={"DL": {"neurons": (False, ["mini"])}})
+    assert re.findall(r'<section id="(\w+)"', page) == ["dream", "forming", "board", "topics", "mini"]
+    assert re.findall(r'<li><a href="#(\w+)"', page.partition("</nav>")[0]) == [
+        "dream",
+        "forming",
+        "board",
+        "topics",
+        "mini",
+    ]

@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 from rich.console import Console
 
 from shared.practice.learner import Learner
@@ -16,11 +15,13 @@ from shared.practice.schedule import Schedule
 from shared.projects import ROOT, load_project
 from shared.testing.checks import assert_close
 from shared.tour import __main__ as tour
-from shared.tour import browser, tables
+from shared.tour import browser, figures, tables
 
 PLACES = [(width, scheme) for width in browser.WIDTHS for scheme in browser.SCHEMES]
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 200" width="400" height="200">{}</svg>'
-SOUND = SVG.format('<circle cx="90" cy="90" r="70" fill="teal"/>')
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 200" width="400pt" height="200pt">{}</svg>'
+GROUND = '<rect width="400" height="200" style="fill: #ffffff"/>'
+SOUND = SVG.format(f'{GROUND}<circle cx="90" cy="90" r="70" fill="teal"/><circle cx="350" cy="90" r="9"/>')
+PANELS = [[[0, 0.5]], [[0, 0.1], [0.5, 1]]]
 STOPS = (
     "activations",
     "diffusion_sampling",
@@ -28,7 +29,7 @@ STOPS = (
 )  # those with a figure in play/; the dream: test_tour_dream.py
 INTENSITIES = {"naive": 0.06, "tiled": 8.0, "wide": 32.0, "wider": 32.0}
 NUMBERS = {f"intensity_{k}": {"value": v, "text": "", "label": ""} for k, v in INTENSITIES.items()}
-COLOURS = re.findall(r"--(\w+): (#\w{6})", (ROOT / "shared/tour/page.html").read_text())
+COLOURS = re.findall(r"--(\w+): (#\w{6})", (ROOT / "shared/tour/page.css").read_text())
 # of each name the first is light, the last dark
 SCHEMES = {"light": dict(COLOURS[::-1]), "dark": dict(COLOURS)}
 
@@ -38,15 +39,15 @@ def build(tmp_path_factory):
     """Return a function that writes a page of three made-up stops, changed by its arguments, and returns its path."""
     folder = tmp_path_factory.mktemp("practice")
 
-    def write(*, svg=SOUND, alt="A dot", replace=()):
+    def write(*, svg=SOUND, alt="A dot", caption="Dots. Two of them.", replace=()):
         path = tmp_path_factory.mktemp("page") / "index.html"
-        svg_file = path.with_name("figure.svg")
-        svg_file.write_text(svg)
+        path.with_name("dot.svg").write_text(svg)
         stops = [tour.Stop(load_project(ROOT / "projects" / name)) for name in STOPS]
         for stop in stops:
             table = {"columns": ["a"] * 30, "rows": [["wide table"] * 30], "caption": "Wide"}
             stop.demo = {"numbers": NUMBERS, "tables": {"t": table}, "figures": {}}
-            stop.figures = [{"key": "dot", "alt": alt, "caption": "A.", "source": tour.data_uri(svg_file)}]
+            said = {"alt": alt, "caption": caption, "panels": PANELS}
+            stop.figures = [figures.figure(path.parent, "dot", said)]
             stop.results = tables.read_results(stop.project)
         learner = Learner(folder, Console(file=io.StringIO()))
         rows = tour.board(stops, learner, Schedule(folder))
@@ -94,7 +95,7 @@ def test_a_sound_page_has_no_fault(look, sound, width, scheme):
     page = look(sound, width=width, scheme=scheme)
     assert browser.faults(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator(".play svg").count() == 3
+    assert page.locator(".play svg").count() == 4
     paper = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--paper')")
     assert paper == SCHEMES[scheme]["paper"]
 
@@ -125,24 +126,18 @@ def test_the_focus_can_be_seen(page):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_the_board_can_be_had_as_a_picture(chromium, mini, monkeypatch, tmp_path):
-    monkeypatch.setattr(tour, "ROOT", tmp_path)
-    monkeypatch.setattr(tour, "load_projects", lambda: [mini])
-    monkeypatch.setattr(tour, "visit", lambda project: tour.collect(project, "not run"))
-    monkeypatch.setattr(tour, "browse", lambda: contextlib.nullcontext(chromium))
-    tour.main(["--project", "mini", "--picture", str(tmp_path / "board.png")])
-    picture = imread(tmp_path / "board.png")
-    assert picture.shape[1] > 800
-    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 50
-
-
 # --- a broken page --------------------------------------------------------------------------------------------
+
+
+def style(rule):
+    return {"replace": [("</style>", f"{rule}</style>")]}
+
 
 BROKEN = {
     "blank figure": ({"svg": SVG.format("")}, "is blank"),
-    "figure of one colour": ({"svg": SVG.format('<rect width="400" height="200" fill="#fff"/>')}, "is blank"),
+    "figure of one colour": ({"svg": SVG.format(GROUND)}, "is blank"),
     "no image at all": ({"svg": "<svg"}, "cannot be decoded"),
-    "hidden figure": ({"replace": [("</style>", "figure img { display: none }</style>")]}, "is not visible"),
+    "hidden figure": ({"replace": [("</style>", ".shot img { display: none }</style>")]}, "is not visible"),
     "no alt text": ({"alt": " "}, "no alt text"),
     "console error": ({"replace": [("</main>", "</main><script>console.error('oh')</script>")]}, "oh"),
     "exception": ({"replace": [("</main>", "</main><script>missing()</script>")]}, "missing is not defined"),
@@ -153,7 +148,18 @@ BROKEN = {
         "asks the network for http://127.0.0.1:9/x.png",
     ),
     "file that is not there": ({"replace": [("</main>", '</main><script src="no.js"></script>')]}, "no.js"),
-    "wide table": ({"replace": [('<div class="scroll"><table>', "<div><table>")]}, "is wider than the page"),
+    "wide table": ({"replace": [('<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>', "<div><table>")]}, "is wider than the page"),
+    "wide table without a hint": (style(".scroll { background: none }"), "nothing hints that there is more at the side: Table"),
+    "figure wider than the screen": (style(".panels { width: 40rem } main { overflow: hidden }"), "is cut at its right"),
+    "small figure": ({"replace": [("point.after(button)", "point.after()")]}, "is small and cannot be enlarged"),
+    "figure without a point": ({"caption": ""}, "does not say its point"),
+    "drawing without a point": ({"replace": [("<h3>A temperature near 0 makes a softmax the argmax; a high one makes all classes alike</h3>", "")]}, "softmax-temperature does not say its point"),
+    "glaring figure": ({"svg": SOUND.replace('style="fill: #ffffff"', 'fill="#ffffff"')}, "is glaring in the dark"),
+    "small target": (style("main summary { display: block; height: 12px; overflow: hidden; padding: 0 }"), "too small to tap: "),
+    "link to a missing file": ({"replace": [("<footer>", '<footer><a href="missing.md">x</a>')]}, "missing.md, which is not there"),
+    "not in the contents": ({"replace": [('<li><a href="#cuda_matmul">', '<li><a href="#board">')]}, "the contents do not list cuda_matmul"),
+    "contents that scroll away": (style("#contents { position: static }"), "the contents do not stay in view at board"),
+    "contents over a heading": (style("[id] { scroll-margin-top: 0 }"), "the contents hide the top of board"),
     "dead slider": ({"replace": [('addEventListener("input"', 'addEventListener("nothing"')]}, "slider sigma changes nothing"),
     "blank drawing": ({"replace": [("svg.replaceChildren(", "void (")]}, "is blank"),
     "drawing without size": ({"replace": [("</style>", ".play svg { display: none }</style>")]}, "is not visible"),
@@ -166,7 +172,8 @@ BROKEN = {
 
 @pytest.mark.parametrize(("changes", "says"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_page_is_found_out(look, build, changes, says):
-    found = browser.faults(look(build(**changes), width=390))
+    scheme = "dark" if "dark" in says else "light"
+    found = browser.faults(look(build(**changes), width=390, scheme=scheme))
     assert any(says in fault for fault in found), found
 
 

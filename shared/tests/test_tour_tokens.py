@@ -513,15 +513,26 @@ def test_a_move_under_way_ends_unseen_when_the_switch_is_thrown(look):
     assert page.page_errors() == []
 
 
-def test_the_other_project_leads_to_the_figure(look):
+@pytest.mark.parametrize(
+    ("name", "kind"), [("diffusion_world_model", "diffusion"), ("token_world_model", "tokens")]
+)
+def test_both_projects_lead_to_the_figure(look, name, kind):
     page = look(calm=True, scroll=False)
-    assert page.locator("#token_world_model figure").count() == 0
-    page.get_by_role("link", name="Play in this world").click()
+    assert page.locator(f"#{name} figure").count() == 0
+    page.get_by_label("diffusion" if kind == "tokens" else "tokens", exact=True).check()
+    page.locator(f"#{name}").get_by_role("link", name="Play in this world").click()
     page.wait_for_function("dreamFigure.visible")
     page.clock.run_for(1000)
-    assert state(page)["kind"] == "tokens"
-    assert page.get_by_label("tokens", exact=True).is_checked()
+    assert state(page)["kind"] == kind
+    assert page.get_by_label(kind, exact=True).is_checked()
     assert page.url.endswith("#playable-dream")
+
+
+def test_alone_the_link_leads_to_the_figure_too(look, alone):
+    page = look(alone, calm=True, scroll=False)
+    page.get_by_role("link", name="Play in this world").click()
+    page.wait_for_function("dreamFigure.visible")
+    assert (state(page)["kind"], page.page_errors()) == ("tokens", [])
 
 
 def test_alone_it_needs_no_switch_and_waits_until_it_is_seen(look, alone):

@@ -1,13 +1,13 @@
 """Run the demos on real input and write one self-contained page: build/tour/index.html.
 
 Two demos run at a time. One that fails does not stop the others; its place on the page shows the error, and the session fails.
-This module runs and collects; page.html is the page, play/ has its interactive figures, one or none per project, equations.toml its equations.
+This module runs and collects; page.html is the page, page.css and page.js its looks and ways, play/ has its interactive figures, one
+or none per project, equations.toml its equations.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import math
 import os
@@ -31,14 +31,15 @@ from shared.practice.learner import Learner, minutes
 from shared.practice.questions import Drill, load_drills
 from shared.practice.schedule import WRITE, Schedule
 from shared.projects import ROOT, Project, StudyList, load_projects, load_study_list, read_toml
-from shared.tour import tables
-from shared.tour.browser import browse, lacking, open_page
+from shared.tour import figures, picture, tables
+from shared.tour.browser import browse, lacking
 
 DEMO_LIMIT_S = 600
 AT_ONCE = min(2, os.cpu_count() or 1)  # demos; each has one thread, so that they do not wait for each other
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 EQUATIONS = Path(__file__).with_name("equations.toml")
 PLAY = Path(__file__).with_name("play")
+SCRIPT = Path(__file__).with_name("page.js")
 DREAM_SCRIPTS = ("dream.js", "tokens.js", "dream_figure.js")
 
 
@@ -49,12 +50,18 @@ class Stop:
     project: Project
     error: str = ""
     demo: dict[str, Any] = field(default_factory=dict)
-    figures: list[dict[str, str]] = field(default_factory=list)
+    figures: list[dict[str, Any]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
     drills: list[Drill] = field(default_factory=list)
     dream: dict[str, dict[str, Any]] = field(
         default_factory=dict
     )  # weights to play with, as the project's export.py writes them
+    reel: dict[str, Any] | None = None  # digits that form, where the demo wrote sampling.gif
+
+    @property
+    def n_shown(self) -> int:
+        """Say how many of its figures are not folded: at most three, and an interactive one is one of them."""
+        return 2 if (PLAY / f"{self.project.name}.html").exists() else 3
 
     @property
     def dream_kind(self) -> str:
@@ -71,6 +78,11 @@ class Stop:
         """Its key equations in words and MathML, and which measurement is its headline."""
         empty = {"equations": [], "words": "", "headline": []}
         return {**empty, **read_toml(EQUATIONS).get(self.project.name, {})}
+
+    @property
+    def number_rows(self) -> list[tuple[str, str]]:
+        """Return the numbers of its demo with their labels."""
+        return [(number["label"], number["text"]) for number in self.demo.get("numbers", {}).values()]
 
     @property
     def links(self) -> dict[str, Path]:
@@ -90,8 +102,8 @@ class Stop:
 def visit(project: Project) -> Stop:
     """Run one project's demo and collect what its part of the page shows."""
     # What an earlier run left must not pass for this one's.
-    for name in ("demo", "dream"):
-        (project.folder / "build" / f"{name}.json").unlink(missing_ok=True)
+    for name in ("demo.json", "dream.json", "sampling.gif"):
+        (project.folder / "build" / name).unlink(missing_ok=True)
     return collect(project, run_demo(project))
 
 
@@ -128,10 +140,10 @@ def collect(project: Project, error: str = "") -> Stop:
     if not error:
         stop.demo = read_demo(project.folder, "build")
         stop.figures = [
-            {**figure, "key": key, "source": data_uri(project.folder / "build" / f"{key}.svg")}
-            for key, figure in stop.demo["figures"].items()
+            figures.figure(project.folder / "build", key, said) for key, said in stop.demo["figures"].items()
         ]
         stop.dream = read_dream(project.folder)
+        stop.reel = figures.reel(project.folder / "build" / "sampling.gif")
     stop.results = tables.read_results(project)
     try:
         stop.drills = load_drills(project.folder)
@@ -147,11 +159,6 @@ def read_dream(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / "build" / "dream.json"
     found: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
-
-
-def data_uri(svg: Path) -> str:
-    """Return a figure as a data URI, so that the page needs no other file."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode("ascii")
 
 
 # --- the board --------------------------------------------------------------------------------------------
@@ -173,6 +180,11 @@ class BoardRow:
     def written(self) -> int:
         """How many functions passed when they were graded last."""
         return sum(mark in ("core", "all") for mark in self.marks.values())
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything in it but blanks."""
+        return any(mark != "blank" for mark in self.marks.values())
 
 
 def board(stops: Sequence[Stop], learner: Learner, schedule: Schedule) -> list[BoardRow]:
@@ -220,11 +232,13 @@ def render(rows: Sequence[BoardRow], groups: Mapping[str, Any], *, page: Path) -
     environment.filters["link"] = lambda path: Path(os.path.relpath(path, page.parent)).as_posix()
     names = ["drawing.js", *(f"{row.stop.project.name}.js" for row in rows)]
     names += DREAM_SCRIPTS if any(row.stop.dream for row in rows) else []
+    names += ["forming.js"] if any(row.stop.reel for row in rows) else []
+    scripts = [PLAY / name for name in names]
     return environment.get_template("page.html").render(
         rows=rows,
         groups=groups,
         tables=tables.tables,
-        scripts=[(PLAY / name).read_text(encoding="utf-8") for name in names if (PLAY / name).exists()],
+        scripts=[path.read_text(encoding="utf-8") for path in (SCRIPT, *scripts) if path.exists()],
         device=cpu_name(),
     )
 
@@ -258,13 +272,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--project", choices=projects, metavar="NAME", help=f"only this one: {', '.join(projects)}"
     )
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="also write a PNG of the board (Chromium)"
+        "--picture", type=Path, metavar="FILE", help="also write a GIF of the playable world (Chromium)"
     )
     options = parser.parse_args(arguments)
     if options.picture and (reason := lacking()):
         parser.error(f"--picture cannot be taken: {reason}")
     console = Console()
     selected = [projects[options.project]] if options.project else list(projects.values())
+    if options.picture and not any((project.folder / "export.py").exists() for project in selected):
+        parser.error("--picture shows a world to play in, and no project of this tour exports one")
     stops = tour(selected, console)
     folder = ROOT / "practice"
     rows = board(stops, Learner(folder, console), Schedule(folder, console.print))
@@ -275,9 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(
         f"wrote {page.relative_to(ROOT)} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser"
     )
-    if options.picture:
-        with browse() as browser, open_page(browser, page) as view:
-            options.picture.write_bytes(view.locator("#board").screenshot())
+    if options.picture and any(stop.dream for stop in stops):
+        with browse() as browser:
+            picture.record(browser, page, options.picture)
     return sum(bool(stop.error) for stop in stops)
 
 

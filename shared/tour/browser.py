@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import shutil
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -66,44 +67,26 @@ def open_page(browser: Browser, path: Path, *, width: int = 1280, scheme: Scheme
 
 # --- what is wrong with a page ------------------------------------------------------------------------------
 
-FAULTS = """async () => {
-  const all = selector => [...document.querySelectorAll(selector)], found = [], size = e => e.getBoundingClientRect();
-  const edge = document.documentElement.clientWidth, reach = document.documentElement.scrollWidth;
-  if (reach > edge) found.push(`the page scrolls sideways: ${reach} > ${edge} px`,
-    ...all("body *").filter(e => size(e).right > edge + 1 && !e.parentElement.closest(".scroll")).slice(0, 3)
-      .map(e => `${e.localName} is wider than the page: ${e.textContent.trim().slice(0, 40)}`));
-  for (const img of all("figure img")) {
-    const name = `figure "${img.alt.slice(0, 40)}"`;
-    if (!img.alt.trim()) found.push("a figure has no alt text");
-    try { await img.decode(); } catch { found.push(`${name} cannot be decoded`); continue; }
-    if (!img.naturalWidth || size(img).width < 50 || size(img).height < 20) { found.push(`${name} is not visible`); continue; }
-    const pen = new OffscreenCanvas(200, 100).getContext("2d");
-    pen.fillStyle = "#fff"; pen.fillRect(0, 0, 200, 100); pen.drawImage(img, 0, 0, 200, 100);
-    const pixels = new Uint32Array(pen.getImageData(0, 0, 200, 100).data.buffer);
-    if (pixels.every(pixel => pixel === pixels[0])) found.push(`${name} is blank`);
-  }
-  for (const svg of all("figure svg")) {
-    const name = `drawing of ${svg.closest("figure").id}`;
-    const shapes = [...svg.querySelectorAll("path, rect, circle, line")].filter(e => size(e).width > 1);
-    if (size(svg).width < 200 || size(svg).height < 80) found.push(`${name} is not visible`);
-    else if (shapes.length < 3) found.push(`${name} is blank`);
-    if (svg.innerHTML.includes("NaN")) found.push(`${name} has a NaN in it`);
-  }
-  for (const e of all("input, select")) if (!e.labels.length) found.push(`${e.id} has no label`);
-  for (const a of all("a[href^='#']")) if (!document.getElementById(a.hash.slice(1))) found.push(`a link leads to ${a.hash}, which is not there`);
-  return found;
-}"""
+FAULTS = Path(__file__).with_name("faults.js")
+FILES = "() => [...document.querySelectorAll('a[href]')].filter(a => a.protocol === 'file:').map(a => [a.pathname, a.href])"
 
 
 def faults(page: Page) -> list[str]:
-    """Return what is wrong with the page as it is open now, empty when nothing is; moves its sliders."""
-    found = [*page.evaluate(FAULTS), *slider_faults(page)]
+    """Return what is wrong with the page as it is open now, empty when nothing is; unfolds it and moves its sliders."""
+    found = [*page.evaluate(FAULTS.read_text(encoding="utf-8")), *link_faults(page), *slider_faults(page)]
     found += [error.stack or error.message for error in page.page_errors()]
     for said in page.console_messages():  # a file that cannot be loaded is among them
         if said.type in ("error", "assert", "warning"):
             found.append(f"console.{said.type}: {said.text} ({said.location['url']})")
     local, urls = ("file:", "data:", "about:", "blob:"), [request.url for request in page.requests()]
     return found + [f"asks the network for {url}" for url in urls if not url.startswith(local)]
+
+
+def link_faults(page: Page) -> Iterator[str]:
+    """Yield the links to files that are not there."""
+    for name, url in page.evaluate(FILES):
+        if not Path(urllib.request.url2pathname(name)).exists():
+            yield f"a link leads to {url}, which is not there"
 
 
 def slider_faults(page: Page) -> Iterator[str]:
@@ -120,7 +103,9 @@ def _visible_slider_faults(page: Page) -> Iterator[str]:
         drawings = []
         for key in ("Home", "End"):
             slider.press(key)
-            drawings.append(slider.evaluate("e => e.closest('figure')?.querySelector('svg')?.innerHTML"))
+            drawings.append(
+                slider.evaluate("e => e.closest('figure')?.querySelector('svg, .reel')?.innerHTML")
+            )
         if drawings[0] == drawings[1]:
             yield f"slider {slider.get_attribute('id')} changes nothing"
         if "NaN" in str(drawings):

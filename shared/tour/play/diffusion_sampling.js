@@ -60,3 +60,82 @@ function drawDenoiser(figure, svg, width) {
 }
 
 play("exact-denoiser", drawDenoiser);
+
+// Steps and guidance on three labelled Gaussians in the plane, whose denoiser is exact as well.
+
+const LABELS = { names: ["A", "B", "C"], means: [[-2.2, -1.2], [2.2, -1.2], [0, 1.9]], deviation: 0.7, asked: 2 };
+const NOISIEST = 8, CLEANEST = 0.02;
+
+const mix = (a, p, b, q) => [a * p[0] + b * q[0], a * p[1] + b * q[1]];  // a·p + b·q of two points
+
+// E[x0 | x0 + sigma·n = x] of equally likely labels: as all deviations are equal, it is that of one Gaussian at the weighted mean.
+function denoiseLabels(x, sigma, labels) {
+  const variance = LABELS.deviation ** 2, total = variance + sigma ** 2, means = labels.map(k => LABELS.means[k]);
+  const shares = softmax(means.map(mean => -((x[0] - mean[0]) ** 2 + (x[1] - mean[1]) ** 2) / (2 * total)));
+  const mean = means.reduce((sum, m, k) => mix(1, sum, shares[k], m), [0, 0]);
+  return mix(1 - variance / total, mean, variance / total, x);
+}
+
+function denoiseGuided(x, sigma, w) {
+  return mix(1 - w, denoiseLabels(x, sigma, [0, 1, 2]), w, denoiseLabels(x, sigma, [LABELS.asked]));
+}
+
+// The states from noise to data: Euler's straight steps, or Heun's with the mean of the slopes at both ends.
+function trajectory(sampler, noise, steps, w) {
+  const sigmas = karrasSigmas(steps, CLEANEST, NOISIEST), states = [mix(sigmas[0], noise, 0, noise)];
+  const slopeAt = (x, sigma) => mix(1 / sigma, x, -1 / sigma, denoiseGuided(x, sigma, w));
+  for (let i = 0; i < steps; i++) {
+    const x = states[i], h = sigmas[i + 1] - sigmas[i];
+    let slope = slopeAt(x, sigmas[i]);
+    if (sampler === "heun" && sigmas[i + 1] > 0) slope = mix(0.5, slope, 0.5, slopeAt(mix(1, x, h, slope), sigmas[i + 1]));
+    states.push(mix(1, x, h, slope));
+  }
+  return states;
+}
+
+// Standard normal points, the same on every page: mulberry32 and the Box-Muller transform.
+function normalPoints(count, seed) {
+  const uniform = () => {
+    seed = seed + 0x6d2b79f5 | 0;
+    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
+    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
+    return ((t ^ t >>> 14) >>> 0) / 2 ** 32;
+  };
+  return Array.from({ length: count }, () => {
+    const radius = Math.sqrt(-2 * Math.log(1 - uniform())), angle = 2 * Math.PI * uniform();
+    return [radius * Math.cos(angle), radius * Math.sin(angle)];
+  });
+}
+
+const CLOUD_NOISE = normalPoints(200, 1), SHOWN_NOISE = [-0.5, -0.4];  // the latter starts on the side of A
+
+// The mean of points, and their root mean square distance from it along one axis.
+function meanAndSpread(points) {
+  const mean = points.reduce((sum, p) => mix(1, sum, 1 / points.length, p), [0, 0]);
+  const squares = points.reduce((sum, p) => sum + (p[0] - mean[0]) ** 2 + (p[1] - mean[1]) ** 2, 0);
+  return { mean, spread: Math.sqrt(squares / points.length / 2) };
+}
+
+function drawCloud(figure, svg, width) {
+  const [steps, w] = ["steps", "guidance"].map(name => Number(control(figure, name).value)), sampler = control(figure, "sampler").value;
+  const height = Math.min(420, width), unit = height / 9, x = v => width / 2 + v * unit, y = v => height - (v + 4.1) * unit;
+  const cloud = CLOUD_NOISE.map(noise => trajectory(sampler, noise, steps, w).at(-1)), shown = trajectory(sampler, SHOWN_NOISE, steps, w);
+  const { mean, spread } = meanAndSpread(cloud), target = LABELS.means[LABELS.asked];
+  const dot = ([u, v], r, look) => shape("circle", { cx: x(u).toFixed(1), cy: y(v).toFixed(1), r, class: look });
+  svg.setAttribute("height", height);
+  svg.replaceChildren(
+    ...LABELS.means.flatMap((m, k) => [1, 2].map(n => dot(m, n * LABELS.deviation * unit, k === LABELS.asked ? "token line2" : "token soft"))),
+    ...cloud.map(p => dot(p, 2.5, "fill1")),
+    path(shown.map(([u, v]) => [x(u), y(v)]), "line-ink"), ...shown.map(p => dot(p, 3, "fill-ink")),
+    text(x(shown[0][0]) + 9, y(shown[0][1]) + 5, "noise", "halo", "start"),
+    line(x(target[0]), y(target[1]), x(mean[0]), y(mean[1]), "thick line2"), dot(mean, 6, "fill2"),
+    ...LABELS.means.map((m, k) => text(x(m[0]), y(m[1]) + 5, LABELS.names[k], "strong halo")));
+  control(figure, "steps").setAttribute("aria-valuetext", `${steps} steps`);
+  control(figure, "guidance").setAttribute("aria-valuetext", `guidance ${w}`);
+  const outside = cloud.filter(([u, v]) => x(u) < 0 || x(u) > width || y(v) < 0 || y(v) > height).length;
+  say(figure, `${steps} step${steps > 1 ? "s" : ""}, w = ${w}: the mean of 200 samples (the large point) is ` +
+    `${Math.hypot(mean[0] - target[0], mean[1] - target[1]).toFixed(2)} from the mean of C. Their spread is ${spread.toFixed(2)}; that of C's data is ` +
+    `${LABELS.deviation.toFixed(2)}.${outside ? ` ${outside} samples lie outside of the picture.` : ""}`);
+}
+
+play("guided-cloud", drawCloud);

@@ -232,12 +232,6 @@ function rawDenoised(network, noisy, sigma, history, actions) {
 
 const toByte = x => Math.round((Math.min(1, Math.max(-1, x)) + 1) * 127.5) / 127.5 - 1;
 
-function karrasSigmas(nSteps, low = 0.002, high = 5, rho = 7) {
-  const from = high ** (1 / rho), to = low ** (1 / rho);
-  const sigmas = Array.from({ length: nSteps }, (_, i) => (from + (to - from) * i / Math.max(1, nSteps - 1)) ** rho);
-  return [...sigmas, 0];
-}
-
 // Euler's method; yields x after each call of the network, so that a page can breathe between them. The last is the frame.
 function* sampling(network, noise, history, actions, sigmas) {
   let x = noise.map(n => sigmas[0] * n);

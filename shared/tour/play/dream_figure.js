@@ -198,7 +198,7 @@ class DreamFigure {
   }
 
   choose(kind) {
-    this.figure.querySelector(`[name=kind][value=${kind}]`).checked = true;
+    if (kind !== this.kind) this.figure.querySelector(`[name=kind][value=${kind}]`).checked = true;
     this.restart();
   }
 
