@@ -28,7 +28,7 @@ SHARED_DEV, EMULATOR_DEV = (
 EVERYTHING = sorted({*SHARED_DEV, *(package for project in PROJECTS.values() for package in project.dev)})
 PRACTICE = ["fsrs", "rich", "watchfiles"]
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
-TORCH = "torch==2.13.0"  # has CPU wheels for Python 3.11 to 3.13
+TORCH = "torch==2.13.0"  # has wheels for Python 3.11 to 3.14: Linux, Windows, macOS 14 on arm64
 PYCUDA_NEEDS = ["mako", "platformdirs", "pytools"]  # its own wheel is built here
 TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 CHECKS = ["shared", "cuda_emulator", "lint", "types", "layout"]
