@@ -58,14 +58,13 @@ class Process:
     def wait(self, limit_s=None):
         """Wait for the end and return the exit status, negative for a signal, as `subprocess` does."""
         if self.returncode is None:
-            limit_s = limit_s or self._limit_s
-            self._process.join(limit_s + 5)
+            self._process.join(limit_s or self._limit_s + 5)
             late = self._process.is_alive()
             self._process.kill()
             self._process.join()
             self._close()
             if late or (self.returncode and not self._answer and "Timeout (" in self.output):
-                problem = f"the process did not end in {limit_s} s (do all ranks make the same calls? does the process group outlive DDP?)"
+                problem = f"the process did not end in {limit_s or self._limit_s} s (do all ranks make the same calls? does the process group outlive DDP?)"
                 raise AssertionError(f"{problem}\n{self.output}")
         return self.returncode
 
