@@ -1,7 +1,7 @@
 """Processes for the tests: `multiprocessing`'s fork server where the system has one, else a new Python for each.
 
-The server has imported torch, and nothing of the answer, so a process starts in a twentieth of a second. It starts with
-the first process that needs it, serves the nested runs of the judge too, and ends when pytest does.
+The server has imported torch, and nothing of the answer, so a process starts in a twentieth of a second. It serves the nested
+runs of the judge too, and ends when pytest does.
 """
 
 import contextlib
@@ -24,6 +24,8 @@ LIMIT_S = 40
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 CONTEXT = multiprocessing.get_context(METHOD)
 if METHOD == "forkserver":
+    from multiprocessing import forkserver
+
     CONTEXT.set_forkserver_preload(
         [
             "pytest",
@@ -35,6 +37,8 @@ if METHOD == "forkserver":
             "torch.utils.tensorboard",
         ]
     )
+    if multiprocessing.current_process().name == "MainProcess":
+        forkserver.ensure_running()  # ready when the first test needs it
 
 _open = []  # the processes that nobody has waited for yet
 
