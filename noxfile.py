@@ -27,6 +27,12 @@ SHARED_DEV, EMULATOR_DEV = (
 )
 EVERYTHING = sorted({*SHARED_DEV, *(package for project in PROJECTS.values() for package in project.dev)})
 PRACTICE = ["fsrs", "rich", "watchfiles"]
+NUMPY_CORES = [
+    "numpy",
+    "pytest",
+    "pytest-timeout",
+    "scipy",
+]  # what grades the core of the projects without torch
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
 TORCH = "torch==2.13.0"  # has wheels for Python 3.11 to 3.14: Linux, Windows, macOS 14 on arm64
 PYCUDA_NEEDS = ["mako", "platformdirs", "pytools"]  # its own wheel is built here
@@ -189,8 +195,15 @@ def debug(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def drill(session: nox.Session) -> None:
-    """Explain it in thirty seconds: nox -s drill [-- --list --stats --project NAME --topic TEXT --new N --anki FILE]."""
-    install(session, "rich", "fsrs", "genanki")
+    """Explain it in thirty seconds: nox -s drill [-- --interview 20 --list --stats --project X --topic T --new N --anki FILE]."""
+    interview = any(argument.startswith("--interview") for argument in session.posargs)
+    install(
+        session,
+        "fsrs",
+        "genanki",
+        "rich",
+        *((*NUMPY_CORES, *packages_of_named(session)) if interview else ()),
+    )
     session.run("python", "-m", "shared.practice.drill", *session.posargs)
 
 

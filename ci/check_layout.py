@@ -67,8 +67,7 @@ def problems(root: Path) -> Iterator[str]:
     orders = [project.order for project in projects]
     if len(set(orders)) != len(orders):
         yield f"two projects share an order: {orders}"
-    read = re.sub(r"<!--.*?-->|```\w*|---|[|`#*·]", "", readme)  # markup is not
-    if (words := len(read.split())) > MOST_WORDS_AT_TOP:
+    if (words := words_read(readme)) > MOST_WORDS_AT_TOP:
         yield f"README.md has {words} words, at most {MOST_WORDS_AT_TOP} are read"
     for page in ("README.md", "CONTRIBUTING.md"):
         if not fill_readme(root / page, write=False):
@@ -88,6 +87,12 @@ def problems(root: Path) -> Iterator[str]:
             yield from (f"{project.name}: {problem}" for problem in project_problems(project, study))
         except (ValueError, TypeError, KeyError) as error:  # a data file that cannot be read
             yield f"{project.name}: {type(error).__name__}: {error}"
+
+
+def words_read(page: str) -> int:
+    """Count the words of a page as GitHub shows it: what has a letter or a digit, and is no mark of Markdown."""
+    shown = re.sub(r"<!--.*?-->|```\w*|<br>", " ", page)
+    return sum(any(map(str.isalnum, word)) for word in shown.split())
 
 
 def room_problems(shared: Path) -> Iterator[str]:

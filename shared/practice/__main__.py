@@ -86,6 +86,7 @@ def show_what_next(console: Console, project: Project, report: Report) -> None:
         console.print(
             f"An interviewer asks next: [italic]{escape(question)}[/]", highlight=False, soft_wrap=True
         )
+    console.print(f"What to say: nox -s drill -- --project {project.name}", highlight=False, soft_wrap=True)
 
 
 def _line_of(unit: str, project: Project, learner: Learner) -> int:

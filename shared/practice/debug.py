@@ -67,6 +67,11 @@ class Case:
         names = self.learner.entry(self.key).get("planted", [])
         return {name: mistake for name, mistake in load_mistakes(self.project).items() if name in names}
 
+    @property
+    def is_open(self) -> bool:
+        """Whether she is at it: the clock runs."""
+        return bool(self.learner.recall(self.key, "attempt"))
+
     def plant(self, count: int) -> None:
         """Write a copy with `count` mistakes, and start the clock; a copy that is there moves to backups/."""
         planted, texts = choose(self.project, count, self.learner.entry(self.key).get("solved", []))
@@ -88,14 +93,14 @@ class Case:
         self.learner.remember(self.key, planted=[mistake.name for mistake in planted])
         self.learner.start(self.key)
 
-    def grade_and_show(self, *, hint: bool) -> None:
-        """Grade the copy; tell what was planted once everything passes."""
+    def grade_and_show(self, *, hint: bool) -> bool:
+        """Grade the copy; tell what was planted once everything passes, and return whether it does."""
         console = self.learner.console
         with console.status(f"grading {self.project.name}…"):
             report = grade(self.project, self.folder)
         if isinstance(report, str):
             console.print(Panel(escape(report), title="cannot be graded", border_style="red"))
-            return
+            return False
         self.learner.tick(self.key)
         show_verdicts(console, report)
         if not report.is_ready:
@@ -107,7 +112,7 @@ class Case:
                 console.print(
                     f"What it says: nox -s debug -- {self.project.name} --hint", highlight=False, style="dim"
                 )
-            return
+            return False
         planted = self.planted
         if (seconds := self.learner.finish(self.key, self.key)) is not None:
             solved = {*self.learner.entry(self.key).get("solved", []), *planted}
@@ -117,6 +122,7 @@ class Case:
         console.print(
             f"Another one: nox -s debug -- {self.project.name} --reset", highlight=False, soft_wrap=True
         )
+        return True
 
     def give_up(self) -> None:
         """Show what was planted; the card comes back soon."""

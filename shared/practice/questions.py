@@ -84,9 +84,6 @@ def measured_texts(folder: Path) -> dict[str, str]:
 
 def _read(folder: Path, data: Mapping[str, Any], texts: Mapping[str, str]) -> Drill:
     name = f"{folder.name}: drill {data.get('id', '(without id)')}"
-    if "follow_ups" in data:  # for the time of the change only: the cards of before
-        old = [{"question": question, "answer": "0"} for question in data["follow_ups"]]
-        data = {"follow_up": old, **{key: value for key, value in data.items() if key != "follow_ups"}}
     if missing := [key for key in NEEDED if not data.get(key)]:
         raise ValueError(f"{name} has no {', '.join(missing)}")
     if unknown := [key for key in data if key not in (*NEEDED, *OPTIONAL)]:

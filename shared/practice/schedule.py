@@ -20,6 +20,23 @@ def now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
+def days_until(due: datetime.datetime) -> int:
+    """Count the days of the calendar until then, where the learner is: tomorrow is 1."""
+    return (due.astimezone().date() - now().astimezone().date()).days
+
+
+def when(due: datetime.datetime) -> str:
+    """Say when a card is due: in minutes, hours or days of the calendar."""
+    minutes, days = (due - now()).total_seconds() / 60, days_until(due)
+    if minutes <= 0:
+        return "now"
+    if minutes < 59.5:
+        return f"in {max(1, round(minutes))} min"
+    if days == 0:
+        return f"in {round(minutes / 60)} h"
+    return "tomorrow" if days == 1 else f"in {days} days"
+
+
 class Schedule:
     """The learner's cards by key: ``<project>/<question>``, ``write:<project>`` or ``debug:<project>``.
 

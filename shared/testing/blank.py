@@ -16,6 +16,9 @@ PRACTICE_REGION = re.compile(
 )
 
 
+Edit = tuple[int, int, str | None]  # first line, last line (both 1-based), what stands there instead
+
+
 def blank(project: Project, source: str) -> str:
     """Return the blank of a file of the reference, a Python module or a CUDA kernel; a given module stays as it is."""
     path = project.folder / source
@@ -83,31 +86,64 @@ def blank_source(reference: str) -> str:
     default value, an annotation, a base class, a decorator). Packages such as NumPy stay imported.
     """
     tree = ast.parse(reference)
-    lines = reference.splitlines()
     kept_names = _names_outside_bodies(tree)
-    edits: list[tuple[int, int, str | None]] = []  # first line, last line (both 1-based), replacement
+    edits: list[Edit] = []
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             if (kept := _kept_import(node, kept_names)) != ast.unparse(node):
                 edits.append((node.lineno, node.end_lineno or node.lineno, kept or None))
         elif _is_private(node):
             if not (_defined_names(node) & kept_names):
-                edits.append((_first_line(node), node.end_lineno or node.lineno, None))
-        elif isinstance(node, ast.FunctionDef):
-            edits.append(_blank_body(node))
-        elif isinstance(node, ast.ClassDef):
-            for member in node.body:
-                if not isinstance(member, ast.FunctionDef):
-                    continue
-                if _is_private_method(member):
-                    edits.append((_first_line(member), member.end_lineno or member.lineno, None))
-                else:
-                    edits.append(_blank_body(member))
+                edits.append(_removal(node))
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            edits += _blank_bodies(node)
+    return _squeeze(_without_empty_headings(_without_how(_edited(reference.splitlines(), edits))))
+
+
+def blank_unit(reference: str, unit: str) -> str:
+    """Return a module with one function or class to write: all else is there, but for private parts that only it used."""
+    lines = reference.splitlines()
+    (node,) = (node for node in ast.parse(reference).body if unit in _defined_names(node))
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        lines = _edited(lines, _blank_bodies(node))
+    while unused := _unused_private(ast.parse("\n".join(lines))):
+        lines = _edited(lines, [_removal(node) for node in unused])
+    return _squeeze(_without_empty_headings(_without_how(lines)))
+
+
+def _unused_private(tree: ast.Module) -> list[ast.stmt]:
+    """Return the private statements of a module that no other one mentions."""
+    names = {
+        id(node): {name.id for name in ast.walk(node) if isinstance(name, ast.Name)} for node in tree.body
+    }
+    return [
+        node
+        for node in tree.body
+        if _is_private(node)
+        and not any(_defined_names(node) & names[id(other)] for other in tree.body if other is not node)
+    ]
+
+
+def _edited(lines: list[str], edits: list[Edit]) -> list[str]:
+    """Return the lines with each edit made; what is removed goes with the comment above it."""
+    lines = list(lines)
     for first, last, replacement in sorted(edits, reverse=True):
         if replacement is None:
             first = _with_comment_above(lines, first)
         lines[first - 1 : last] = [] if replacement is None else [replacement]
-    return _squeeze(_without_empty_headings(_without_how(lines)))
+    return lines
+
+
+def _blank_bodies(node: ast.FunctionDef | ast.ClassDef) -> list[Edit]:
+    """Return the edits that blank a function, or each public method of a class; its private ones go."""
+    if isinstance(node, ast.FunctionDef):
+        return [_blank_body(node)]
+    methods = [member for member in node.body if isinstance(member, ast.FunctionDef)]
+    return [_removal(method) if _is_private_method(method) else _blank_body(method) for method in methods]
+
+
+def _removal(node: ast.stmt) -> Edit:
+    return _first_line(node), node.end_lineno or node.lineno, None
 
 
 def _kept_import(node: ast.Import | ast.ImportFrom, used: set[str]) -> str:

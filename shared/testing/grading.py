@@ -50,7 +50,7 @@ class Grade:
 class Verdict:
     """What all tests together said about one unit."""
 
-    mark: str  # "blank", "failing", "core" (its core tests pass), or "all" (the further ones too)
+    mark: str  # "blank", "failing", "core" (its core tests pass), or "all" (graded further: nothing fails)
     passed: int
     ran: int
 
@@ -68,6 +68,7 @@ class Verdict:
 def judge(units: Iterable[str], blanks: Iterable[str], grades: Iterable[Grade]) -> dict[str, Verdict]:
     """Return the verdict on each unit. One that is blank, or waits with all its tests for another one, is blank."""
     grades, blanks = list(grades), set(blanks)
+    went_further = any(grade.level == "further" and grade.outcome in ("passed", "failed") for grade in grades)
     verdicts = {}
     for unit in units:
         told = [grade for grade in grades if unit in grade.units and grade.outcome in ("passed", "failed")]
@@ -79,7 +80,7 @@ def judge(units: Iterable[str], blanks: Iterable[str], grades: Iterable[Grade]) 
         elif not told or "core" in failed or (failed and not core):
             mark = "failing"
         else:
-            mark = "core" if failed or "further" not in {grade.level for grade in told} else "all"
+            mark = "core" if failed or not went_further else "all"
         verdicts[unit] = Verdict(mark, passed, len(told))
     return verdicts
 

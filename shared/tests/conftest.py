@@ -188,6 +188,19 @@ def test_norm_of_integers():
 '''
 
 
+class Pressed:
+    """A keyboard on which these keys are pressed, one each time that one is read."""
+
+    def __init__(self, *keys: str) -> None:
+        self.left = list(keys)
+
+    def read(self, timeout: float | None = None) -> str:
+        return self.left.pop(0)
+
+    def flush(self) -> None:
+        pass
+
+
 def write_project(folder: Path, **files: str) -> Project:
     """Write the little project into `folder` and load it; `files` go to tests/, by stem."""
     texts = {

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from shared.projects import load_projects
-from shared.testing.blank import blank_source, blank_units, leaked_names
+from shared.testing.blank import blank_source, blank_unit, blank_units, leaked_names
 from shared.tests.conftest import REFERENCE
 
 MODULE = '''
@@ -105,6 +105,32 @@ def test_what_only_the_bodies_need_is_gone():
 def test_a_name_that_is_gone_may_not_be_mentioned():
     assert leaked_names(MODULE) == set()
     assert leaked_names(MODULE.replace("Return by·x", "Return by·x, see _helper")) == {"_helper"}
+
+
+def test_one_unit_is_blank_and_all_else_is_there(tmp_path):
+    path = tmp_path / "m.py"
+    path.write_text(blank_unit(MODULE, "scaled"))
+    text = path.read_text()
+    assert blank_units(path) == {"scaled"}
+    assert "_helper" not in text  # only it used that
+    assert "trick" not in text
+    assert "_DEFAULT = 3.0" in text
+    assert "self.width = width" in text
+    assert "import math" in text
+    path.write_text(blank_unit(MODULE, "Layer"))
+    assert blank_units(path) == {"Layer", "Layer.__init__", "Layer.n_parameters"}
+    assert "_private" not in path.read_text()
+    assert "return by * _helper(x)" in path.read_text()
+
+
+@pytest.mark.parametrize("project", load_projects(), ids=lambda project: project.name)
+def test_each_unit_of_a_core_can_be_blank_alone(project, tmp_path):
+    for unit in (unit for unit in project.core_units if "." not in unit):
+        source = project.source_of[unit]
+        if source.endswith(".py"):
+            path = tmp_path / source
+            path.write_text(blank_unit((project.folder / source).read_text(encoding="utf-8"), unit))
+            assert {name.split(".")[0] for name in blank_units(path)} == {unit}
 
 
 def test_what_is_not_written_yet(tmp_path):

@@ -248,7 +248,7 @@ def test_everything_is_a_star(mini, tmp_path):
     (tmp_path / "mini.py").write_text(REFERENCE)
     (tmp_path / "more.py").write_text(MORE)
     _, output = run(mini, f"--practice={tmp_path}")
-    assert "✓ scale 1/1\n★ norm 2/2\n★ shift 1/1\ncore 2/2, interview-ready\n" in output
+    assert "★ scale 1/1\n★ norm 2/2\n★ shift 1/1\ncore 2/2, interview-ready\n" in output
 
 
 def test_a_unit_that_needs_another_one_waits_for_it(mini, tmp_path):

@@ -103,6 +103,7 @@ def test_a_pass_asks_two_follow_up_questions(desk, mini, output):
     module.grade_and_show(desk, mini)
     assert "asks next: Why one?" in shown(output)
     assert "asks next: Why two?" in shown(output)
+    assert "What to say: nox -s drill -- --project mini" in shown(output)
 
 
 def test_core_failures_come_before_further_ones_and_everything_is_a_star(desk, mini, output):
@@ -120,7 +121,9 @@ def test_core_failures_come_before_further_ones_and_everything_is_a_star(desk, m
     answer(desk, mini, REFERENCE)
     answer(desk, mini, MORE, "more.py")
     module.grade_and_show(desk, mini)
-    assert "✓ scale 1/1 ★ norm 2/2 ★ shift 1/1 core 2/2, interview-ready; further 1/1" in shown(output)
+    assert "★ scale 1/1 ★ norm 2/2 ★ shift 1/1 core 2/2, interview-ready; further 1/1" in shown(output)
+    module.show_board(desk, [mini])  # scale has no further test: nothing more can be asked of it
+    assert "1 mini ★★ 2/2 ★" in shown(output)
 
 
 def test_a_file_saved_twice_within_a_second_is_read_again(desk, mini, output, monkeypatch):

@@ -279,6 +279,42 @@ def test_the_study_list_is_whole():
     assert set(study.planned) < set(study.topics)
 
 
+def test_a_topic_leads_to_the_project_that_shows_it_or_asks_about_it(mini, monkeypatch):
+    run_demo(mini.folder, monkeypatch, "--save")
+    topics = {"neurons": "Basics", "dreams": "Basics", "sleep": "Rest"}
+    monkeypatch.setattr(generated, "load_study_list", lambda: dataclasses.replace(STUDY, topics=topics))
+    shown = "[neurons](projects/mini/README.md)"
+    assert f"| Basics | {shown}<br>dreams (planned) |\n| Rest | sleep (planned) |" in generated._topics(
+        [mini]
+    )
+    drills = mini.folder / "drills.toml"
+    drills.write_text(drills.read_text().replace("neurons", "sleep"))
+    assert "| Rest | [sleep](projects/mini/README.md) |" in generated._topics([mini])
+
+
+def test_the_mutation_scores_are_summed_and_listed(mini, monkeypatch, tmp_path):
+    monkeypatch.setattr(generated, "__file__", str(tmp_path / "readme.py"))
+    assert generated._mutation_scores([mini]) == ""  # not measured yet
+    rows = [
+        {"project": name, "killed": 38, "judged": judged, "equivalent": 1}
+        for name, judged in (("mini", 38), ("maxi", 39))
+    ]
+    result = {"provenance": {"date": "today", "commit": "abc"}, "sample": 40, "rows": rows}
+    (tmp_path / "mutation_scores.json").write_text(json.dumps(result))
+    assert "notice 76 of 77 small changes" in generated._mutants([mini])
+    assert "(2 more make no difference), and all of 3 known mistakes" in generated._mutants([mini])
+    table = generated._mutation_scores([mini])
+    assert "| maxi | 38 of 39 | 1 |" in table
+    assert "At most 40 of each core, drawn at random; today, commit abc" in table
+
+
+def test_markup_is_not_read():
+    page = (
+        "# Two words\n<!-- generated:x -->\n| a | [b](c) |\n| --- | --- |\n```sh\nnox -l\n```\n- one<br>two"
+    )
+    assert load_layout().words_read(page) == len("Two words a [b](c) nox -l one two".split())
+
+
 @pytest.mark.parametrize(
     ("evidence", "exists"),
     [
