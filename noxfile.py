@@ -9,6 +9,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nox
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from shared.measuring.device import cuda_device_count  # noqa: E402
-from shared.projects import Project, load_projects, read_toml  # noqa: E402
+from shared.projects import Project, load_projects, name_of, read_toml  # noqa: E402
 
 PROJECTS = {project.name: project for project in load_projects(ROOT)}
 SHARED_DEV, EMULATOR_DEV = (
@@ -33,8 +34,8 @@ NUMPY_CORES = [
     "scipy",
 ]  # what grades the core of the projects without torch
 CONSTRAINTS = ROOT / "ci" / "constraints.txt"
-TORCH = "torch==2.13.0"  # has CPU wheels for Python 3.11 to 3.13
-PYCUDA_NEEDS = ["mako", "platformdirs", "pytools"]
+TORCH = "torch==2.13.0"  # has wheels for Python 3.11 to 3.14: Linux, Windows, macOS 14 on arm64
+PYCUDA_NEEDS = ["mako", "platformdirs", "pytools"]  # its own wheel is built here
 TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 CHECKS = ["shared", "cuda_emulator", "lint", "types", "layout"]
 # more threads would only wait for each other: sessions share the cores, and a learner has other programs open
@@ -48,19 +49,24 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = [*PROJECTS, *CHECKS]
 
 
+def without_pycuda(requirements: Iterable[str]) -> list[str]:
+    """Leave out what no index has a wheel of."""
+    return [requirement for requirement in requirements if name_of(requirement) != "pycuda"]
+
+
 def install(session: nox.Session, *packages: str) -> None:
     """Install packages at the versions of ci/constraints.txt; torch without CUDA where there is no CUDA device."""
-    from_index = [package for package in packages if package != "pycuda"]
-    arguments, environment = [*from_index, "--constraint", str(CONSTRAINTS)], {}
+    names = set(map(name_of, packages))
+    arguments, environment = [*without_pycuda(packages), "--constraint", str(CONSTRAINTS)], {}
     wheels = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS")
     if wheels:  # a local torch wheel is meant: name no other index
         environment["UV_FIND_LINKS"] = ",".join(wheels.replace(",", " ").split())
-    elif "torch" in packages and session.venv_backend == "uv":
+    elif "torch" in names and session.venv_backend == "uv":
         environment["UV_TORCH_BACKEND"] = "auto"
-    elif "torch" in packages and sys.platform == "linux" and cuda_device_count() == 0:
+    elif "torch" in names and sys.platform == "linux" and cuda_device_count() == 0:
         arguments += ["--extra-index-url", TORCH_CPU_WHEELS]
     session.install(*arguments, env=environment)
-    if "pycuda" in packages:
+    if "pycuda" in names:
         install_pycuda(session)
 
 
@@ -127,7 +133,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(tags=["checks"])
 def types(session: nox.Session) -> None:
     """Check types (mypy --strict), project by project."""
-    install(session, "mypy", *(package for package in EVERYTHING if package != "pycuda"))
+    install(session, "mypy", *without_pycuda(EVERYTHING))
     for folder in (ROOT / "shared", *(project.folder for project in PROJECTS.values())):
         session.chdir(folder)
         session.run("mypy", "--config-file", str(ROOT / "ci" / "mypy.toml"), ".")
@@ -220,10 +226,9 @@ def lock(session: nox.Session) -> None:
     """Regenerate ci/constraints.txt, the versions that every session installs."""
     session.install("uv")
     source = Path(session.create_tmp()) / "requirements.in"
-    wanted = [
-        package for package in EVERYTHING if package != "pycuda"
-    ]  # its wheel is built here: pin what it needs
-    source.write_text("\n".join([*wanted, *PYCUDA_NEEDS, "mutmut", "mypy", "ruff", TORCH]) + "\n")
+    source.write_text(
+        "\n".join([*without_pycuda(EVERYTHING), *PYCUDA_NEEDS, "mutmut", "mypy", "ruff", TORCH]) + "\n"
+    )
     compiled = session.run(
         *("uv", "pip", "compile", str(source), "--universal", "--python-version", "3.11", "--upgrade"),
         *("--no-header", "--no-annotate", "--quiet"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -157,6 +158,11 @@ def defined_names(path: Path) -> set[str]:
 def name_in_file(unit: str, source: str) -> str:
     """Return what a unit is called inside its own file: ``fast.softmax`` is ``softmax`` there."""
     return unit.removeprefix(f"{Path(source).stem}.")
+
+
+def name_of(requirement: str) -> str:
+    """Return the name of the package: "torch" for "torch>=2.13"."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 def load_project(folder: Path) -> Project:

@@ -59,6 +59,7 @@ def peak_megabytes(name: str, sizes: Iterable[int], **options: bool | int) -> li
     Options: `causal`; `backward`, to measure forward and backward; `n_heads`.
     """
     if not Path("/proc/self/clear_refs").exists():
+        print(f"NOT RUN: peak memory of {name} (needs /proc/self/clear_refs, which Linux has)")
         return None
     code = (
         f"import benchmark; print([benchmark.peak_here({name!r}, n, **{options!r}) for n in {list(sizes)}])"
@@ -88,7 +89,7 @@ def peak_here(
 
     run(600)()  # loads the matrix library
     call = run(n_tokens)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = resident_kb("VmRSS")
     call()
     return (resident_kb("VmHWM") - before) * 1024 / 1e6
@@ -96,7 +97,7 @@ def peak_here(
 
 def resident_kb(field: str) -> int:
     """Read one line of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 

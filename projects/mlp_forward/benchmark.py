@@ -11,7 +11,6 @@ back what it can, and told to keep everything.
 from __future__ import annotations
 
 import ctypes
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +55,8 @@ def row_major(mlp: fast.MLP) -> fast.MLP:
 
 def page_faults(call: Callable[[], object], n: int = 5) -> float:
     """Return how many pages one call had to ask the system for."""
+    import resource  # Windows has no such module, and does not come here
+
     call()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(n):
@@ -67,7 +68,7 @@ def set_malloc(threshold: int) -> bool:
     """Let glibc give back what it frees from `threshold` bytes on; False where the C library is another one."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows
         return False
     m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
     return bool(mallopt(m_trim_threshold, threshold)) and bool(mallopt(m_mmap_threshold, threshold))
@@ -129,6 +130,8 @@ def main() -> None:
                 targets={"torch": TARGETS[4096]},
                 note=f"faults per call: {faults}",
             )
+        else:
+            print(f"NOT RUN: what page faults cost, {case} (needs glibc's mallopt)")
     for name in ("fast", "plain"):
         extra = peak_extra_bytes(calls[name]) - 4096 * SIZES[-1] * 4
         columns = {"peak beyond the result": f"{extra / 1e6:.1f} MB"}

@@ -280,6 +280,7 @@ class _DataUnpickler(pickle.Unpickler):
     """Reads an index of tensors; any other class or function in it is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = "pathlib" if module == "pathlib._local" else module  # what Python 3.13 calls it
         index = module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
         data = (module, name) in {
             ("torch", "Size"),

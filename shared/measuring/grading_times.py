@@ -15,7 +15,7 @@ from pathlib import Path
 from shared.measuring.benchmark import provenance
 from shared.measuring.readme import fill_readme
 from shared.practice.grade import grade
-from shared.projects import ROOT, Project, load_projects
+from shared.projects import ROOT, Project, load_projects, name_of
 from shared.testing.mistakes import write_answer
 
 ROUNDS = 3
@@ -42,7 +42,7 @@ def main() -> None:
     rows = []
     for project in load_projects():
         seconds = grading_seconds(project)
-        target = TARGET_S["torch" if "torch" in project.dependencies else "numpy"]
+        target = TARGET_S["torch" if "torch" in map(name_of, project.dependencies) else "numpy"]
         median, low, high = statistics.median(seconds), seconds[0], seconds[-1]
         rows.append({"project": project.name, "median": median, "low": low, "high": high, "target": target})
         print(f"{project.name}: {median:.2f} s ({low:.2f} to {high:.2f}), target {target:.0f} s", flush=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import multiprocessing
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
 import libcst as cst
@@ -133,6 +135,9 @@ def survives(project: Project, mutant: Mutant, limit_s: float | None = None) -> 
         own = own_tests(project, mutant.key[0])
 
         def run() -> None:
+            importlib.reload(
+                forkserver
+            )  # one that runs is the parent's: a child that needs one starts its own
             code = run_tests(project, Path(folder), "-x", *own) if own else 0
             os._exit(code or run_tests(project, Path(folder), "-x"))  # waits for no thread
 
@@ -177,6 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="only count the changes")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="try N changes of each module")
     options = parser.parse_args(arguments)
+    if sys.platform in ("win32", "darwin"):
+        parser.error(
+            "NOT RUN: a child is a fork that has torch loaded already, which Windows and macOS do not allow"
+        )
     project = load_project(ROOT / "projects" / options.project)
     if not set(options.module) <= set(project.modules):
         parser.error(f"the modules of {project.name} are {', '.join(project.modules)}")

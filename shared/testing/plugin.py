@@ -32,7 +32,7 @@ import pytest
 from shared.measuring.device import cuda_device_count, cuda_required
 from shared.projects import ROOT, Project, load_project, name_in_file, read_toml
 from shared.testing.blank import KERNEL_NOT_WRITTEN, blank_units
-from shared.testing.grading import SYMBOLS, TIME_LIMIT_S, Grade, Report, judge
+from shared.testing.grading import SYMBOLS, Grade, Report, judge
 from shared.testing.mistakes import write_record
 from shared.testing.proofs import (
     OUTCOMES,
@@ -48,6 +48,7 @@ from shared.testing.proofs import (
     RightAnswer,
     RightFile,
 )
+from shared.testing.time_limits import limit_each_test
 
 ANSWER = pytest.StashKey[Path]()
 PRESENT = pytest.StashKey[tuple[str, ...]]()  # the project's files that the answer holds
@@ -103,8 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"no {project.name}.py in {answer}; {blank}")
     config.stash[ANSWER], config.stash[PRESENT], config.stash[BLANKS] = answer, present, frozenset()
     sys.path.insert(0, str(answer))
-    if config.pluginmanager.hasplugin("timeout") and config.option.timeout is None:
-        config.option.timeout, config.option.timeout_method = TIME_LIMIT_S, "signal"
+    limit_each_test(config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -48,7 +48,9 @@ def test_one_edit_is_planted_and_told_once_it_is_mended(case, output, monkeypatc
     case.plant(1)
     path = case.folder / "mini.py"
     assert path == case.learner.folder / "debug" / "mini" / "mini.py"
-    assert path.read_text() == REFERENCE.lstrip().replace("np.sqrt((x**2).sum(axis=_AXIS))", "x[:, 0]")
+    assert path.read_text(encoding="utf-8") == REFERENCE.lstrip().replace(
+        "np.sqrt((x**2).sum(axis=_AXIS))", "x[:, 0]"
+    )
     clock[0] += 75
     case.grade_and_show(hint=False)
     assert "✓ scale 1/1  ✗ norm 0/1" in output.getvalue()
@@ -56,7 +58,7 @@ def test_one_edit_is_planted_and_told_once_it_is_mended(case, output, monkeypatc
     assert "tests/test_mini.py::test_norm: A 3-4-5 triangle." in output.getvalue()
     case.grade_and_show(hint=True)
     assert "not summed" in output.getvalue()
-    path.write_text(REFERENCE)
+    path.write_text(REFERENCE, encoding="utf-8")
     clock[0] += 10
     case.grade_and_show(hint=False)
     assert "Found and mended in 1:25." in output.getvalue()
@@ -83,10 +85,10 @@ def test_several_at_once_and_a_reset_keeps_the_copy(tmp_path, learner):
     assert len(case.planted) == 2
     with pytest.raises(SystemExit, match="mini has 3 mistakes that can be planted together, not 4"):
         case.plant(4)
-    (case.folder / "mini.py").write_text("mine = 1\n")
+    (case.folder / "mini.py").write_text("mine = 1\n", encoding="utf-8")
     case.plant(1)
     (backup,) = (case.folder / "backups").iterdir()
-    assert backup.read_text() == "mine = 1\n"
+    assert backup.read_text(encoding="utf-8") == "mine = 1\n"
 
 
 def test_a_project_whose_mistakes_are_all_additions_says_so(tmp_path, learner):

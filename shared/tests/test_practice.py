@@ -38,12 +38,12 @@ def measured(mini):
     """Give the answer of the drill the number that it quotes."""
     (mini.folder / "results").mkdir()
     numbers = {"length": {"value": 5.0, "text": "5", "label": "length"}}
-    (mini.folder / "results" / "demo.json").write_text(json.dumps({"numbers": numbers}))
+    (mini.folder / "results" / "demo.json").write_text(json.dumps({"numbers": numbers}), encoding="utf-8")
 
 
 def answer(desk, mini, source, name="mini.py"):
     desk.write_blanks(mini)
-    (desk.folder / "mini" / name).write_text(source)
+    (desk.folder / "mini" / name).write_text(source, encoding="utf-8")
 
 
 def shown(output):
@@ -63,7 +63,7 @@ def test_the_first_call_writes_the_blank_of_the_core_and_says_what_comes_next(de
 def test_an_existing_answer_is_never_touched(desk, mini):
     answer(desk, mini, "mine = 1\n")
     assert desk.write_blanks(mini) == []
-    assert desk.files(mini)[0].read_text() == "mine = 1\n"
+    assert desk.files(mini)[0].read_text(encoding="utf-8") == "mine = 1\n"
 
 
 def test_the_first_failure_is_shown_with_its_diagnosis_and_what_was_printed(desk, mini, output):
@@ -166,9 +166,10 @@ def test_a_file_as_a_whole_is_one_line_at_the_top(desk, mini, output):
 def test_an_endless_loop_costs_seconds_and_names_its_unit(desk, mini, output):
     tests = mini.folder / "tests" / "test_mini.py"
     tests.write_text(
-        tests.read_text().replace(
+        tests.read_text(encoding="utf-8").replace(
             '@pytest.mark.grades("scale")', '@pytest.mark.timeout(0.5)\n@pytest.mark.grades("scale")'
-        )
+        ),
+        encoding="utf-8",
     )
     answer(desk, mini, REFERENCE.replace("    return x * factor", "    while True:\n        pass"))
     module.grade_and_show(desk, mini)
@@ -181,7 +182,10 @@ def test_what_no_signal_can_stop_is_named_too(desk, mini, output, monkeypatch):
     stubborn = "    while True:\n        try:\n            while True:\n                pass\n        except BaseException:\n            pass"
     answer(desk, mini, REFERENCE.replace("    return x * factor", stubborn))
     (mini.folder / "pyproject.toml").write_text(
-        (mini.folder / "pyproject.toml").read_text().replace("addopts = [", 'addopts = ["--timeout=1", ')
+        (mini.folder / "pyproject.toml")
+        .read_text(encoding="utf-8")
+        .replace("addopts = [", 'addopts = ["--timeout=1", '),
+        encoding="utf-8",
     )
     module.grade_and_show(desk, mini)
     assert "grading took longer than 3 s while scale was tested (tests/test_mini.py::test_scale)" in shown(
@@ -202,10 +206,10 @@ def test_an_edit_during_the_first_grading_is_graded(desk, mini, output, monkeypa
     really, graded = module.grade_and_show, []
 
     def edited_meanwhile(learner, project):
-        graded.append(path.read_text())
+        graded.append(path.read_text(encoding="utf-8"))
         really(learner, project)
         if len(graded) == 1:
-            path.write_text(REFERENCE.replace("x * factor", "x * 2.0"))
+            path.write_text(REFERENCE.replace("x * factor", "x * 2.0"), encoding="utf-8")
         if len(graded) == 2:
             threading.Timer(0.2, path.write_text, [HALF]).start()  # and one while it waits
         if len(graded) == 3:
@@ -249,13 +253,17 @@ def test_hints_climb_from_nudge_to_formula(desk, mini, output):
 def test_reset_keeps_the_old_answer_and_the_choice_of_modules(desk, mini):
     answer(desk, mini, "mine = 1\n")
     (backup,) = desk.reset(mini)
-    assert backup.read_text() == "mine = 1\n"
-    assert "raise NotImplementedError" in desk.files(mini)[0].read_text()
+    assert backup.read_text(encoding="utf-8") == "mine = 1\n"
+    assert "raise NotImplementedError" in desk.files(mini)[0].read_text(encoding="utf-8")
     answer(desk, mini, "mine = 2\n")
     answer(desk, mini, "more = 2\n", "more.py")
     second, third = desk.reset(mini)
     assert second != backup
-    assert (backup.read_text(), second.read_text(), third.read_text()) == (
+    assert (
+        backup.read_text(encoding="utf-8"),
+        second.read_text(encoding="utf-8"),
+        third.read_text(encoding="utf-8"),
+    ) == (
         "mine = 1\n",
         "mine = 2\n",
         "more = 2\n",
@@ -306,7 +314,7 @@ def test_a_damaged_progress_file_is_set_aside_and_said_so(desk, mini, output, da
     assert ".progress.json was damaged" in output.getvalue()
     (aside,) = desk.folder.glob(".progress.corrupt-*.json")
     assert aside.read_bytes() == damage.encode("utf-8", "surrogateescape")
-    assert desk.files(mini)[0].read_text() == "mine = 1\n"
+    assert desk.files(mini)[0].read_text(encoding="utf-8") == "mine = 1\n"
 
 
 @pytest.mark.parametrize(
@@ -316,7 +324,7 @@ def test_a_damaged_progress_file_is_set_aside_and_said_so(desk, mini, output, da
 def test_damage_in_one_entry_costs_that_entry(desk, mini, output, entry):
     path = desk.folder / ".progress.json"
     path.parent.mkdir()
-    path.write_text('{"other": {"marks": {"f": "core"}}, "mini": ' + entry + "}")
+    path.write_text('{"other": {"marks": {"f": "core"}}, "mini": ' + entry + "}", encoding="utf-8")
     again = Learner(desk.folder, desk.console)
     assert again.recall("other", "marks") == {"f": "core"}
     module.show_board(again, [mini])
@@ -328,7 +336,9 @@ def test_damage_in_one_entry_costs_that_entry(desk, mini, output, entry):
 
 def test_what_an_earlier_version_wrote_is_read(desk, mini):
     desk.folder.mkdir()
-    (desk.folder / ".progress.json").write_text('{"mini": {"marks": {"scale": "passing", "norm": "blank"}}}')
+    (desk.folder / ".progress.json").write_text(
+        '{"mini": {"marks": {"scale": "passing", "norm": "blank"}}}', encoding="utf-8"
+    )
     assert Learner(desk.folder, desk.console).recall("mini", "marks") == {"scale": "core", "norm": "blank"}
 
 
@@ -352,14 +362,14 @@ def test_two_terminals_do_not_overwrite_each_other(desk, mini):
     desk.remember("mini", marks={"scale": "failing"})
     state = {"mini": {"marks": {"scale": "failing"}, "hints": {"scale": 2}}}
     assert Learner(desk.folder, desk.console).progress == state
-    assert json.loads((desk.folder / ".progress.json").read_text()) == state
+    assert json.loads((desk.folder / ".progress.json").read_text(encoding="utf-8")) == state
     assert [path.name for path in desk.folder.iterdir()] == [".progress.json"]
 
 
 @pytest.mark.parametrize("command", ["shared.practice", "shared.practice.drill", "shared.practice.debug"])
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, command):
     """Another user's file, a full disk: here a file stands where the folder should be."""
-    (tmp_path / "practice").write_text("a file")
+    (tmp_path / "practice").write_text("a file", encoding="utf-8")
     code = (
         f"import pathlib, sys; from {command} import *; from {command} import main, run_command; "
         if command != "shared.practice"

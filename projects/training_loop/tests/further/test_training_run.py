@@ -33,7 +33,7 @@ def test_run_learns_and_leaves_its_records(whole_run):
     assert result["val_bits_per_byte"] < 7, (
         f"{result['val_bits_per_byte']} bits per byte: hardly better than 8"
     )
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 23)), "one line of metrics per update"
     assert {"loss", "lr", "gradient_norm", "tokens_per_second"} <= steps[0].keys()
@@ -62,10 +62,10 @@ def test_exact_resume(whole_run, tmp_path, stop):
     resumed = trials.train(tmp_path, resume=True)
     losses = {
         line["step"]: line["loss"]
-        for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        for line in map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         if "loss" in line
     }
-    for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
+    for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()):
         if "loss" in line:
             assert line["step"] > stop, (
                 f"resumed at {stop}, but update {line['step']} is made again: is step restored?"
@@ -129,7 +129,11 @@ def test_three_bad_steps_stop_the_run(tmp_path):
     """A learning rate of 1e30 destroys the weights in the first update; the run stops and names the step."""
     with expect_error(FloatingPointError, "step 1", otherwise="a run without finite gradients does not stop"):
         trials.train(tmp_path, peak_lr=1e30, warmup_steps=0, clip=1e9)
-    skipped = [line for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "skipped" in line]
+    skipped = [
+        line
+        for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        if "skipped" in line
+    ]
     assert len(skipped) == 3, f"three in a row stop the run, not {len(skipped)}"
 
 
@@ -143,7 +147,7 @@ def test_records_after_a_crash(tmp_path):
         first.step(step, loss=1.0, lr=0.1, gradient_norm=2.0, n_tokens=5)
     first.skipped(3, loss=float("nan"))
     first.close()
-    with open(tmp_path / "metrics.jsonl", "a") as file:
+    with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 4, "lo')
     second = Reporter(tmp_path, first_step=2, total_steps=9, live=False)
     second.step(3, loss=0.5, lr=0.1, gradient_norm=2.0, n_tokens=5)

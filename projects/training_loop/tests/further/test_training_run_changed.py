@@ -118,7 +118,11 @@ def test_nan_in_fp16(tmp_path, monkeypatch):
     monkeypatch.setattr(char_gpt.CharGPT, "forward", lambda self, x: float("nan") * forward(self, x))
     with expect_error(FloatingPointError, "step 0", "nan", otherwise="a loss of NaN is no reason to stop"):
         trials.train(tmp_path, steps=8, precision="fp16")
-    skipped = [line for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "skipped" in line]
+    skipped = [
+        line
+        for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        if "skipped" in line
+    ]
     assert len(skipped) == 3, f"three in a row stop the run, not {len(skipped)}"
 
 
@@ -219,7 +223,9 @@ def test_damaged_metrics(tmp_path, capsys):
     said = said.replace("".join(str(tmp_path).split()), "")
     assert "metrics.jsonl" in said, f"what is lost must be said, and in which file: {said}"
     assert "4" in said, f"4 lines are lost: {said}"
-    assert (tmp_path / "metrics.jsonl").read_text().startswith(good), "a good record is changed"
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").startswith(good), (
+        "a good record is changed"
+    )
 
 
 @pytest.mark.grades("Reporter")
@@ -229,7 +235,7 @@ def test_history_survives_a_crash(tmp_path, monkeypatch):
     for step in (1, 2, 3):
         first.step(step, loss=1.0, lr=0.1, gradient_norm=2.0, n_tokens=5)
     first.close()
-    content = (tmp_path / "metrics.jsonl").read_text()
+    content = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
 
     def crash(*args, **kwargs):
         raise KeyboardInterrupt
@@ -239,7 +245,7 @@ def test_history_survives_a_crash(tmp_path, monkeypatch):
             patch.setattr(os, name, crash)
         with pytest.raises(KeyboardInterrupt):
             metrics.Reporter(tmp_path, first_step=2, total_steps=9, live=False)
-    assert (tmp_path / "metrics.jsonl").read_text() == content, (
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == content, (
         "metrics.jsonl is rewritten in place: the history is lost"
     )
 
@@ -247,7 +253,7 @@ def test_history_survives_a_crash(tmp_path, monkeypatch):
 @pytest.mark.grades("main")
 def test_folder_that_cannot_be(tmp_path, capsys):
     """--out that is a file: a message with its name and status 1."""
-    (tmp_path / "a").write_text("a file")
+    (tmp_path / "a").write_text("a file", encoding="utf-8")
     try:
         status = run.main(["--out", str(tmp_path / "a"), "--steps", "1"])
     except OSError as error:

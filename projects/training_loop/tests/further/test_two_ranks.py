@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 import trials
-from fork_server import nothing_stays, run_ranks  # noqa: F401
+from processes import nothing_stays, run_ranks  # noqa: F401
 from test_trainer import big_batch, dealt
 
 import distributed
@@ -256,7 +256,9 @@ def test_exact_resume_two_ranks(tmp_path):
     assert first["weights_sha256"] == whole["weights_sha256"], (
         "the resumed run differs: each rank needs its own RNG state, not that of rank 0"
     )
-    lines = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["step"] for line in lines if "loss" in line] == list(range(5, 15)), (
         "only rank 0 writes, once"
     )

@@ -71,7 +71,9 @@ def resumer(start, folder, monkeypatch):
         calls.clear()
         shapes.clear()
         result = trials.train(out, **{**trials.SIX, "resume": True, **options})
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         steps = [line for line in lines if "loss" in line]
         return {
             "updates": [line["step"] for line in steps],
@@ -124,7 +126,7 @@ def test_every_setting_of_a_resumed_run(field, resume, unchanged, tmp_path):
             resume(resume=False)
     else:
         trials.train(tmp_path / "elsewhere", **trials.SIX, resume=True)
-        first = json.loads((tmp_path / "elsewhere/metrics.jsonl").read_text().splitlines()[0])
+        first = json.loads((tmp_path / "elsewhere/metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
         assert first["step"] == 1, (
             f"another folder has no run to go on with, its first step is {first['step']}"
         )

@@ -1,6 +1,7 @@
-"""What the forked processes of these tests run: microscopic trainings, and one step of a float64 model per rank."""
+"""What the processes of these tests run: microscopic trainings, and one step of a float64 model per rank."""
 
 import contextlib
+import faulthandler
 import io
 import os
 import runpy
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch._dynamo  # the first optimizer would import it, within the time limit of a test
+from processes import LIMIT_S, METHOD
 from torch import nn
 
 import checkpoint
@@ -74,20 +76,25 @@ def program(arguments):
     runpy.run_module("run", run_name="__main__")
 
 
-def torchrun(arguments, options):
-    """Do what `torchrun` does, with workers that are forked: they need not import torch again."""
+def torchrun(out, options):
+    """Do what `torchrun` does, with workers that this module starts: forks, where there are any, need not import torch again."""
     from torch.distributed.launcher.api import elastic_launch
     from torch.distributed.run import config_from_args, parse_args
 
-    launcher = "--rdzv-backend c10d --rdzv-endpoint localhost:0 --nproc-per-node 2 --max-restarts 1 --start-method fork"
-    settings, _, _ = config_from_args(parse_args([*launcher.split(), "run.py"]))
-    elastic_launch(settings, worker)(arguments, options)
+    launcher = (
+        "--rdzv-backend c10d --rdzv-endpoint localhost:0 --nproc-per-node 2 --max-restarts 1 --start-method"
+    )
+    settings, _, _ = config_from_args(parse_args([*launcher.split(), METHOD, "run.py"]))
+    elastic_launch(settings, worker)(out, options)
 
 
-def worker(arguments, options):
-    """Run the command line as `command_line` does; the launcher takes a return for success."""
+def worker(out, options):
+    """Run the command line as `command_line` does, with its number left in `out`; the launcher takes a return for success."""
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+    Path(out).mkdir(exist_ok=True)
+    Path(out, f"{os.getpid()}.pid").touch()
     try:
-        command_line(arguments, **options)
+        command_line(["--out", out], **options)
     except SystemExit as done:
         if done.code:
             raise

@@ -164,11 +164,12 @@ def save_checkpoint(path: str, step: int, model: nn.Module, optimizer: Optimizer
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    if os.name == "posix":  # Windows cannot open a folder
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def load_checkpoint(path: str, model: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> int:
