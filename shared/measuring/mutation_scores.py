@@ -1,7 +1,8 @@
 """Measure how many small changes of each core its tests notice: a sample of those that ``nox -s mutate`` makes.
 
 ``python -m shared.measuring.mutation_scores`` writes mutation_scores.json beside this file, the sentence in README.md and
-the table in CONTRIBUTING.md. It takes half an hour. Each project is judged in a process of its own, because modules of two projects may share a name.
+the table in CONTRIBUTING.md. It takes half an hour; with names of projects, these alone are measured again. Each project
+is judged in a process of its own, because modules of two projects may share a name.
 """
 
 from __future__ import annotations
@@ -36,14 +37,19 @@ def score(project: Project) -> dict[str, int | str]:
     return {"project": project.name, **{name: int(count) for name, count in found.groupdict().items()}}
 
 
-def main() -> None:
-    """Measure every project and write what README.md and CONTRIBUTING.md say of it."""
-    rows = [score(project) for project in load_projects()]
-    result = {"provenance": provenance(1), "sample": SAMPLE, "rows": rows}
+def main(names: list[str]) -> None:
+    """Measure the projects that are named, or all, and write what README.md and CONTRIBUTING.md say of them."""
+    before = json.loads(RESULT.read_text(encoding="utf-8")) if names else {"rows": []}
+    rows = {row["project"]: row for row in before["rows"]}
+    measured = provenance(1)
+    for project in load_projects():
+        if not names or project.name in names:
+            rows[project.name] = {**score(project), "commit": measured["commit"]}
+    result = {"provenance": measured, "sample": SAMPLE, "rows": list(rows.values())}
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for page in ("README.md", "CONTRIBUTING.md"):
         fill_readme(ROOT / page)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

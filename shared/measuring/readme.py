@@ -196,10 +196,10 @@ def _mutation_scores(projects: list[Project]) -> str:
         [row["project"], f"{row['killed']} of {row['judged']}", f"{row['equivalent']}"]
         for row in result["rows"]
     ]
-    where = result["provenance"]
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in result["rows"]))
     return (
         _table(["changes of the core", "noticed", "make no difference"], rows)
-        + f"\n\n*At most {result['sample']} of each core, drawn at random; {where['date']}, commit {where['commit']}.*"
+        + f"\n\n*At most {result['sample']} of each core, drawn at random; {result['provenance']['date']}, commit {commits}.*"
     )
 
 

@@ -296,10 +296,10 @@ def test_the_mutation_scores_are_summed_and_listed(mini, monkeypatch, tmp_path):
     monkeypatch.setattr(generated, "__file__", str(tmp_path / "readme.py"))
     assert generated._mutation_scores([mini]) == ""  # not measured yet
     rows = [
-        {"project": name, "killed": 38, "judged": judged, "equivalent": 1}
+        {"project": name, "killed": 38, "judged": judged, "equivalent": 1, "commit": "abc"}
         for name, judged in (("mini", 38), ("maxi", 39))
     ]
-    result = {"provenance": {"date": "today", "commit": "abc"}, "sample": 40, "rows": rows}
+    result = {"provenance": {"date": "today"}, "sample": 40, "rows": rows}
     (tmp_path / "mutation_scores.json").write_text(json.dumps(result))
     assert "notice 76 of 77 small changes" in generated._mutants([mini])
     assert "(2 more make no difference), and all of 3 known mistakes" in generated._mutants([mini])
