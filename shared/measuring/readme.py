@@ -182,7 +182,7 @@ def _mutants(projects: list[Project]) -> str:
         sum(row[name] for row in rows) for name in ("killed", "judged", "equivalent")
     )
     return (
-        f"  The tests of the cores notice {killed} of {judged} small changes that a mutation tester made "
+        f"The tests of the cores notice {killed} of {judged} small changes that a mutation tester made "
         f"({equivalent} more make no difference), and all of {sum(map(_count_mistakes, projects)):,} known mistakes."
     )
 
