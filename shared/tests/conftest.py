@@ -10,7 +10,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
+from shared.practice.learner import Learner
 from shared.projects import ROOT, Project, load_project
 
 if TYPE_CHECKING:
@@ -223,6 +225,18 @@ def write_project(folder: Path, **files: str) -> Project:
     return load_project(folder)
 
 
+@pytest.fixture
+def output() -> io.StringIO:
+    """What the learner's terminal shows."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def learner(tmp_path: Path, output: io.StringIO) -> Learner:
+    """A learner with an empty folder, whose terminal is `output`."""
+    return Learner(tmp_path / "practice", Console(file=output, width=100, no_color=True))
+
+
 @pytest.fixture(autouse=True)
 def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge the little project as a user does, also where CI asks for more of the real ones."""
@@ -258,9 +272,6 @@ def oracle(request: pytest.FixtureRequest) -> ModuleType:
 @pytest.fixture(scope="module")
 def figure_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that writes a page whose only stop is a project with its figure, and returns its path."""
-    from rich.console import Console
-
-    from shared.practice.learner import Learner
     from shared.practice.schedule import Schedule
     from shared.tour import __main__ as tour
 

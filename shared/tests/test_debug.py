@@ -1,15 +1,12 @@
 """The other interview: a mistake is planted, found, mended and timed; and never taken for the solution."""
 
 import datetime
-import io
 import time
 
 import pytest
-from rich.console import Console
 
 from shared.practice import __main__ as practice
 from shared.practice import debug as module
-from shared.practice.learner import Learner
 from shared.practice.schedule import Schedule, now
 from shared.projects import load_projects
 from shared.tests.conftest import MISTAKES, REFERENCE, write_project
@@ -25,16 +22,6 @@ diagnosis = "looks like the rows are not summed"
 replace = "_AXIS = -1"
 with = "_AXIS = 0"
 """
-
-
-@pytest.fixture
-def output():
-    return io.StringIO()
-
-
-@pytest.fixture
-def learner(tmp_path, output):
-    return Learner(tmp_path / "practice", Console(file=output, width=100, no_color=True))
 
 
 @pytest.fixture

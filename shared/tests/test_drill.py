@@ -38,11 +38,6 @@ DRILLS = {drill.key: drill for drill in (make("a"), make("b"), make("c", "scales
 
 
 @pytest.fixture
-def output():
-    return io.StringIO()
-
-
-@pytest.fixture
 def console(output):
     return Console(file=output, width=120, no_color=True)
 

@@ -2,17 +2,14 @@
 
 import dataclasses
 import datetime
-import io
 import re
 import time
 
 import pytest
 from fsrs import Rating
-from rich.console import Console
 
 from shared.practice import interview as module
 from shared.practice.interview import Interview
-from shared.practice.learner import Learner
 from shared.practice.questions import Drill, FollowUp
 from shared.practice.schedule import Schedule, now
 from shared.projects import load_project
@@ -37,16 +34,6 @@ class Player(Pressed):
         self.idle_s += timeout
         assert self.idle_s < 5, "it waits for a key"
         return ""
-
-
-@pytest.fixture
-def output():
-    return io.StringIO()
-
-
-@pytest.fixture
-def learner(tmp_path, output):
-    return Learner(tmp_path / "practice", Console(file=output, width=100, no_color=True))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The practice command: blanks, grading, the board, the clock, and a learner's work that is never lost."""
 
 import datetime
-import io
 import json
 import os
 import subprocess
@@ -21,11 +20,6 @@ from shared.projects import ROOT
 from shared.tests.conftest import MORE, REFERENCE
 
 HALF = REFERENCE.replace("return np.sqrt((x**2).sum(axis=_AXIS))", "raise NotImplementedError")
-
-
-@pytest.fixture
-def output():
-    return io.StringIO()
 
 
 @pytest.fixture
