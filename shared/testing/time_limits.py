@@ -28,6 +28,7 @@ class WithoutAlarm:
 
     def __init__(self) -> None:
         self.passed_s = 0.0  # the limit that a test has passed
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background may ignore it
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_timeout_set_timer(self, item: Any, settings: Any) -> bool:
