@@ -287,7 +287,7 @@ def figure_page(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     return write
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium() -> Iterator["Browser"]:
     """Start the browser, or skip where there is none."""
     from shared.tour import browser

@@ -67,14 +67,6 @@ def sound(build):
     return build()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    if reason := browser.lacking():
-        pytest.skip(reason)
-    with browser.browse() as chromium:
-        yield chromium
-
-
 @pytest.fixture
 def look(chromium):
     """Return a function that opens a page, until the test ends."""

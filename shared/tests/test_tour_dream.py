@@ -72,14 +72,6 @@ def path(stored, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    if reason := browser.lacking():
-        pytest.skip(reason)
-    with browser.browse() as chromium:
-        yield chromium
-
-
-@pytest.fixture(scope="module")
 def sums(chromium, path):
     """A page whose functions are called; its figure is out of view and stands still."""
     with browser.open_page(chromium, path) as page:

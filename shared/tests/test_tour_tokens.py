@@ -86,14 +86,6 @@ def alone(write, stored):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    if reason := browser.lacking():
-        pytest.skip(reason)
-    with browser.browse() as chromium:
-        yield chromium
-
-
-@pytest.fixture(scope="module")
 def both(write, parts, stored):
     """A page with both worlds, the diffusion one trained."""
     from safetensors.torch import load_file
