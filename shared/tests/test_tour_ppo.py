@@ -110,3 +110,31 @@ def test_the_keyboard_reaches_both_ends(walk):
 
 def test_the_page_has_no_fault(chromium, figure_page):
     assert list(browser.check(chromium, figure_page(FIGURE))) == []
+
+
+@pytest.mark.parametrize("setting", [(1.5, 1, 0.2), (0.4, -1, 0.3), (1.5, -0.7, 0.2), (0.9, 0.5, 0.1)])
+def test_the_curves_and_points_are_drawn_where_the_numbers_are(page, move, setting):
+    """The left panel shows the objective, the right one the gradient; ticks at -1, 0 and 1 give the scale."""
+    move(*setting)
+    drawing = page.locator("#clipped-objective svg")
+    level = "lines => lines.filter(l => l.y1.baseVal.value === l.y2.baseVal.value).map(l => [l.x1, l.x2, l.y1].map(v => v.baseVal.value))"
+    levels = [row for row in drawing.locator("line").evaluate_all(level) if row[1] - row[0] > 100]
+    points = drawing.locator("circle").evaluate_all(
+        "all => all.map(c => [c.cx, c.cy].map(v => v.baseVal.value))"
+    )
+    curves = drawing.locator("path.line1").evaluate_all("all => all.map(p => p.getAttribute('d'))")
+    for panel, function in enumerate(("clippedObjective", "clippedGradient")):
+        (left, right, _), (_, _, zero), (_, _, one) = levels[3 * panel : 3 * panel + 3]
+        drawn = [[float(v) for v in pair.split(",")] for d in curves for pair in d[1:].split("L")]
+        drawn = [place for place in drawn if left - 0.1 <= place[0] <= right + 0.1]
+        assert len(drawn) == 401
+        places = np.array([*drawn, points[panel]])
+        ratios = np.clip(2 * (places[:, 0] - left) / (right - left), 0, 2)
+        around = [(ratios + by).tolist() for by in (-0.001, 0.001)]  # an x is rounded, too
+        values = page.evaluate(
+            f"([all, a, c]) => all.map(row => row.map(r => {function}(r, a, c)))", [around, *setting[1:]]
+        )
+        seen = (zero - places[:, 1]) / (zero - one)
+        assert (np.min(values, axis=0) - 0.002 <= seen).all()
+        assert (seen <= np.max(values, axis=0) + 0.002).all()
+        assert points[panel][0] == pytest.approx(left + setting[0] / 2 * (right - left))

@@ -118,3 +118,22 @@ def test_no_words_of_the_drawing_are_cut(look, figure_page, width):
         return box.left < frame.left - 1 || box.right > frame.right + 1;
     }).map(words => words.textContent)"""
     assert svg.evaluate(cut) == []
+
+
+def test_each_arrow_starts_where_it_pulls_and_goes_against_its_gradient(page):
+    """In the drawing, whose plane is 400 px wide, and in the numbers beside it."""
+    state, edge = page.evaluate("[vqLosses([LATENT.x, LATENT.y], 0.25), EDGE]")
+    code, latent = page.evaluate("k => [CODES[k], [LATENT.x, LATENT.y]]", state["k"])
+    ends = "lines => lines.map(l => ['x1', 'y1', 'x2', 'y2'].map(name => Number(l.getAttribute(name))))"
+    arrows = page.locator("#vq-cells g[clip-path] line").evaluate_all(ends)
+    said = page.locator("#vq-cells svg text.strong", has_text="(").all_text_contents()
+    for name, start, arrow, words in zip(GRADIENTS, (code, latent, code, latent), arrows, said, strict=True):
+        pull = [-gradient for gradient in state["gradients"][name]]
+        tip = [place + by for place, by in zip(start, pull, strict=True)]
+        drawn = [
+            400 * (1 + sign * v / edge) / 2
+            for end in (start, tip)
+            for sign, v in zip((1, -1), end, strict=True)
+        ]
+        assert arrow == pytest.approx(drawn, abs=1e-9), name
+        assert [float(v) for v in words.strip("()").replace("−", "-").split(", ")] == pytest.approx(pull, abs=0.0051), name  # fmt: skip
