@@ -154,6 +154,7 @@ BROKEN = {
     "contents over a heading": (style("[id] { scroll-margin-top: 0 }"), "the contents hide the top of board"),
     "dead slider": ({"replace": [('addEventListener("input"', 'addEventListener("nothing"')]}, "slider sigma changes nothing"),
     "blank drawing": ({"replace": [("svg.replaceChildren(", "void (")]}, "is blank"),
+    "drawing that is cut": ({"replace": [('svg.setAttribute("height", height)', 'svg.setAttribute("height", 150)')]}, "is cut below"),
     "drawing without size": ({"replace": [("</style>", ".play svg { display: none }</style>")]}, "is not visible"),
     "not a number": ({"replace": [("function denoise(x, sigma) {", "function denoise(x, sigma) { return NaN;")]}, "has a NaN"),
     "not a number at an end": ({"replace": [("function denoise(x, sigma) {", "function denoise(x, sigma) { if (sigma > 9) return NaN;")]}, "sigma leads to a NaN"),

@@ -44,6 +44,8 @@ async () => {
     const shapes = [...svg.querySelectorAll("path, rect, circle, line")].filter(e => size(e).width > 1);
     if (size(svg).width < 200 || size(svg).height < 80) found.push(`${name} is not visible`);
     else if (shapes.length < 3) found.push(`${name} is blank`);
+    const lowest = Math.max(...[...svg.querySelectorAll("text, rect")].map(e => size(e).bottom));
+    if (lowest > size(svg).bottom + 2) found.push(`${name} is cut below`);
     if (svg.innerHTML.includes("NaN")) found.push(`${name} has a NaN in it`);
   }
   for (const e of all("input, select")) if (!e.labels.length) found.push(`${e.id} has no label`);
